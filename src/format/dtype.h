@@ -71,7 +71,9 @@ bool mk_dtype_row_bytes(mk_dtype t, int64_t n, size_t *out);
 
 // The definition of a quantised type: for n elements (a multiple of the block) at src
 //     value[k] = scale[k / group] * (float)q[k] + (has_shift ? shift[k / group] : 0)
-// where scale and shift are exact in float32 (all products have at most 24 significant bits).
+// where scale, shift and scale * q are exact in float32 (at most 24 significant bits), so that only the addition rounds.
+// Two exceptions, both MXFP4: exponents 253 and 254 overflow to infinity for the largest q, and exponents 0 and 1 make a
+// subnormal scale, which arithmetic with flushed denormals reads as zero (mk_dtype_to_f32 does not).
 // q int8[n], scale f32[n/group], shift f32[n/group] (may be NULL if !has_shift).  Blocks may be unaligned.
 // Not for plain types (assertion).
 void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float *scale, float *shift);
@@ -81,7 +83,8 @@ void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float 
 void mk_dtype_to_f32(mk_dtype t, const void *src, int64_t n, float *dst);
 bool mk_dtype_is_float(mk_dtype t);  // plain floats and quantised types
 
-// float32 to F32, F16, BF16 or Q8_0 (round to nearest even; Q8_0: d = max|x|/127 as f16).  n is a multiple of the block.
+// float32 to F32, F16, BF16 (round to nearest even) or Q8_0 (d = max|x|/127 as f16, q = x/d rounded half away from zero, as
+// ggml does; a block with infinity or NaN becomes all NaN).  n is a multiple of the block.
 // Errors: MK_EUNSUPPORTED for another type.
 mk_status mk_dtype_from_f32(mk_dtype t, const float *src, int64_t n, void *dst, mk_err *err);
 
