@@ -30,8 +30,11 @@ char *mk_strndup(const char *s, size_t n);            // aborts on failure; alwa
 void *mk_big_alloc(size_t n_bytes);
 void mk_big_free(void *p, size_t n_bytes);
 
-// Test hook: the n-th mk_try_* call from now on fails (n = 1 is the next); 0 switches it off.
+// Test hook: the n-th mk_try_*, mk_big_alloc or mk_arena_try from now on fails, once (n = 1 is the next); 0 switches it
+// off.
 void mk_alloc_fail_at(int64_t n);
+// What is left of that countdown: 0 when the failure has happened (or was never asked for).
+int64_t mk_alloc_fail_left(void);
 // Number of blocks handed out by this header and not yet freed (arena blocks count as one per chunk).
 int64_t mk_alloc_live(void);
 // Allocations made by this thread since it started; the engine checks that decoding makes none.

@@ -1,5 +1,8 @@
 // JSON by jansson with limits of our own: size before parsing, depth while parsing, duplicate keys refused.
 //
+// Two things of the real world are let in: a byte order mark, and integers beyond 64 bits, which become reals.  Strings
+// may contain NUL (\u0000): use json_string_length.
+//
 // Values are jansson's json_t, reference counted by the caller (json_decref).  Typed getters report what they expected
 // and what they found, with the name of the key.
 #ifndef MK_BASE_JSON_H

@@ -10,7 +10,7 @@
 typedef enum { MK_LOG_QUIET, MK_LOG_WARN, MK_LOG_INFO, MK_LOG_DEBUG } mk_log_level;
 
 void mk_log_set_level(mk_log_level level);
-void mk_log(mk_log_level level, const char *fmt, ...) MK_PRINTF(2, 3);
+void mk_log_msg(mk_log_level level, const char *fmt, ...) MK_PRINTF(2, 3);
 
 // Progress of long work: one line redrawn in place on a terminal, nothing in a pipe.  unit is "B" (printed as MB/GB)
 // or a noun ("tok").  total 0 = unknown.

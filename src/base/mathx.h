@@ -6,6 +6,7 @@
 #ifndef MK_BASE_MATHX_H
 #define MK_BASE_MATHX_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -32,11 +33,15 @@ uint16_t mk_f16_from_f32(float f);     // round to nearest even, overflow to inf
 uint16_t mk_bf16_from_f32(float f);    // round to nearest even; NaN stays NaN
 float mk_f32_from_e4m3(uint8_t b);     // E4M3FN: no infinity, 0x7F and 0xFF are NaN
 float mk_f32_from_e5m2(uint8_t b);
-float mk_f32_from_e8m0(uint8_t b);     // 2^(b-127), 255 is NaN
+float mk_f32_from_e8m0(uint8_t b);     // 2^(b-127), 255 is NaN; 2^-127 reads as 0 after mk_fpu_enter
 
-float mk_expf(float x);    // max error < 2 ulp; 0 below -87.3, +inf above 88.7; NaN in, NaN out
+// The range in which e^x is a finite normal float; mk_expf is 0 below it and +inf above it.
+#define MK_EXPF_LO (-87.33654f)
+#define MK_EXPF_HI 88.72283f
+
+float mk_expf(float x);    // max error < 2 ulp; NaN in, NaN out
 double mk_exp(double x);   // < 2 ulp for |x| < 700
-double mk_log(double x);   // x > 0 and finite; < 2 ulp
+double mk_log(double x);   // x > 0, finite and normal; < 2 ulp
 double mk_pow(double x, double y);  // x > 0: exp(y log x), enough for RoPE frequencies
 void mk_sincos(double x, double *s, double *c);  // |x| < 1e9, absolute error < 1e-13
 

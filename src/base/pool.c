@@ -1,0 +1,232 @@
+// The pool's protocol.  Every field that two threads touch is atomic or guarded by `lock`.
+//
+//   epoch     number of regions started; a worker works when it differs from the last one it has `seen`
+//   pending   workers that have not yet finished the current region
+//   n_parked, caller_parked   who may be waiting on a condition and must be woken
+//
+//   caller                                        worker
+//   fn, arg, pending = n - 1                      spin, then park, until epoch != seen
+//   epoch++ ; if n_parked: broadcast `start`      run fn(arg, ith, n)
+//   run fn(arg, 0, n)                             pending-- ; if that was the last and caller_parked: signal `done`
+//   spin, then park, until pending == 0
+//
+// Why no wake-up is lost: the sleeper announces itself (n_parked++, caller_parked = true) and then reads the word it
+// waits for; the waker writes that word and then reads the announcement.  All four are sequentially consistent, so at
+// least one of the two sees the other; the sleeper holds `lock` from its announcement to its wait, and the waker takes
+// `lock` before it signals.  A late signal of an earlier region is harmless: every wait is a loop.
+#include "base/pool.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/mathx.h"
+#include "base/status.h"
+
+enum { SPIN_NS = 20000, SPIN_BATCH = 32, CACHE_LINE = 64 };
+
+typedef struct {
+    mk_pool *pool;
+    pthread_t thread;
+    int ith;
+} worker;
+
+struct mk_pool {
+    // read by all, written by the caller between regions
+    mk_pool_fn fn;
+    void *arg;
+    int n_thread;
+    bool may_spin;
+    worker *workers;  // n_thread - 1 of them
+    pthread_mutex_t lock;
+    pthread_cond_t start, done;
+    _Alignas(CACHE_LINE) atomic_uint epoch;
+    atomic_int n_parked;
+    atomic_bool stop;
+    _Alignas(CACHE_LINE) atomic_int pending;
+    atomic_bool caller_parked;
+};
+
+static void cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static bool new_epoch(mk_pool *p, unsigned seen) {
+    return atomic_load_explicit(&p->epoch, memory_order_acquire) != seen;
+}
+
+static bool all_done(mk_pool *p, unsigned unused) {
+    (void)unused;
+    return atomic_load_explicit(&p->pending, memory_order_acquire) == 0;
+}
+
+// Busy-waits a few microseconds, which is what a gap between two regions of one token lasts.
+static bool spin_until(mk_pool *p, bool (*ready)(mk_pool *, unsigned), unsigned seen) {
+    if (ready(p, seen)) {
+        return true;
+    }
+    if (!p->may_spin) {
+        return false;
+    }
+    uint64_t end = mk_now_ns() + SPIN_NS;
+    do {
+        for (int i = 0; i < SPIN_BATCH; i++) {
+            if (ready(p, seen)) {
+                return true;
+            }
+            cpu_relax();
+        }
+    } while (mk_now_ns() < end);
+    return false;
+}
+
+static void wait_for_region(mk_pool *p, unsigned seen) {
+    if (spin_until(p, new_epoch, seen)) {
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->n_parked, 1);
+    while (atomic_load(&p->epoch) == seen) {
+        pthread_cond_wait(&p->start, &p->lock);
+    }
+    atomic_fetch_sub(&p->n_parked, 1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void *worker_main(void *arg) {
+    worker *w = arg;
+    mk_pool *p = w->pool;
+    mk_fpu_enter();
+    for (unsigned seen = 0;; seen++) {
+        wait_for_region(p, seen);
+        if (atomic_load(&p->stop)) {
+            return NULL;
+        }
+        p->fn(p->arg, w->ith, p->n_thread);
+        if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_parked)) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->done);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+}
+
+static void start_region(mk_pool *p) {
+    atomic_fetch_add(&p->epoch, 1);
+    if (atomic_load(&p->n_parked) > 0) {
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_broadcast(&p->start);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+static void wait_for_workers(mk_pool *p) {
+    if (spin_until(p, all_done, 0)) {
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->caller_parked, true);
+    while (atomic_load(&p->pending) != 0) {
+        pthread_cond_wait(&p->done, &p->lock);
+    }
+    atomic_store(&p->caller_parked, false);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg) {
+    if (p->n_thread == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    MK_ASSERT(atomic_load(&p->pending) == 0);  // regions do not nest
+    p->fn = fn;
+    p->arg = arg;
+    atomic_store(&p->pending, p->n_thread - 1);
+    start_region(p);
+    fn(arg, 0, p->n_thread);
+    wait_for_workers(p);
+}
+
+// Workers leave signals to the other threads (an interrupt belongs to the caller), except those that name a fault of
+// the worker itself.
+static void block_signals(sigset_t *old) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
+    sigset_t all;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        sigdelset(&all, faults[i]);
+    }
+    pthread_sigmask(SIG_BLOCK, &all, old);
+}
+
+mk_pool *mk_pool_create(int n_thread) {
+    MK_ASSERT(n_thread >= 1);
+    mk_pool *p = aligned_alloc(CACHE_LINE, sizeof *p);
+    MK_ASSERT(p != NULL);
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->start, NULL);
+    pthread_cond_init(&p->done, NULL);
+    // More threads than processors: whoever spins keeps the one it waits for from running.
+    p->may_spin = n_thread <= mk_cpu_count();
+    p->workers = mk_zalloc((size_t)n_thread * sizeof *p->workers);
+    p->n_thread = 1;
+    sigset_t old;
+    block_signals(&old);
+    for (int i = 1; i < n_thread; i++) {
+        worker *w = &p->workers[i - 1];
+        *w = (worker){.pool = p, .ith = i};
+        int rc = pthread_create(&w->thread, NULL, worker_main, w);
+        if (rc != 0) {
+            mk_log_msg(MK_LOG_WARN, "the system allows %d threads, not %d (%s)", i, n_thread,
+                       strerror(rc));
+            break;
+        }
+        p->n_thread++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return p;
+}
+
+void mk_pool_destroy(mk_pool *p) {
+    if (!p) {
+        return;
+    }
+    atomic_store(&p->stop, true);
+    start_region(p);
+    for (int i = 0; i < p->n_thread - 1; i++) {
+        pthread_join(p->workers[i].thread, NULL);
+    }
+    pthread_cond_destroy(&p->done);
+    pthread_cond_destroy(&p->start);
+    pthread_mutex_destroy(&p->lock);
+    mk_free(p->workers);
+    free(p);
+}
+
+int mk_pool_n_thread(const mk_pool *p) {
+    return p->n_thread;
+}
+
+void mk_pool_split(int64_t n, int64_t grain, int ith, int n_thread, int64_t *lo, int64_t *hi) {
+    MK_ASSERT(n >= 0 && grain >= 1 && n_thread >= 1 && ith >= 0 && ith < n_thread);
+    int64_t n_grain = n / grain + (n % grain != 0);
+    int64_t each = n_grain / n_thread, extra = n_grain % n_thread;
+    int64_t first = each * ith + (ith < extra ? ith : extra);
+    int64_t last = first + each + (ith < extra ? 1 : 0);
+    // only the very last grain can be cut short; comparing in grains avoids an overflow for n near the maximum
+    *lo = first == n_grain ? n : first * grain;
+    *hi = last == n_grain ? n : last * grain;
+}
