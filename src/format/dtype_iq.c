@@ -9,7 +9,7 @@
 enum { BLOCK = 256 };
 
 // What the codes of the grids stand for.  IQ1's grid holds -1, 0, 1 (code - 1), IQ3_S's 1, 3, ..., 15 (2 * code + 1).
-static const int8_t value_iq2[4] = {8, 25, 43, 0};  // code 3 does not occur
+static const int8_t value_iq2[4] = {8, 25, 43, 0}; // code 3 does not occur
 static const int8_t value_iq3xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
 
 // Seven stored sign bits; the eighth makes the number of minus signs even.
@@ -41,7 +41,8 @@ void mk_block_iq2_xxs(const uint8_t *src, int8_t *q, float *scale, float *shift)
         uint32_t tail = mk_load_u32(index + 4);
         scale[g] = iq2_scale(d, tail >> 28);
         for (int k = 0; k < 4; k++) {
-            iq2_point(mk_grid_iq2xxs[index[k]], even_signs(tail >> 7 * k & 127), q + 32 * g + 8 * k);
+            iq2_point(mk_grid_iq2xxs[index[k]], even_signs(tail >> 7 * k & 127),
+                      q + 32 * g + 8 * k);
         }
     }
 }
