@@ -24,7 +24,8 @@ typedef struct mk_gguf mk_gguf;
 
 // Opens PATH; for the first part of a split file (name-00001-of-0000N.gguf) all parts are opened and checked against
 // split.count and split.tensors.count.  Errors: MK_ENOTFOUND, MK_ECORRUPT (what, expected, actual, at which byte),
-// MK_EUNSUPPORTED (version 1, big endian, tensor types unknown), MK_ENOMEM.
+// MK_EUNSUPPORTED (version 1, big endian, tensor types unknown, arrays of arrays), MK_EUSAGE (a later part of a split
+// file), MK_ELIMIT (names made to collide), MK_EIO, MK_ENOMEM.
 mk_status mk_gguf_open(const char *path, mk_gguf **out, mk_err *err) MK_WARN_UNUSED;
 // The same over bytes in memory that outlive the object (tests, fuzzing, the embedded model).
 mk_status mk_gguf_open_memory(const void *data, size_t n_bytes, const char *what, mk_gguf **out, mk_err *err)
@@ -44,12 +45,14 @@ mk_status mk_gguf_get_f64(const mk_gguf *g, const char *key, double *out, mk_err
 mk_status mk_gguf_get_bool(const mk_gguf *g, const char *key, bool *out, mk_err *err) MK_WARN_UNUSED;
 mk_status mk_gguf_get_str(const mk_gguf *g, const char *key, mk_gguf_str *out, mk_err *err) MK_WARN_UNUSED;
 
-// Arrays: length (0 if the key is missing or not an array) and elements, converted like the scalars above.
+// Arrays: length (0 if the key is missing or not an array), element type (MK_GGUF_N_TYPE then) and elements, converted
+// like the scalars above; a bool is 0 or 1 for arr_i64.  A missing key or element is MK_ECORRUPT: ask arr_len first.
 int64_t mk_gguf_arr_len(const mk_gguf *g, const char *key);
 mk_gguf_type mk_gguf_arr_type(const mk_gguf *g, const char *key);
 mk_status mk_gguf_arr_i64(const mk_gguf *g, const char *key, int64_t i, int64_t *out, mk_err *err) MK_WARN_UNUSED;
 mk_status mk_gguf_arr_f64(const mk_gguf *g, const char *key, int64_t i, double *out, mk_err *err) MK_WARN_UNUSED;
-// All strings of an array at once (arrays of strings have no random access on disk): *out has arr_len entries, mk_free.
+// All strings of an array at once (arrays of strings have no random access on disk): *out has *n entries, mk_free.  A missing
+// key gives *out = NULL and *n = 0.
 mk_status mk_gguf_arr_strs(const mk_gguf *g, const char *key, mk_gguf_str **out, int64_t *n, mk_err *err)
     MK_WARN_UNUSED;
 
