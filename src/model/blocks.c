@@ -1,0 +1,72 @@
+// Shared parts of forward passes.
+#include "model/blocks.h"
+
+#include "base/status.h"
+
+mk_mat mk_block_embed(const mk_model *m, mk_ops *ops, const mk_batch *b) {
+    const mk_tensor_view *e = m->globals.embed;
+    mk_mat x = mk_op_new(ops, b->rows.n_tok, m->hp.d_model);
+    mk_op_embed(ops, x, e->data, e->dtype, e->n_bytes / (size_t)e->shape[0], b->ids);  // [n_tok, d_model]
+    mk_op_tap(ops, "embed", -1, x);
+    return x;
+}
+
+mk_mat mk_block_angles(const mk_model *m, mk_ops *ops, const mk_batch *b) {
+    int64_t n_dim = m->arch->rope_dims(&m->hp);
+    mk_mat cs = mk_op_new(ops, b->rows.n_tok, n_dim);
+    mk_op_rope_angles(ops, cs, b->rows.pos, m->inv_freq, n_dim / 2, m->rope_cs_factor);  // [n_tok, n_dim]
+    return cs;
+}
+
+mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs, const mk_batch *b) {
+    const mk_hparams *hp = &m->hp;
+    const mk_layer *w = &m->layer[layer];
+    mk_attn attn = mk_model_attn(m, layer, b->kv_type);
+    mk_mat out = mk_op_new(ops, x.n_row, hp->d_model);
+    size_t mark = mk_op_mark(ops);
+    mk_mat q = mk_op_new(ops, x.n_row, hp->n_q), k = mk_op_new(ops, x.n_row, hp->n_kv);
+    mk_mat v = mk_op_new(ops, x.n_row, hp->n_kv), y = mk_op_new(ops, x.n_row, hp->n_q);
+
+    mk_linear qkv[] = {{&w->wq, w->bq, q}, {&w->wk, w->bk, k}, {&w->wv, w->bv, v}};
+    mk_op_linears(ops, x, qkv, 3);  // [n_tok, n_q], [n_tok, n_kv] x 2
+    mk_rope rope = {hp->n_head, hp->d_head, 0, cs.n_col / 2, MK_ROPE_HALF};
+    mk_op_rope(ops, q, &rope, cs);  // [n_tok, n_q]
+    rope.n_head = hp->n_kv_head;
+    mk_op_rope(ops, k, &rope, cs);  // [n_tok, n_kv]
+    mk_op_tap(ops, "q", layer, q);
+    mk_op_tap(ops, "k", layer, k);
+    mk_op_kv_store(ops, &attn, b->kv[layer], &b->rows, k, v);
+    mk_op_attention(ops, y, q, &attn, b->kv[layer], &b->rows);  // [n_tok, n_q]
+    mk_op_tap(ops, "attn", layer, y);
+    mk_op_linear(ops, out, y, &w->wo, w->bo);  // [n_tok, d_model]
+
+    mk_op_release(ops, mark);
+    return out;
+}
+
+mk_mat mk_block_swiglu(mk_ops *ops, mk_mat x, const mk_weight *gate, const mk_weight *up, const mk_weight *down) {
+    mk_mat out = mk_op_new(ops, x.n_row, down->n_out);
+    size_t mark = mk_op_mark(ops);
+    mk_mat g = mk_op_new(ops, x.n_row, gate->n_out), u = mk_op_new(ops, x.n_row, up->n_out);
+    mk_linear both[] = {{gate, NULL, g}, {up, NULL, u}};
+    mk_op_linears(ops, x, both, 2);             // [n_tok, d_ff] x 2
+    mk_op_swiglu(ops, g, g, u);                 // [n_tok, d_ff]
+    mk_op_linear(ops, out, g, down, NULL);      // [n_tok, d_model]
+    mk_op_release(ops, mark);
+    return out;
+}
+
+mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const mk_batch *b) {
+    mk_mat last = mk_op_new(ops, b->n_out, m->hp.d_model);
+    for (int64_t i = 0; i < b->n_out; i++) {
+        mk_mat to = {last.p + i * last.stride, 1, last.n_col, last.stride};
+        mk_mat from = {x.p + (int64_t)b->out_rows[i] * x.stride, 1, x.n_col, x.stride};
+        mk_op_copy(ops, to, from);
+    }
+    mk_op_rmsnorm(ops, last, last, m->globals.out_norm, (float)m->hp.rms_eps);  // [n_out, d_model]
+    mk_op_tap(ops, "final_norm", -1, last);
+    mk_mat logits = mk_op_new(ops, b->n_out, m->hp.n_vocab);
+    mk_op_linear(ops, logits, last, &m->globals.output, NULL);  // [n_out, n_vocab]
+    mk_op_tap(ops, "logits", -1, logits);
+    return logits;
+}

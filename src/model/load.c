@@ -1,0 +1,205 @@
+// Packing the bound tensors into the kernels' layout, and the sizes that follow from the tables.
+#include <string.h>
+
+#include "base/alloc.h"
+#include "model/bind.h"
+#include "model/load.h"
+
+typedef struct {
+    mk_model *m;
+    mk_pool *pool;
+    mk_load_progress progress;
+    void *arg;
+    uint64_t done, total;
+} loader;
+
+static void *field_of(mk_model *m, const mk_tensor_row *row, int layer) {
+    char *base = layer < 0 ? (char *)&m->globals : (char *)&m->layer[layer];
+    return base + row->field;
+}
+
+static void forget(const mk_tensor_view *v) {
+    if (v->map && v->map->data) {
+        mk_map_forget(v->map, (size_t)(v->data - v->map->data), v->n_bytes);
+    }
+}
+
+static mk_status load_vector(loader *l, const mk_tensor_row *row, const mk_binding *b, float **out, mk_err *err) {
+    MK_TRY(mk_bind_to_f32(l->m, b->view[0], out, err));
+    bool permuted = (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && mk_source_is_gguf(l->m->src);
+    if (permuted) {  // biases of permuted rows
+        int64_t n = b->view[0]->shape[b->view[0]->n_dim - 1], hd = l->m->hp.d_head;
+        float *tmp = mk_try_alloc((size_t)n, sizeof *tmp);
+        if (!tmp) {
+            return MK_FAIL(err, MK_ENOMEM, "no memory for %s", b->view[0]->name);
+        }
+        memcpy(tmp, *out, (size_t)n * sizeof *tmp);
+        for (int64_t r = 0; r < n; r++) {
+            (*out)[r] = tmp[r / hd * hd + 2 * (r % hd % (hd / 2)) + r % hd / (hd / 2)];
+        }
+        mk_free(tmp);
+    }
+    return MK_OK;
+}
+
+// Routers decide by small differences: they are kept in float32 whatever the file's type.
+static mk_status load_linear_f32(loader *l, const mk_binding *b, mk_weight *out, mk_err *err) {
+    float *f = NULL;
+    MK_TRY(mk_bind_to_f32(l->m, b->view[0], &f, err));
+    int64_t n_out = b->view[0]->shape[0], n_in = b->view[0]->shape[1];
+    mk_weight_src src = {.dtype = MK_DTYPE_F32, .data = (const uint8_t *)f, .n_mat = 1, .n_out = n_out, .n_in = n_in,
+                         .row_bytes = (size_t)n_in * sizeof *f};
+    mk_status st = mk_weight_pack(&src, l->pool, out, err);
+    mk_free(f);
+    return st;
+}
+
+static mk_status load_linear(loader *l, const mk_tensor_row *row, const mk_binding *b, mk_weight *out, mk_err *err) {
+    mk_weight_src src;
+    mk_src_own own;
+    mk_status st = mk_bind_src(l->m, row, b->view[0], &src, &own, err);
+    if (st == MK_OK) {
+        st = mk_weight_pack(&src, l->pool, out, err);
+    }
+    mk_bind_src_free(&own);
+    return st;
+}
+
+// Experts of a folder: one tensor each, all of one type.
+static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_binding *b, mk_weight *out, mk_err *err) {
+    for (int64_t e = 0; e < b->n_view; e++) {
+        mk_weight_src src;
+        mk_src_own own;
+        mk_status st = mk_bind_src(l->m, row, b->view[e], &src, &own, err);
+        src.n_mat = b->n_view;
+        src.mat_stride = 0;
+        if (st == MK_OK && e == 0) {
+            st = mk_weight_alloc(&src, out, err);
+        }
+        if (st == MK_OK && src.dtype != b->view[0]->dtype) {
+            st = MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, but expert 0 has %s", b->view[e]->name,
+                         mk_dtype_get(src.dtype)->name, mk_dtype_get(b->view[0]->dtype)->name);
+        }
+        if (st == MK_OK) {
+            st = mk_weight_pack_one(&src, e, l->pool, out, err);
+        }
+        mk_bind_src_free(&own);
+        MK_TRY(st);
+        forget(b->view[e]);
+    }
+    return MK_OK;
+}
+
+static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
+    const mk_tensor_row *row = &l->m->arch->tensors[i];
+    const mk_binding *b = mk_model_binding(l->m, layer, i);
+    if (b->n_view == 0) {
+        return MK_OK;
+    }
+    void *field = field_of(l->m, row, layer);
+    mk_status st = MK_OK;
+    switch (row->cls) {
+    case MK_T_EMBED:
+        *(const mk_tensor_view **)field = b->view[0];
+        return MK_OK;  // stays in the file, rows are read as tokens come
+    case MK_T_CUSTOM:
+        return MK_OK;  // the family's pack
+    case MK_T_VECTOR:
+        st = load_vector(l, row, b, field, err);
+        break;
+    case MK_T_LINEAR:
+        st = load_linear(l, row, b, field, err);
+        break;
+    case MK_T_LINEAR_F32:
+        st = load_linear_f32(l, b, field, err);
+        break;
+    case MK_T_EXPERTS:
+        st = b->n_view > 1 ? load_experts(l, row, b, field, err) : load_linear(l, row, b, field, err);
+        break;
+    }
+    MK_TRY(st);
+    for (int64_t v = 0; v < b->n_view; v++) {
+        l->done += b->view[v]->n_bytes;
+        forget(b->view[v]);
+    }
+    if (l->progress) {
+        l->progress(l->arg, l->done, l->total);
+    }
+    return MK_OK;
+}
+
+mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg, mk_err *err) {
+    loader l = {m, pool, progress, arg, 0, mk_source_file_bytes(m->src)};
+    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+        for (int i = 0; i < m->arch->n_tensors; i++) {
+            MK_TRY(load_row(&l, layer, i, err));
+        }
+        if (layer >= 0 && m->arch->pack) {
+            MK_TRY(m->arch->pack(m, layer, pool, err));
+        }
+    }
+    return MK_OK;
+}
+
+void mk_load_free(mk_model *m) {
+    for (int layer = -1; m->layer && layer < m->hp.n_layer; layer++) {
+        for (int i = 0; i < m->arch->n_tensors; i++) {
+            const mk_tensor_row *row = &m->arch->tensors[i];
+            if (((row->flags & MK_T_GLOBAL) != 0) != (layer < 0)) {
+                continue;
+            }
+            void *field = field_of(m, row, layer);
+            if (row->cls == MK_T_VECTOR) {
+                mk_free(*(float **)field);
+            } else if (row->cls == MK_T_LINEAR || row->cls == MK_T_LINEAR_F32 || row->cls == MK_T_EXPERTS) {
+                mk_weight_free(field);
+            }
+        }
+        if (layer >= 0) {  // what families pack themselves
+            mk_weight_free(&m->layer[layer].wk_b);
+            mk_weight_free(&m->layer[layer].wv_b);
+        }
+    }
+}
+
+// --- sizes -----------------------------------------------------------------------------------------------------------
+
+// Packed bytes of what is bound to one row; *n_mat_used is the share read for one token.
+static size_t row_bytes(const mk_model *m, int layer, int i, double *per_token) {
+    const mk_tensor_row *row = &m->arch->tensors[i];
+    const mk_binding *b = mk_model_binding(m, layer, i);
+    *per_token = 0;
+    if (b->n_view == 0 || row->cls == MK_T_EMBED || row->cls == MK_T_CUSTOM) {
+        return 0;
+    }
+    const mk_tensor_view *v = b->view[0];
+    if (row->cls == MK_T_VECTOR) {
+        return (size_t)v->shape[v->n_dim - 1] * sizeof(float);
+    }
+    mk_weight_src src = {.dtype = row->cls == MK_T_LINEAR_F32 ? MK_DTYPE_F32 : v->dtype,
+                         .n_mat = v->n_dim == 3 ? v->shape[0] : b->n_view,
+                         .n_out = v->shape[v->n_dim - 2], .n_in = v->shape[v->n_dim - 1]};
+    size_t n = mk_weight_packed_bytes(&src);
+    bool experts = row->cls == MK_T_EXPERTS;
+    *per_token = (double)n * (experts ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1.0);
+    return n;
+}
+
+size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
+    size_t total = 0;
+    double token = 0;
+    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+        for (int i = 0; i < m->arch->n_tensors; i++) {
+            double part = 0;
+            total += row_bytes(m, layer, i, &part);
+            token += part;
+        }
+        size_t custom = layer >= 0 && m->arch->pack_bytes ? m->arch->pack_bytes(m, layer) : 0;
+        total += custom;
+        token += (double)custom;
+    }
+    if (per_token) {
+        *per_token = (size_t)token;
+    }
+    return total;
+}
