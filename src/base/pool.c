@@ -16,14 +16,10 @@
 // `lock` before it signals.  A late signal of an earlier region is harmless: every wait is a loop.
 #include "base/pool.h"
 
-#include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -48,10 +44,13 @@ struct mk_pool {
     worker *workers;  // n_thread - 1 of them
     pthread_mutex_t lock;
     pthread_cond_t start, done;
-    _Alignas(CACHE_LINE) atomic_uint epoch;
+    // what workers spin on and what they write lie on cache lines of their own
+    char pad_epoch[CACHE_LINE];
+    atomic_uint epoch;
     atomic_int n_parked;
     atomic_bool stop;
-    _Alignas(CACHE_LINE) atomic_int pending;
+    char pad_pending[CACHE_LINE];
+    atomic_int pending;
     atomic_bool caller_parked;
 };
 
@@ -173,9 +172,7 @@ static void block_signals(sigset_t *old) {
 
 mk_pool *mk_pool_create(int n_thread) {
     MK_ASSERT(n_thread >= 1);
-    mk_pool *p = aligned_alloc(CACHE_LINE, sizeof *p);
-    MK_ASSERT(p != NULL);
-    memset(p, 0, sizeof *p);
+    mk_pool *p = mk_zalloc(sizeof *p);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->start, NULL);
     pthread_cond_init(&p->done, NULL);
@@ -213,7 +210,7 @@ void mk_pool_destroy(mk_pool *p) {
     pthread_cond_destroy(&p->start);
     pthread_mutex_destroy(&p->lock);
     mk_free(p->workers);
-    free(p);
+    mk_free(p);
 }
 
 int mk_pool_n_thread(const mk_pool *p) {
