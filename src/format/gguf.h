@@ -62,6 +62,8 @@ const mk_tensor_view *mk_gguf_find_tensor(const mk_gguf *g, const char *name);  
 size_t mk_gguf_file_bytes(const mk_gguf *g);  // over all parts
 
 // --- writer: collect metadata and tensor descriptions, then stream the data in the order described -------------------
+// Sticky: nothing here fails but mk_gguf_out_write, which reports the first mistake (a shape or value that does not fit,
+// a key or name given twice, no memory).  Texts are copied.
 typedef struct mk_gguf_out mk_gguf_out;
 mk_gguf_out *mk_gguf_out_create(void);
 void mk_gguf_out_destroy(mk_gguf_out *o);
@@ -72,7 +74,8 @@ void mk_gguf_out_str(mk_gguf_out *o, const char *key, const char *p, size_t n);
 void mk_gguf_out_arr_str(mk_gguf_out *o, const char *key, const mk_gguf_str *v, int64_t n);
 void mk_gguf_out_arr_f32(mk_gguf_out *o, const char *key, const float *v, int64_t n);
 void mk_gguf_out_arr_i32(mk_gguf_out *o, const char *key, const int32_t *v, int64_t n);
-void mk_gguf_out_copy_kv(mk_gguf_out *o, const mk_gguf *g, int64_t i);  // one key of another file, unchanged
+// One key of another file, unchanged; general.alignment and split.* are left out, they describe the old file's layout.
+void mk_gguf_out_copy_kv(mk_gguf_out *o, const mk_gguf *g, int64_t i);
 // Declares a tensor: row-major shape; dtype F32, F16, BF16, Q8_0 or any type copied through unchanged.
 void mk_gguf_out_tensor(mk_gguf_out *o, const char *name, mk_dtype t, int n_dim, const int64_t *shape);
 // Writes header and then, per tensor in order, what `fill` delivers in pieces through mk_writer_write; checks that each

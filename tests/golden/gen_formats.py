@@ -7,6 +7,7 @@ Values are formulas, repeated in the C tests: element i of a tensor is (i - 4) /
 """
 
 import json
+import os
 import pathlib
 import struct
 
@@ -95,6 +96,24 @@ def gen_gguf() -> None:
     finish(w)
 
 
+def gen_written() -> None:
+    """What the C writer has to produce, byte for byte (tests/format/test_gguf_write.c has the same calls)."""
+    w = gguf.GGUFWriter(OUT / "written.gguf", "test")
+    w.add_key_value("k.u32", 7, V.UINT32)
+    w.add_key_value("k.i16", -7, V.INT16)
+    w.add_key_value("k.bool", True, V.BOOL)
+    w.add_key_value("k.f32", 0.1, V.FLOAT32)
+    w.add_key_value("k.str", "text", V.STRING)
+    w.add_key_value("k.strs", ["", "ab"], V.ARRAY, V.STRING)
+    w.add_key_value("k.f32s", [0.5, 0.25, 3.0], V.ARRAY, V.FLOAT32)
+    w.add_key_value("k.i32s", [1, -1], V.ARRAY, V.INT32)
+    w.add_tensor("f32", ramp(2, 3))
+    w.add_tensor("f16", ramp(2, 2, 5).astype(np.float16))
+    w.add_tensor("bf16", gguf.quantize(ramp(8), T.BF16), raw_dtype=T.BF16)
+    w.add_tensor("q8_0", gguf.quantize(ramp(1, 3, 64), T.Q8_0), raw_dtype=T.Q8_0)
+    finish(w)
+
+
 def gen_safetensors() -> None:
     t = {
         "f32": torch.from_numpy(ramp(2, 3)),
@@ -109,7 +128,7 @@ def gen_safetensors() -> None:
         "scalar": torch.tensor(2.5),
         "empty": torch.zeros(0, 4),
     }
-    save_file(t, OUT / "all.safetensors", metadata={"format": "pt", "note": "Grüße"})
+    save_file(t, OUT / "all.safetensors", metadata={"note": "Grüße"})
     folder = OUT / "sharded"
     folder.mkdir(exist_ok=True)
     shards = {"model-00001-of-00002.safetensors": {"a": t["f32"], "b": t["f16"]},
@@ -144,8 +163,10 @@ def gen_seeds() -> None:
 
 
 def main() -> None:
+    os.umask(0o022)
     OUT.mkdir(exist_ok=True)
     gen_gguf()
+    gen_written()
     gen_safetensors()
     gen_seeds()
 
