@@ -76,13 +76,16 @@ static mk_status get_sizes(parser *ps, const char *name, const json_t *entry, co
     }
     for (size_t i = 0; i < *n; i++) {
         const json_t *v = json_array_get(list, i);
-        out[i] = json_is_integer(v) ? (int64_t)json_integer_value(v) : -1;
+        if (!json_is_integer(v)) {
+            return MK_FAIL(ps->err, MK_ECORRUPT,
+                           "%s: tensor '%.128s': expected %s[%zu] to be an integer, found %s",
+                           ps->shard->what, name, field, i, mk_json_type_name(v));
+        }
+        out[i] = (int64_t)json_integer_value(v);
         if (out[i] < 0) {
-            return MK_FAIL(
-                ps->err, MK_ECORRUPT,
-                "%s: tensor '%.128s': %s[%zu] is %s %lld; expected an integer of 0 or more",
-                ps->shard->what, name, field, i, mk_json_type_name(v),
-                (long long)json_integer_value(v));
+            return MK_FAIL(ps->err, MK_ECORRUPT,
+                           "%s: tensor '%.128s': %s[%zu] is %lld; expected 0 or more",
+                           ps->shard->what, name, field, i, (long long)out[i]);
         }
     }
     return MK_OK;
