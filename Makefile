@@ -1,0 +1,81 @@
+# The front door of minke.  `make help` lists what is behind it; CMake does the building.
+#
+# Two commands matter: `make run` (builds, then the model in models/ writes) and `make test` (everything is checked).
+
+BUILD := build
+JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
+
+# Settings a person may give: make run PROMPT="To be", make fuzz FUZZ_SECONDS=1800, make install PREFIX=/usr
+PROMPT       ?= ROMEO:
+RUN_FLAGS    ?=
+BENCH_FLAGS  ?=
+FUZZ_SECONDS ?= 10
+FUZZ         ?=
+PREFIX       ?= /usr/local
+export PROMPT FUZZ_SECONDS FUZZ JOBS
+
+.PHONY: help run build tests test check bench asan lint fuzz neon tsan install clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run [PROMPT="..."]   install what is missing, build, and let the model in models/ write'
+	@echo 'make build                the program alone: $(BUILD)/minke'
+	@echo 'make test                 everything that CI checks; the last line is the sum'
+	@echo 'make check                unit tests only'
+	@echo 'make bench                speed of this machine with the model in models/'
+	@echo 'make lint                 format, layers, sizes, forbidden functions, static analysis'
+	@echo 'make asan                 unit tests with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make tsan                 the thread pool with ThreadSanitizer'
+	@echo 'make fuzz [FUZZ=gguf]     every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) seconds'
+	@echo 'make neon                 kernels for ARM under emulation give the same hash'
+	@echo 'make install              into PREFIX=$(PREFIX); honours DESTDIR'
+	@echo 'make clean                remove $(BUILD)/'
+
+run: build
+	@$(BUILD)/minke run $(RUN_FLAGS) -- "$$PROMPT"
+
+# The first configuration leaves the tests out, so that running minke does not need what testing it needs.
+build:
+	@tools/deps build
+	@TARGET=minke-cli tools/build $(BUILD) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-DMK_TESTS=OFF)
+
+tests:
+	@tools/deps build test
+	@tools/build $(BUILD) -DMK_TESTS=ON
+
+test:
+	@tools/deps build test lint cross fuzz
+	@tools/test-all
+
+check: tests
+	@tools/ctest $(BUILD)
+
+bench: build
+	@$(BUILD)/minke bench $(BENCH_FLAGS)
+
+lint:
+	@tools/deps lint
+	@tools/lint
+
+asan:
+	@tools/deps build test
+	@tools/build $(BUILD)/asan -DMK_TESTS=ON -DMK_SANITIZE=ON -DMK_WERROR=OFF -DCMAKE_C_FLAGS_RELEASE="-O1 -g -DMK_DEBUG"
+	@tools/ctest $(BUILD)/asan
+
+tsan:
+	@tools/deps build test
+	@tools/tsan
+
+fuzz:
+	@tools/deps build fuzz
+	@tools/fuzz
+
+neon:
+	@tools/deps build cross
+	@tools/neon
+
+install: build
+	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean:
+	rm -rf $(BUILD)
