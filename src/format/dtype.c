@@ -29,9 +29,21 @@ static void from_f32(const uint8_t *src, int64_t n, float *dst) {
     memcpy(dst, src, (size_t)n * sizeof *dst);
 }
 
+// mk_f32_from_f16 without branches, for whole rows: the exponent is moved to its new bias; a subnormal is read as
+// 2^-14 * (1 + m/1024), from which 2^-14 is subtracted exactly.
+static float f16_value(uint16_t h) {
+    uint32_t e = h & 0x7C00, w = (uint32_t)(h & 0x7FFF) << 13, sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t normal = w + ((uint32_t)112 << 23), special = w + ((uint32_t)224 << 23);
+    float tiny = mk_f32_from_bits(w + ((uint32_t)113 << 23)) - 0x1p-14f;
+    uint32_t bits = e == 0x7C00 ? special : normal;
+    return mk_f32_from_bits(sign | (e == 0 ? mk_f32_bits(tiny) : bits));
+}
+
 static void from_f16(const uint8_t *src, int64_t n, float *dst) {
     for (int64_t i = 0; i < n; i++) {
-        dst[i] = mk_load_f16(src + 2 * i);
+        uint16_t h;
+        memcpy(&h, src + 2 * i, sizeof h);
+        dst[i] = f16_value(h);
     }
 }
 
@@ -70,22 +82,29 @@ static void from_f64(const uint8_t *src, int64_t n, float *dst) {
     }
 }
 
-static void from_e4m3(const uint8_t *src, int64_t n, float *dst) {
-    for (int64_t i = 0; i < n; i++) {
-        dst[i] = mk_f32_from_e4m3(src[i]);
+// Long rows of one-byte types by a table of all values.
+static void from_bytes(float (*value)(uint8_t), const uint8_t *src, int64_t n, float *dst) {
+    enum { WORTH_A_TABLE = 1024 };
+    float values[256];
+    bool by_table = n >= WORTH_A_TABLE;
+    for (int i = 0; by_table && i < 256; i++) {
+        values[i] = value((uint8_t)i);
     }
+    for (int64_t i = 0; i < n; i++) {
+        dst[i] = by_table ? values[src[i]] : value(src[i]);
+    }
+}
+
+static void from_e4m3(const uint8_t *src, int64_t n, float *dst) {
+    from_bytes(mk_f32_from_e4m3, src, n, dst);
 }
 
 static void from_e5m2(const uint8_t *src, int64_t n, float *dst) {
-    for (int64_t i = 0; i < n; i++) {
-        dst[i] = mk_f32_from_e5m2(src[i]);
-    }
+    from_bytes(mk_f32_from_e5m2, src, n, dst);
 }
 
 static void from_e8m0(const uint8_t *src, int64_t n, float *dst) {
-    for (int64_t i = 0; i < n; i++) {
-        dst[i] = mk_f32_from_e8m0(src[i]);
-    }
+    from_bytes(mk_f32_from_e8m0, src, n, dst);
 }
 
 // --- the table -------------------------------------------------------------------------------------------------------

@@ -6,11 +6,10 @@
 // Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of ggml-quants.c (llama.cpp).
 #include "format/dtype_int.h"
 
-enum { BLOCK = 256 };
-
-// What the codes of the grids stand for.  IQ1's grid holds -1, 0, 1 (code - 1), IQ3_S's 1, 3, ..., 15 (2 * code + 1).
+// What the codes of the grids stand for; IQ1's grid holds -1, 0, 1 (code - 1).
 static const int8_t value_iq2[4] = {8, 25, 43, 0}; // code 3 does not occur
 static const int8_t value_iq3xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+static const int8_t value_iq3s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 
 // Seven stored sign bits; the eighth makes the number of minus signs even.
 static unsigned even_signs(unsigned seven) {
@@ -74,6 +73,14 @@ void mk_block_iq2_s(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     }
 }
 
+// Eight values from two points of four.
+static void iq3_pair(uint16_t a, uint16_t b, const int8_t value[8], unsigned signs, int8_t *q) {
+    for (int j = 0; j < 4; j++) {
+        q[j] = with_sign(value[a >> 4 * j & 7], signs, j);
+        q[j + 4] = with_sign(value[b >> 4 * j & 7], signs, j + 4);
+    }
+}
+
 // d, index bytes[64] (four values each), per 32 values a word of four times 7 sign bits and a 4-bit scale
 void mk_block_iq3_xxs(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
@@ -82,10 +89,9 @@ void mk_block_iq3_xxs(const uint8_t *src, int8_t *q, float *scale, float *shift)
     for (int g = 0; g < 8; g++) {
         uint32_t tail = mk_load_u32(src + 66 + 4 * g);
         scale[g] = d * (0.25f * (float)(2 * (tail >> 28) + 1));
-        for (int i = 0; i < 32; i++) {
-            unsigned signs = even_signs(tail >> 7 * (i / 8) & 127);
-            unsigned point = mk_grid_iq3xxs[index[8 * g + i / 4]];
-            q[32 * g + i] = with_sign(value_iq3xxs[point >> 4 * (i & 3) & 7], signs, i & 7);
+        for (int k = 0; k < 4; k++, index += 2, q += 8) {
+            unsigned signs = even_signs(tail >> 7 * k & 127);
+            iq3_pair(mk_grid_iq3xxs[index[0]], mk_grid_iq3xxs[index[1]], value_iq3xxs, signs, q);
         }
     }
 }
@@ -97,11 +103,11 @@ void mk_block_iq3_s(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     float d = mk_load_f16(src);
     for (int g = 0; g < 8; g++) {
         scale[g] = d * (float)(2 * (scales[g / 2] >> 4 * (g & 1) & 15) + 1);
-    }
-    for (int i = 0; i < BLOCK; i++) {
-        unsigned high = qh[i / 32] >> (i / 4 & 7) & 1;
-        unsigned point = mk_grid_iq3s[index[i / 4] | high << 8];
-        q[i] = with_sign(2 * (int)(point >> 4 * (i & 3) & 7) + 1, signs[i / 8], i & 7);
+        for (int k = 0; k < 4; k++, index += 2, q += 8) {
+            unsigned a = index[0] | (qh[g] >> 2 * k & 1u) << 8,
+                     b = index[1] | (qh[g] >> (2 * k + 1) & 1u) << 8;
+            iq3_pair(mk_grid_iq3s[a], mk_grid_iq3s[b], value_iq3s, signs[4 * g + k], q);
+        }
     }
 }
 
