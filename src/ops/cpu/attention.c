@@ -1,0 +1,370 @@
+// Attention over the block cache, with an online softmax over blocks of 64 keys counted from position 0.
+//
+// For one query, block after block (only keys j <= pos take part):
+//     s_j = scale * (sum over d ascending of fma(q_d, k_jd))             lanes are 16 keys
+//     m'  = max(m, max_j s_j);  corr = exp(m - m');  p_j = exp(s_j - m') m starts at -inf, so the first corr is 0
+//     l   = l * corr, then + p of keys 0..15, 16..31, 32..47, 48..63     16 lanes, masked keys add 0
+//     a_d = a_d * corr, then fma(p_j, v_jd, a_d) for j ascending         lanes are d
+// At the end y_d = a_d * (1 / tree(l)).  Nothing depends on the other queries of a job, so neither the batch nor the cut of
+// the prompt nor the cache changes a bit; keys beyond pos may hold anything, even NaN.
+// Latent caches (one row per token) are first transposed to the plain layout of K, block by block.
+// Sources: Vaswani et al. 2017; Milakov & Gimelshein 2018; DeepSeek-V2 2024.
+#include "ops/cpu/cpu.h"
+
+#define GROUPS (MK_KV_BLOCK / 16)
+#define SUB    8  // queries that share one walk over a block
+
+// Scratch of a job.  Queries are numbered row by row, heads fastest.
+typedef struct {
+    const mk_attn_job *job;
+    int64_t n_query, n_head, dv_pad;
+    float *q;      // [ceil(n/8)][d_k][8]
+    float *acc;    // [n][dv_pad]
+    float *sum;    // [n][16]
+    float *max;    // [n]
+    float *p;      // [8][64] scores, then probabilities
+    float *corr;   // [8]
+    float *keys;   // latent: [4][d_k][16] of the current block
+} attn_state;
+
+static size_t pad64(size_t n_bytes) {
+    return (n_bytes + 63) / 64 * 64;
+}
+
+static int64_t pad16(int64_t n) {
+    return (n + 15) / 16 * 16;
+}
+
+size_t MK_FN(attention_scratch)(const mk_attn *a) {
+    size_t n = MK_ATTN_QUERIES, f = sizeof(float), d_k = (size_t)a->d_k;
+    return pad64(n * d_k * f) + n * (size_t)pad16(a->d_v) * f + n * 16 * f + pad64(n * f) + SUB * MK_KV_BLOCK * f +
+           pad64(SUB * f) + (a->latent ? MK_KV_BLOCK * d_k * f : 0);
+}
+
+static int32_t query_pos(const attn_state *s, int64_t i) {
+    return s->job->rows->pos[s->job->row_lo + i / s->n_head];
+}
+
+// Keys of block b that query i sees: 0..64.
+static int64_t n_visible(const attn_state *s, int64_t i, int64_t b) {
+    int64_t n = query_pos(s, i) + 1 - b * MK_KV_BLOCK;
+    return n < 0 ? 0 : n > MK_KV_BLOCK ? MK_KV_BLOCK : n;
+}
+
+static void *take(uint8_t **p, size_t n_bytes) {
+    void *r = *p;
+    *p += pad64(n_bytes);
+    return r;
+}
+
+static void state_init(attn_state *s, const mk_attn_job *job) {
+    const mk_attn *a = job->a;
+    uint8_t *p = job->scratch;
+    s->job = job;
+    s->n_head = job->head_hi - job->head_lo;
+    s->n_query = (job->row_hi - job->row_lo) * s->n_head;
+    s->dv_pad = pad16(a->d_v);
+    size_t n = MK_ATTN_QUERIES, f = sizeof(float);
+    s->q = take(&p, n * (size_t)a->d_k * f);
+    s->acc = take(&p, n * (size_t)s->dv_pad * f);
+    s->sum = take(&p, n * 16 * f);
+    s->max = take(&p, n * f);
+    s->p = take(&p, SUB * MK_KV_BLOCK * f);
+    s->corr = take(&p, SUB * f);
+    s->keys = a->latent ? take(&p, MK_KV_BLOCK * (size_t)a->d_k * f) : NULL;
+    int64_t n_pad = (s->n_query + SUB - 1) / SUB * SUB;
+    memset(s->q, 0, (size_t)(n_pad * a->d_k) * f);
+    memset(s->acc, 0, (size_t)(s->n_query * s->dv_pad) * f);
+    memset(s->sum, 0, (size_t)s->n_query * 16 * f);
+    for (int64_t i = 0; i < s->n_query; i++) {
+        s->max[i] = -INFINITY;
+        int64_t row = job->row_lo + i / s->n_head, head = job->head_lo + i % s->n_head;
+        const float *src = job->q.p + row * job->q.stride + head * a->d_k;
+        float *dst = s->q + i / SUB * SUB * a->d_k + i % SUB;
+        for (int64_t d = 0; d < a->d_k; d++) {
+            dst[d * SUB] = src[d];
+        }
+    }
+}
+
+MK_INLINE v16f load_kv(const bool f16, const uint8_t *p, int64_t i) {
+    return f16 ? vf_load_f16((const uint16_t *)p + i) : vf_load((const float *)p + i);
+}
+
+MK_INLINE v16f load_kv_n(const bool f16, const uint8_t *p, int64_t i, int64_t n) {
+    if (n >= 16) {
+        return load_kv(f16, p, i);
+    }
+    return f16 ? vf_load_f16_n((const uint16_t *)p + i, n) : vf_load_n((const float *)p + i, n);
+}
+
+// --- scores ----------------------------------------------------------------------------------------------------------
+// Q queries against G groups of 16 keys: p[query][key] = scale * q.k.
+MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float *q, const uint8_t *k, int64_t d_k,
+                          float scale, float *p) {
+    v16f acc[8][4];
+    MK_UNROLL for (int i = 0; i < Q; i++) {
+        MK_UNROLL for (int g = 0; g < G; g++) {
+            acc[i][g] = vf_zero();
+        }
+    }
+    for (int64_t d = 0; d < d_k; d++) {
+        v16f key[4];
+        MK_UNROLL for (int g = 0; g < G; g++) {
+            key[g] = load_kv(f16, k, (g * d_k + d) * 16);
+        }
+        MK_UNROLL for (int i = 0; i < Q; i++) {
+            v16f x = vf_set1(q[d * SUB + i]);
+            MK_UNROLL for (int g = 0; g < G; g++) {
+                acc[i][g] = vf_fma(x, key[g], acc[i][g]);
+            }
+        }
+    }
+    v16f factor = vf_set1(scale);
+    MK_UNROLL for (int i = 0; i < Q; i++) {
+        MK_UNROLL for (int g = 0; g < G; g++) {
+            vf_store(p + i * MK_KV_BLOCK + 16 * g, vf_mul(factor, acc[i][g]));
+        }
+    }
+}
+
+// n <= 8 queries against the first n_group groups (the rest of p is not written).
+MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const uint8_t *k, int64_t n,
+                      int64_t n_group) {
+    int64_t d_k = s->job->a->d_k;
+    size_t group_bytes = (size_t)d_k * 16 * (f16 ? 2 : 4);
+    float scale = s->job->a->scale;
+    for (int64_t g = 0; g < n_group; g += MK_SCORE_G) {
+        const uint8_t *kg = k + (size_t)g * group_bytes;
+        for (int64_t i = 0; i < n; i += MK_SCORE_Q) {
+            float *p = s->p + i * MK_KV_BLOCK + 16 * g;
+            if (MK_SCORE_Q > 1 && n - i <= MK_SCORE_Q / 2) {
+                score_tile(MK_SCORE_Q > 1 ? MK_SCORE_Q / 2 : 1, MK_SCORE_G, f16, q + i, kg, d_k, scale, p);
+            } else {
+                score_tile(MK_SCORE_Q, MK_SCORE_G, f16, q + i, kg, d_k, scale, p);
+            }
+        }
+    }
+}
+
+// --- softmax ---------------------------------------------------------------------------------------------------------
+// Scores of query i (slot of the eight) to probabilities; updates max and sum; n visible keys.
+static void softmax_step(attn_state *s, int64_t i, int64_t slot, int64_t n) {
+    float *p = s->p + slot * MK_KV_BLOCK;
+    const v16f low = vf_set1(-INFINITY);
+    v16f v[GROUPS], top = low;
+    for (int g = 0; g < GROUPS; g++) {
+        v[g] = 16 * g < n ? vf_select_below(n - 16 * g, vf_load(p + 16 * g), low) : low;
+        top = vf_max(v[g], top);
+    }
+    float m = vf_reduce_max(top);
+    m = m > s->max[i] ? m : s->max[i];
+    v16f corr = vf_exp(vf_set1(s->max[i] - m));
+    v16f sum = vf_mul(vf_load(s->sum + 16 * i), corr);
+    for (int g = 0; g < GROUPS; g++) {
+        v[g] = vf_exp(vf_sub(v[g], vf_set1(m)));
+        vf_store(p + 16 * g, v[g]);
+        sum = vf_add(sum, v[g]);
+    }
+    vf_store(s->sum + 16 * i, sum);
+    s->max[i] = m;
+    vf_store_n(s->corr + slot, corr, 1);
+}
+
+// --- values ----------------------------------------------------------------------------------------------------------
+typedef struct {
+    const uint8_t *v;    // values of the block, one row per token
+    int64_t stride, d_v, dv_pad;
+    const float *p;      // [q][64]
+    const float *corr;   // [q], NULL when already applied
+    float *acc;          // [q][dv_pad]
+    int64_t j0, j1;      // keys
+} pv_job;
+
+// Columns [16 c, 16 (c + C)) for Q queries; the last vector may be partial.
+MK_INLINE void pv_tile(const int Q, const int C, const bool f16, const pv_job *b, int64_t c) {
+    v16f acc[4][4];
+    MK_UNROLL for (int i = 0; i < Q; i++) {
+        v16f corr = vf_set1(b->corr != NULL ? b->corr[i] : 1.0f);
+        MK_UNROLL for (int k = 0; k < C; k++) {
+            acc[i][k] = vf_mul(vf_load(b->acc + i * b->dv_pad + 16 * (c + k)), corr);
+        }
+    }
+    int64_t last = b->d_v - 16 * (c + C - 1);
+    for (int64_t j = b->j0; j < b->j1; j++) {
+        v16f v[4];
+        MK_UNROLL for (int k = 0; k < C; k++) {
+            int64_t at = j * b->stride + 16 * (c + k);
+            v[k] = k == C - 1 ? load_kv_n(f16, b->v, at, last) : load_kv(f16, b->v, at);
+        }
+        MK_UNROLL for (int i = 0; i < Q; i++) {
+            v16f p = vf_set1(b->p[i * MK_KV_BLOCK + j]);
+            MK_UNROLL for (int k = 0; k < C; k++) {
+                acc[i][k] = vf_fma(p, v[k], acc[i][k]);
+            }
+        }
+    }
+    MK_UNROLL for (int i = 0; i < Q; i++) {
+        MK_UNROLL for (int k = 0; k < C; k++) {
+            vf_store(b->acc + i * b->dv_pad + 16 * (c + k), acc[i][k]);
+        }
+    }
+}
+
+MK_INLINE void pv_columns(const int Q, const bool f16, const pv_job *b) {
+    int64_t n = b->dv_pad / 16, c = 0;
+    for (; c + MK_PV_C <= n; c += MK_PV_C) {
+        pv_tile(Q, MK_PV_C, f16, b, c);
+    }
+    for (; c < n; c++) {
+        pv_tile(Q, 1, f16, b, c);
+    }
+}
+
+// Queries [i, i + n) of a block, in slots from `slot`: keys all of them see together, the others one query at a time.
+MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i, int64_t slot, int64_t n, int64_t blk) {
+    int64_t common = MK_KV_BLOCK;
+    for (int64_t k = 0; k < n; k++) {
+        int64_t seen = n_visible(s, i + k, blk);
+        common = seen < common ? seen : common;
+    }
+    for (int64_t k = 0; k < n;) {
+        bool many = n - k >= MK_PV_Q;
+        b->p = s->p + (slot + k) * MK_KV_BLOCK;
+        b->corr = s->corr + slot + k;
+        b->acc = s->acc + (i + k) * s->dv_pad;
+        b->j0 = 0;
+        b->j1 = common;
+        if (many) {
+            pv_columns(MK_PV_Q, f16, b);
+        } else {
+            pv_columns(1, f16, b);
+        }
+        k += many ? MK_PV_Q : 1;
+    }
+    for (int64_t k = 0; k < n; k++) {
+        b->j0 = common;
+        b->j1 = n_visible(s, i + k, blk);
+        b->p = s->p + (slot + k) * MK_KV_BLOCK;
+        b->corr = NULL;
+        b->acc = s->acc + (i + k) * s->dv_pad;
+        if (b->j1 > b->j0) {
+            pv_columns(1, f16, b);
+        }
+    }
+}
+
+// --- blocks ----------------------------------------------------------------------------------------------------------
+// Up to 8 queries from i on against block blk.
+MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int64_t i, int64_t blk, const uint8_t *k,
+                         pv_job *b) {
+    int64_t n = s->n_query - i < SUB ? s->n_query - i : SUB, most = 0;
+    for (int64_t j = 0; j < n; j++) {
+        int64_t seen = n_visible(s, i + j, blk);
+        most = seen > most ? seen : most;
+    }
+    if (most == 0) {
+        return;
+    }
+    scores(f16_k, s, s->q + i * s->job->a->d_k, k, n, (most + 15) / 16);
+    for (int64_t j = 0; j < n; j++) {
+        int64_t seen = n_visible(s, i + j, blk);
+        s->corr[j] = 1.0f;  // a query that sees nothing here keeps its state
+        if (seen > 0) {
+            softmax_step(s, i + j, j, seen);
+        }
+    }
+    values(f16_v, s, b, i, 0, n, blk);
+}
+
+// Latent block: rows [64][d_k] to [4][d_k][16] in float32.
+static void transpose_keys(const attn_state *s, const uint8_t *block, int64_t n_key) {
+    int64_t d_k = s->job->a->d_k;
+    bool f16 = s->job->a->type == MK_KV_F16;
+    for (int64_t j = 0; j < n_key; j++) {
+        float *dst = s->keys + j / 16 * 16 * d_k + j % 16;
+        for (int64_t d = 0; d < d_k; d += 16) {
+            float tmp[16];
+            int64_t n = d_k - d < 16 ? d_k - d : 16;
+            vf_store(tmp, load_kv_n(f16, block, j * d_k + d, n));
+            for (int64_t e = 0; e < n; e++) {
+                dst[(d + e) * 16] = tmp[e];
+            }
+        }
+    }
+}
+
+static void finish(const attn_state *s) {
+    const mk_attn_job *job = s->job;
+    int64_t d_v = job->a->d_v;
+    for (int64_t i = 0; i < s->n_query; i++) {
+        v16f inv = vf_set1(1.0f / vf_reduce_add(vf_load(s->sum + 16 * i)));
+        int64_t row = job->row_lo + i / s->n_head, head = job->head_lo + i % s->n_head;
+        float *y = job->y.p + row * job->y.stride + head * d_v;
+        for (int64_t c = 0; c < d_v; c += 16) {
+            vf_store_n(y + c, vf_mul(vf_load(s->acc + i * s->dv_pad + c), inv), d_v - c);
+        }
+    }
+}
+
+void MK_FN(attention)(const mk_attn_job *job) {
+    const mk_attn *a = job->a;
+    attn_state s;
+    state_init(&s, job);
+    size_t elem = a->type == MK_KV_F16 ? 2 : 4;
+    size_t k_bytes = (size_t)(MK_KV_BLOCK * a->d_k) * elem, v_bytes = (size_t)(MK_KV_BLOCK * a->d_v) * elem;
+    int64_t last = job->rows->pos[job->row_hi - 1];  // rows ascend
+    const int32_t *table = job->rows->table[job->row_lo];
+    for (int64_t blk = 0; blk <= last / MK_KV_BLOCK; blk++) {
+        const uint8_t *block = job->kv.base + (size_t)table[blk] * job->kv.block_stride, *k = (const uint8_t *)s.keys;
+        int64_t n_key = last + 1 - blk * MK_KV_BLOCK;
+        pv_job b = {.v = block, .stride = a->d_k, .d_v = a->d_v, .dv_pad = s.dv_pad};
+        if (a->latent) {
+            transpose_keys(&s, block, n_key < MK_KV_BLOCK ? n_key : MK_KV_BLOCK);
+        } else {
+            k = block + (size_t)job->kv_head * k_bytes;
+            b.v = block + (size_t)a->n_kv_head * k_bytes + (size_t)job->kv_head * v_bytes;
+            b.stride = a->d_v;
+        }
+        for (int64_t i = 0; i < s.n_query; i += SUB) {
+            if (a->type == MK_KV_F32) {
+                sub_block(false, false, &s, i, blk, k, &b);
+            } else if (a->latent) {
+                sub_block(false, true, &s, i, blk, k, &b);
+            } else {
+                sub_block(true, true, &s, i, blk, k, &b);
+            }
+        }
+    }
+    finish(&s);
+}
+
+// One element to its place.
+static void put(mk_kv_type type, uint8_t *p, int64_t i, float v) {
+    if (type == MK_KV_F16) {
+        ((uint16_t *)p)[i] = mk_f16_from_f32(v);
+    } else {
+        ((float *)p)[i] = v;
+    }
+}
+
+void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k, const float *v) {
+    size_t elem = a->type == MK_KV_F16 ? 2 : 4;
+    if (a->latent) {
+        uint8_t *row = block + (size_t)(slot * a->d_k) * elem;
+        for (int64_t d = 0; d < a->d_k; d++) {
+            put(a->type, row, d, k[d]);
+        }
+        return;
+    }
+    uint8_t *vals = block + (size_t)(a->n_kv_head * MK_KV_BLOCK * a->d_k) * elem;
+    for (int64_t h = 0; h < a->n_kv_head; h++) {
+        uint8_t *keys = block + (size_t)(h * MK_KV_BLOCK * a->d_k) * elem;
+        for (int64_t d = 0; d < a->d_k; d++) {
+            put(a->type, keys, (slot / 16 * a->d_k + d) * 16 + slot % 16, k[h * a->d_k + d]);
+        }
+        for (int64_t d = 0; d < a->d_v; d++) {
+            put(a->type, vals, (h * MK_KV_BLOCK + slot) * a->d_v + d, v[h * a->d_v + d]);
+        }
+    }
+}

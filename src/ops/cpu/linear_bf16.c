@@ -1,0 +1,101 @@
+// y[t,o] = sum_k W[o,k] x[t,k] with bf16 weights and activations rounded to bf16: lanes are 16 output rows.
+//
+//     for every pair (2i, 2i+1), ascending:  acc = fma(w[2i+1], x[2i+1], acc), then acc = fma(w[2i], x[2i], acc)
+//     y = acc (+ bias);  an odd n_in is padded with zeros
+//
+// Odd element first: that is what vdpbf16ps computes when denormals are flushed (tests/ops/test_bf16.c compares millions of
+// random sums), so the avx512bf16 set uses the instruction and gives the same bits.
+// A tile of 16 rows is [n_in/2][16][2].
+#include "ops/cpu/tile.h"
+
+MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
+    v16f acc[8][8];
+    MK_UNROLL for (int r = 0; r < R; r++) {
+        MK_UNROLL for (int t = 0; t < T; t++) {
+            acc[r][t] = vf_zero();
+        }
+    }
+    const float *x = (const float *)p->x;
+    int64_t n_pair = (p->n_in + 1) / 2;
+    for (int64_t i = 0; i < n_pair; i++, x += 2 * p->tb) {
+        MK_UNROLL for (int r = 0; r < R; r++) {
+            v16f even, odd;
+            vf_load_bf16_pairs((const uint16_t *)(p->w + (size_t)r * p->tile_bytes) + 32 * i, &even, &odd);
+            MK_UNROLL for (int t = 0; t < T; t++) {
+                acc[r][t] = vf_fma(odd, vf_set1(x[p->tb + t]), acc[r][t]);
+                acc[r][t] = vf_fma(even, vf_set1(x[t]), acc[r][t]);
+            }
+        }
+    }
+    MK_UNROLL for (int r = 0; r < R; r++) {
+        store_tile(p, r, acc[r], T);
+    }
+}
+
+#define BF16_LIST .form = MK_X_BF16, .token_bytes = sizeof(float)
+#define BF16_WIDE(name, pass)                                                                                         \
+    TILE_FN(name, 1, 1, pass)                                                                                         \
+    TILE_FN(name, 1, 2, pass)                                                                                         \
+    TILE_FN(name, 1, 4, pass)                                                                                         \
+    TILE_FN(name, 1, 8, pass)                                                                                         \
+    TILE_FN(name, 8, 1, pass)                                                                                         \
+    TILE_FN(name, 4, 2, pass)                                                                                         \
+    TILE_FN(name, 2, 4, pass)                                                                                         \
+    static const tile_ops name##_ops = {.many = {name##_8x1, name##_4x2, name##_2x4, name##_1x8},                     \
+                                        .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                   \
+                                        .r = {8, 4, 2, 1},                                                            \
+                                        BF16_LIST};
+#if MK_FLT_T == 8
+BF16_WIDE(bf16, bf16_pass)
+#elif MK_FLT_T == 4
+TILE_FN(bf16, 1, 1, bf16_pass)
+TILE_FN(bf16, 1, 2, bf16_pass)
+TILE_FN(bf16, 1, 4, bf16_pass)
+TILE_FN(bf16, 4, 1, bf16_pass)
+TILE_FN(bf16, 2, 2, bf16_pass)
+static const tile_ops bf16_ops = {.many = {bf16_4x1, bf16_2x2, bf16_1x4},
+                                  .single = {bf16_1x1, bf16_1x2, bf16_1x4},
+                                  .r = {4, 2, 1, 1},
+                                  BF16_LIST};
+#else
+TILE_FN(bf16, 1, 1, bf16_pass)
+static const tile_ops bf16_ops = {.many = {bf16_1x1}, .single = {bf16_1x1}, .r = {1, 1, 1, 1}, BF16_LIST};
+#endif
+
+void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
+    walk_tiles(&bf16_ops, job, lo, hi, MK_FLT_T);
+}
+
+#if defined(MK_ISA_AVX512)
+#pragma GCC push_options
+#pragma GCC target("avx512bf16")
+
+MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
+    v16f acc[8][8];
+    MK_UNROLL for (int r = 0; r < R; r++) {
+        MK_UNROLL for (int t = 0; t < T; t++) {
+            acc[r][t] = vf_zero();
+        }
+    }
+    const uint32_t *x = (const uint32_t *)p->x;
+    int64_t n_pair = (p->n_in + 1) / 2;
+    for (int64_t i = 0; i < n_pair; i++, x += p->tb) {
+        MK_UNROLL for (int r = 0; r < R; r++) {
+            __m512bh w = (__m512bh)_mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
+            MK_UNROLL for (int t = 0; t < T; t++) {
+                acc[r][t] = _mm512_dpbf16_ps(acc[r][t], w, (__m512bh)_mm512_set1_epi32((int)x[t]));
+            }
+        }
+    }
+    MK_UNROLL for (int r = 0; r < R; r++) {
+        store_tile(p, r, acc[r], T);
+    }
+}
+
+BF16_WIDE(dot, bf16_dot_pass)
+
+void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
+    walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);
+}
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,138 @@
+// Activations made ready for the linear kernels: interleaved blocks of up to 8 tokens (ops/kernels.h).
+//
+// int8 form, per row and group of 32 columns:
+//     amax = max |x|  (a NaN is ignored);  amax < 2^-100: all zero, d = 0
+//     d = amax / 127;  inv = 127 / amax;  q = clamp(round_to_nearest_even(x * inv), -127, 127), 0 for NaN
+// An infinity makes d infinite, so the output becomes NaN instead of something plausible.
+#include "ops/cpu/cpu.h"
+
+// The block that a unit lies in: its tokens and where its records begin.
+typedef struct {
+    int64_t first, n_tok, tb;
+    uint8_t *dst;
+} x_block;
+
+static x_block block_at(const mk_prep_job *job, int64_t b, mk_x_form form) {
+    int64_t first = b * MK_X_BLOCK, left = job->n_tok - first;
+    return (x_block){first, left < MK_X_BLOCK ? left : MK_X_BLOCK, mk_x_tb(left),
+                     job->dst + (size_t)first * mk_x_row_bytes(form, job->n_in)};
+}
+
+static const float *row_at(const mk_prep_job *job, int64_t t) {
+    return job->x + (job->row != NULL ? job->row[t] / job->row_div : t) * job->stride;
+}
+
+// Up to 32 columns of one row, the rest zero.
+static void load_chunk(const mk_prep_job *job, int64_t t, int64_t chunk, v16f x[2]) {
+    int64_t k = chunk * MK_X_CHUNK, n = job->n_in - k;
+    const float *p = row_at(job, t) + k;
+    x[0] = n >= 16 ? vf_load(p) : vf_load_n(p, n);
+    x[1] = n >= 32 ? vf_load(p + 16) : n > 16 ? vf_load_n(p + 16, n - 16) : vf_zero();
+}
+
+// One token's 32 floats go to every tb-th place.
+static void put_floats(float *dst, int64_t tb, const v16f x[2]) {
+    float tmp[MK_X_CHUNK];
+    vf_store(tmp, x[0]);
+    vf_store(tmp + 16, x[1]);
+    for (int i = 0; i < MK_X_CHUNK; i++) {
+        dst[i * tb] = tmp[i];
+    }
+}
+
+MK_INLINE void prep_floats(const mk_prep_job *job, int64_t lo, int64_t hi, mk_x_form form) {
+    int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
+    for (int64_t u = lo; u < hi; u++) {
+        x_block b = block_at(job, u / n_chunk, form);
+        int64_t chunk = u % n_chunk;
+        float *dst = (float *)b.dst + chunk * MK_X_CHUNK * b.tb;
+        for (int64_t t = 0; t < b.tb; t++) {
+            v16f x[2] = {vf_zero(), vf_zero()};
+            if (t < b.n_tok) {
+                load_chunk(job, b.first + t, chunk, x);
+            }
+            if (form == MK_X_BF16) {
+                x[0] = vf_round_bf16(x[0]);
+                x[1] = vf_round_bf16(x[1]);
+            }
+            put_floats(dst + t, b.tb, x);
+        }
+    }
+}
+
+void MK_FN(prep_f32)(const mk_prep_job *job, int64_t lo, int64_t hi) {
+    prep_floats(job, lo, hi, MK_X_F32);
+}
+
+void MK_FN(prep_bf16)(const mk_prep_job *job, int64_t lo, int64_t hi) {
+    prep_floats(job, lo, hi, MK_X_BF16);
+}
+
+#if defined(MK_ISA_AVX512)
+// Records are pairs of bf16: the upper halves of the rounded floats, even element low.
+void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
+    int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
+    for (int64_t u = lo; u < hi; u++) {
+        x_block b = block_at(job, u / n_chunk, MK_X_BF16);
+        int64_t chunk = u % n_chunk;
+        uint32_t *dst = (uint32_t *)b.dst + chunk * (MK_X_CHUNK / 2) * b.tb;
+        for (int64_t t = 0; t < b.tb; t++) {
+            v16f x[2] = {vf_zero(), vf_zero()};
+            if (t < b.n_tok) {
+                load_chunk(job, b.first + t, chunk, x);
+            }
+            uint16_t tmp[MK_X_CHUNK];
+            for (int i = 0; i < 2; i++) {
+                __m512i r = _mm512_castps_si512(vf_round_bf16(x[i]));
+                _mm256_storeu_si256((__m256i *)(tmp + 16 * i),
+                                    _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+            }
+            for (int i = 0; i < MK_X_CHUNK / 2; i++) {
+                memcpy(dst + i * b.tb + t, tmp + 2 * i, 4);
+            }
+        }
+    }
+}
+#endif
+
+static v16i quantise16(v16f x, v16f inv) {
+    const v16f top = vf_set1(127.0f), bottom = vf_set1(-127.0f);
+    v16f v = vf_mul(x, inv);
+    v = vf_select_nan(v, vf_zero(), v);
+    v = vf_select_gt(v, top, top, v);
+    v = vf_select_gt(bottom, v, bottom, v);
+    return vi_round(v);
+}
+
+static void quantise32(const v16f x[2], mk_x_i8 *r) {
+    float amax = vf_reduce_max(vf_max(vf_abs(x[0]), vf_max(vf_abs(x[1]), vf_zero())));
+    bool zero = amax < 0x1p-100f;
+    float inv = zero ? 0.0f : 127.0f / amax;
+    r->d = zero ? 0.0f : amax / 127.0f;
+    v16i a = quantise16(x[0], vf_set1(inv)), b = quantise16(x[1], vf_set1(inv));
+    vi_store_i8(r->q, a);
+    vi_store_i8(r->q + 16, b);
+    int32_t sum[3] = {vi_reduce_add(a), vi_reduce_add(b), 0};
+    sum[2] = sum[0] + sum[1];
+    for (int i = 0; i < 3; i++) {
+        r->dsum[i] = r->d * (float)sum[i];
+        r->minus_128_sum[i] = -128 * sum[i];
+    }
+    r->minus_8_sum = -8 * sum[2];
+}
+
+void MK_FN(prep_i8)(const mk_prep_job *job, int64_t lo, int64_t hi) {
+    int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
+    for (int64_t u = lo; u < hi; u++) {
+        x_block b = block_at(job, u / n_chunk, MK_X_I8);
+        int64_t chunk = u % n_chunk;
+        mk_x_i8 *dst = (mk_x_i8 *)b.dst + chunk * b.tb;
+        for (int64_t t = 0; t < b.tb; t++) {
+            v16f x[2] = {vf_zero(), vf_zero()};
+            if (t < b.n_tok) {
+                load_chunk(job, b.first + t, chunk, x);
+            }
+            quantise32(x, dst + t);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+// Sixteen virtual lanes: every kernel of this folder is written once over these types.
+//
+//   v16f   16 float32 lanes        AVX-512 1x16, AVX2 2x8, NEON 4x4, scalar: a loop of 16
+//   v16i   16 int32 lanes
+//   v16w   the weights of 16 output rows x 4 columns, ready for the exact integer dot step
+//
+// Each instruction set gives the same bits: IEEE operations lane by lane, FMA where it is written, and reductions by one
+// fixed tree (lane i + lane i+8, then i+4, i+2, i+1).  Everything runs with flush-to-zero (mk_fpu_enter).
+// The file is compiled once per set; MK_FN gives external names the suffix of the set.
+#ifndef MK_OPS_CPU_SIMD_H
+#define MK_OPS_CPU_SIMD_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "base/mathx.h"
+
+#define MK_CAT2(a, b) a##_##b
+#define MK_CAT(a, b)  MK_CAT2(a, b)
+#define MK_FN(name)   MK_CAT(mk_k_##name, MK_ISA)
+
+// Complete unrolling of short loops over tiles, so that accumulators live in registers.
+#if defined(__clang__)
+#define MK_UNROLL _Pragma("unroll")
+#else
+#define MK_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// How the integer weights are coded; a compile-time constant wherever it is used.
+typedef enum {
+    WT_I8,  // one byte: value + 128
+    WT_U4,  // four bits: the value 0..15 itself
+    WT_I4,  // four bits: value + 8
+    WT_I4T  // four bits through a table of 16 values
+} wt_code;
+
+#if defined(MK_ISA_AVX512)
+#include "ops/cpu/simd_avx512.h"
+#elif defined(MK_ISA_AVX2)
+#include "ops/cpu/simd_avx2.h"
+#elif defined(MK_ISA_NEON)
+#include "ops/cpu/simd_neon.h"
+#else
+#include "ops/cpu/simd_scalar.h"
+#endif
+
+// mk_expf of base/mathx.c, lane by lane and operation by operation.
+MK_INLINE v16f vf_exp(v16f x) {
+    const v16f magic = vf_set1(0x1.8p23f);
+    v16f t = vf_fma(x, vf_set1(0x1.715476p+0f), magic);
+    v16f n = vf_sub(t, magic);
+    v16f r = vf_fma(n, vf_set1(-0x1.62e43p-1f), x);
+    r = vf_fma(n, vf_set1(0x1.05c61p-29f), r);
+    v16f p = vf_set1(0x1.6a23dp-10f);
+    p = vf_fma(p, r, vf_set1(0x1.123a2p-7f));
+    p = vf_fma(p, r, vf_set1(0x1.5558f2p-5f));
+    p = vf_fma(p, r, vf_set1(0x1.555492p-3f));
+    p = vf_fma(p, r, vf_set1(0x1.fffffcp-2f));
+    p = vf_fma(p, r, vf_set1(1.0f));
+    p = vf_fma(p, r, vf_set1(1.0f));
+    v16f y = vf_scale_exponent(p, t);
+    y = vf_select_gt(x, vf_set1(MK_EXPF_HI), vf_set1(INFINITY), y);
+    y = vf_select_gt(vf_set1(MK_EXPF_LO), x, vf_set1(0.0f), y);
+    return vf_select_nan(x, x, y);
+}
+
+#endif

@@ -1,0 +1,173 @@
+// AVX-512 F, BW, DQ, VL, VNNI: one register holds the 16 lanes.  Included by simd.h only.
+#include <immintrin.h>
+
+// Register tiles that fit 32 registers: int kernels hold R*T integer and R*T float accumulators, float kernels R*T.
+#define MK_INT_T   8  // tokens at once
+#define MK_INT_R1  4  // row tiles at once for one token
+#define MK_INT_R2  2  // ... for two or four tokens
+#define MK_FLT_T   8
+#define MK_FLT_R1  8
+#define MK_FLT_R   2  // row tiles at once for more than one token
+#define MK_SCORE_Q 8  // queries x groups of 16 keys in attention scores
+#define MK_SCORE_G 2
+#define MK_PV_Q    4  // queries x vectors of 16 columns in the sum over values
+#define MK_PV_C    4
+
+typedef __m512 v16f;
+typedef __m512i v16i;
+typedef __m512i v16w;
+typedef __m512i wt_lut;
+
+MK_INLINE __mmask16 lanes_below(int64_t n) {
+    return n >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u);
+}
+MK_INLINE v16f vf_zero(void) {
+    return _mm512_setzero_ps();
+}
+MK_INLINE v16f vf_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+MK_INLINE v16f vf_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+MK_INLINE void vf_store(float *p, v16f v) {
+    _mm512_storeu_ps(p, v);
+}
+MK_INLINE v16f vf_load_n(const float *p, int64_t n) {
+    return _mm512_maskz_loadu_ps(lanes_below(n), p);
+}
+MK_INLINE void vf_store_n(float *p, v16f v, int64_t n) {
+    _mm512_mask_storeu_ps(p, lanes_below(n), v);
+}
+MK_INLINE v16f vf_add(v16f a, v16f b) {
+    return _mm512_add_ps(a, b);
+}
+MK_INLINE v16f vf_sub(v16f a, v16f b) {
+    return _mm512_sub_ps(a, b);
+}
+MK_INLINE v16f vf_mul(v16f a, v16f b) {
+    return _mm512_mul_ps(a, b);
+}
+MK_INLINE v16f vf_div(v16f a, v16f b) {
+    return _mm512_div_ps(a, b);
+}
+MK_INLINE v16f vf_fma(v16f a, v16f b, v16f c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+// a > b ? a : b, so that a NaN in a is ignored.
+MK_INLINE v16f vf_max(v16f a, v16f b) {
+    return _mm512_max_ps(a, b);
+}
+MK_INLINE v16f vf_abs(v16f a) {
+    return _mm512_abs_ps(a);
+}
+MK_INLINE v16f vf_neg(v16f a) {
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+MK_INLINE v16f vf_select_gt(v16f a, v16f b, v16f yes, v16f no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), no, yes);
+}
+MK_INLINE v16f vf_select_nan(v16f a, v16f yes, v16f no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), no, yes);
+}
+// lane < n ? a : b
+MK_INLINE v16f vf_select_below(int64_t n, v16f a, v16f b) {
+    return _mm512_mask_blend_ps(lanes_below(n < 0 ? 0 : n), b, a);
+}
+// bits(p) + (bits(t) << 23)
+MK_INLINE v16f vf_scale_exponent(v16f p, v16f t) {
+    __m512i e = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), e));
+}
+MK_INLINE float vf_reduce_add(v16f v) {
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+MK_INLINE float vf_reduce_max(v16f v) {
+    __m256 a = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+
+// --- small floats ----------------------------------------------------------------------------------------------------
+MK_INLINE v16f vf_load_f16(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+MK_INLINE v16f vf_load_f16_n(const uint16_t *p, int64_t n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_below(n), p));
+}
+MK_INLINE void vf_store_f16(uint16_t *p, v16f v) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+// e4m3 * 2^-8: the bits moved into a binary16, whose conversion ignores denormals-are-zero.
+MK_INLINE v16f vf_load_e4m3(const uint8_t *p) {
+    __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    w = _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16((short)0xBF80));
+    return _mm512_cvtph_ps(w);
+}
+// 16 pairs of bf16: the even (low) and the odd (high) elements.
+MK_INLINE void vf_load_bf16_pairs(const uint16_t *p, v16f *even, v16f *odd) {
+    __m512i w = _mm512_loadu_si512(p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+// Rounds to bf16 (nearest even; NaN stays NaN) and widens again.
+MK_INLINE v16f vf_round_bf16(v16f v) {
+    __m512i u = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_castsi512_ps(_mm512_and_si512(r, _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+
+// --- integers --------------------------------------------------------------------------------------------------------
+MK_INLINE v16f vf_from_int(v16i v) {
+    return _mm512_cvtepi32_ps(v);
+}
+MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
+    return _mm512_cvtps_epi32(v);
+}
+MK_INLINE v16i vi_add(v16i a, v16i b) {
+    return _mm512_add_epi32(a, b);
+}
+MK_INLINE int32_t vi_reduce_add(v16i v) {
+    return _mm512_reduce_add_epi32(v);
+}
+MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v));
+}
+
+// The dot step is unsigned x signed here, so the sum starts at -offset * sum(x).
+MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
+    return _mm512_set1_epi32(code == WT_U4   ? 0
+                             : code == WT_I4 ? minus_8_sum
+                                             : minus_128_sum);
+}
+MK_INLINE v16w wt_load_i8(const uint8_t *p) {
+    return _mm512_loadu_si512(p);
+}
+// 16 rows x 8 columns; table holds value + 128.
+MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i w = _mm512_loadu_si512(p);
+    *lo = _mm512_and_si512(w, nibble);
+    *hi = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
+    if (code == WT_I4T) {
+        *lo = _mm512_shuffle_epi8(table, *lo);
+        *hi = _mm512_shuffle_epi8(table, *hi);
+    }
+}
+MK_INLINE wt_lut wt_table(const int8_t table[16]) {
+    __m128i t = _mm_xor_si128(_mm_loadu_si128((const __m128i *)table), _mm_set1_epi8((char)0x80));
+    return _mm512_broadcast_i32x4(t);
+}
+MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
+    int32_t x4;
+    (void)code;
+    memcpy(&x4, x, 4);
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x4));
+}

@@ -1,0 +1,127 @@
+// Private to ops/: what one instruction set offers, and the jobs its kernels are given.
+//
+// A kernel does its part of a job on one thread and allocates nothing.  Every job may be cut anywhere along output row
+// tiles, tokens or columns without changing a bit.
+#ifndef MK_OPS_KERNELS_H
+#define MK_OPS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ops/ops.h"
+
+// --- prepared activations --------------------------------------------------------------------------------------------
+// Linear kernels read activations in blocks of up to 8 tokens, interleaved so that one pointer serves a block: record r of
+// token t in a block of `tb` lies at (r * tb + t).  tb is 8, in the last block 1, 2, 4 or 8 (padded with zeros).
+#define MK_X_BLOCK 8
+#define MK_X_CHUNK 32  // columns of one unit of preparation
+
+typedef enum {
+    MK_X_F32,   // record = one float
+    MK_X_BF16,  // record = one float rounded to bf16, or a pair of bf16 (avx512bf16 only)
+    MK_X_I8,    // record = mk_x_i8, 32 columns
+    MK_X_N
+} mk_x_form;
+
+// 32 activations as int8, and what their sums contribute.  Halves of 16 come first, then the whole.
+typedef struct {
+    int8_t q[32];
+    float d;                   // x ~ d * q
+    float dsum[3];             // d * (float)sum(q)
+    int32_t minus_128_sum[3];  // -128 * sum(q)
+    int32_t minus_8_sum;       // -8 * sum(q), whole
+} mk_x_i8;
+
+static inline int64_t mk_x_tb(int64_t n_tok_left) {
+    return n_tok_left >= 5 ? 8 : n_tok_left >= 3 ? 4 : n_tok_left;
+}
+// Bytes of one token's records (a multiple of 64).
+static inline size_t mk_x_row_bytes(mk_x_form form, int64_t n_in) {
+    size_t chunks = (size_t)((n_in + MK_X_CHUNK - 1) / MK_X_CHUNK);
+    return chunks * (form == MK_X_I8 ? sizeof(mk_x_i8) : MK_X_CHUNK * sizeof(float));
+}
+// Bytes of n_tok prepared tokens.
+static inline size_t mk_x_bytes(mk_x_form form, int64_t n_tok, int64_t n_in) {
+    int64_t full = n_tok / MK_X_BLOCK * MK_X_BLOCK;
+    return (size_t)(full + mk_x_tb(n_tok - full)) * mk_x_row_bytes(form, n_in);
+}
+
+typedef struct {
+    const float *x;      // row t at x + row(t) * stride
+    int64_t stride;
+    const int32_t *row;  // row(t) = row[t] / row_div, or t when NULL
+    int32_t row_div;
+    int64_t n_tok, n_in;
+    uint8_t *dst;        // mk_x_bytes
+} mk_prep_job;
+
+// --- linear ----------------------------------------------------------------------------------------------------------
+typedef struct {
+    const mk_weight *w;
+    const uint8_t *data;  // one matrix
+    const uint8_t *x;     // prepared
+    int64_t n_tok;
+    float *y;
+    int64_t y_stride;
+    const float *bias;    // or NULL
+} mk_linear_job;
+
+// --- the rest --------------------------------------------------------------------------------------------------------
+// One kv head, a run of rows of one sequence, and a range of the heads that share the kv head.
+typedef struct {
+    const mk_attn *a;
+    mk_kv_layer kv;
+    const mk_rows *rows;
+    mk_mat q, y;
+    int64_t row_lo, row_hi, kv_head, head_lo, head_hi;
+    uint8_t *scratch;  // attention_scratch bytes, 64-byte aligned
+} mk_attn_job;
+
+#define MK_ATTN_QUERIES 64  // most queries of a job: (row_hi - row_lo) * (head_hi - head_lo)
+
+struct mk_kernels {
+    const char *name;
+    // Units [lo, hi) of (block, chunk of 32 columns), chunks fastest.
+    void (*prep[MK_X_N])(const mk_prep_job *job, int64_t lo, int64_t hi);
+    // Row tiles [lo, hi) of 16 outputs, all tokens; indexed by mk_pack_kind.
+    void (*linear[MK_PACK_I4 + 1])(const mk_linear_job *job, int64_t lo, int64_t hi);
+    void (*rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps);
+    void (*swiglu)(float *y, const float *g, const float *u, int64_t n);
+    void (*axpy)(float *y, float a, const float *x, int64_t n, bool first);  // y = fma(a, x, first ? 0 : y)
+    void (*kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k, const float *v);
+    size_t (*attention_scratch)(const mk_attn *a);
+    void (*attention)(const mk_attn_job *job);
+    // scratch: n_expert floats rounded up to 16, twice, and n_group more
+    void (*route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
+};
+
+// Geometry of packed weights (pack.c).
+static inline int64_t mk_weight_tiles(const mk_weight *w) {
+    return (w->n_out + 15) / 16;
+}
+static inline mk_x_form mk_weight_form(const mk_weight *w) {
+    return w->kind >= MK_PACK_I8 ? MK_X_I8 : w->kind == MK_PACK_BF16 ? MK_X_BF16 : MK_X_F32;
+}
+#define MK_F8_GROUP 128
+// Bytes of one tile of 16 rows; overflow-safe only for shapes that mk_weight_packed_bytes accepted.
+static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
+    size_t n = (size_t)w->n_in;
+    switch (w->kind) {
+    case MK_PACK_F32:
+        return n * 64;
+    case MK_PACK_F16:
+        return n * 32;
+    case MK_PACK_BF16:
+        return (n + 1) / 2 * 64;
+    case MK_PACK_F8:
+        return (n + MK_F8_GROUP - 1) / MK_F8_GROUP * 64 + n * 16;
+    case MK_PACK_I8:
+        return n / (size_t)w->group * (w->has_shift ? 128 : 64) + n * 16;
+    case MK_PACK_I4:
+        break;
+    }
+    return n / (size_t)w->group * (w->has_shift ? 128 : 64) + n * 8;
+}
+
+#endif

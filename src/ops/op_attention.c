@@ -1,0 +1,136 @@
+// Attention: how the rows and heads of a batch become jobs for the kernel.
+//
+// A job is a run of rows of one sequence, one kv head, and a range of the heads that share it: up to 64 queries walk the
+// cache together.  How rows are grouped changes speed only.
+#include "base/alloc.h"
+#include "ops/ops_int.h"
+
+size_t mk_attn_block_bytes(const mk_attn *a) {
+    size_t elem = a->type == MK_KV_F16 ? 2 : 4;
+    size_t per_token = a->latent ? (size_t)a->d_k : (size_t)a->n_kv_head * (size_t)(a->d_k + a->d_v);
+    return per_token * MK_KV_BLOCK * elem;
+}
+
+static void check_shape(const mk_attn *a) {
+    MK_ASSERT(a->n_kv_head > 0 && a->n_head > 0 && a->n_head % a->n_kv_head == 0 && a->d_k > 0 && a->d_v > 0);
+    MK_ASSERT(!a->latent || (a->n_kv_head == 1 && a->d_v <= a->d_k));
+}
+
+typedef struct {
+    const mk_kernels *k;
+    const mk_attn *a;
+    mk_kv_layer kv;
+    const mk_rows *rows;
+    mk_mat q, v, y;  // q is also k of kv_store
+    uint8_t *scratch;
+    size_t scratch_bytes;
+} attn_work;
+
+// --- storing ---------------------------------------------------------------------------------------------------------
+static void run_store(void *arg, int ith, int n_thread) {
+    const attn_work *w = arg;
+    int64_t lo, hi;
+    mk_pool_split(w->rows->n_tok, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        int32_t pos = w->rows->pos[t], block = w->rows->table[t][pos / MK_KV_BLOCK];
+        w->k->kv_store(w->a, w->kv.base + (size_t)block * w->kv.block_stride, pos % MK_KV_BLOCK,
+                       w->q.p + t * w->q.stride, w->a->latent ? NULL : w->v.p + t * w->v.stride);
+    }
+}
+
+void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows *rows, mk_mat k, mk_mat v) {
+    mk_ops_op_begin(ops);
+    check_shape(a);
+    MK_ASSERT(k.n_row == rows->n_tok && k.n_col == a->n_kv_head * a->d_k);
+    MK_ASSERT(a->latent || (v.n_row == rows->n_tok && v.n_col == a->n_kv_head * a->d_v));
+    if (!ops->dry) {
+        attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = k, .v = v};
+        mk_ops_run(ops, rows->n_tok > 1 && rows->n_tok * k.n_col >= 8192, run_store, &w);
+    }
+    mk_ops_op_end(ops, MK_OP_KV_STORE);
+}
+
+// --- attending -------------------------------------------------------------------------------------------------------
+// How many rows and heads a job takes.
+typedef struct {
+    int64_t rows, heads, n_range;  // n_range: head ranges per kv head
+} job_shape;
+
+static job_shape shape_of(const mk_attn *a) {
+    int64_t group = a->n_head / a->n_kv_head;
+    job_shape s = {1, group, 1};
+    if (group > MK_ATTN_QUERIES / 2) {
+        s.heads = MK_ATTN_QUERIES / 2;
+        s.n_range = (group + s.heads - 1) / s.heads;
+    } else {
+        s.rows = MK_ATTN_QUERIES / 2 / group;
+    }
+    return s;
+}
+
+// End of the run of rows from t on that make one job: same sequence, at most n rows.
+static int64_t run_end(const mk_rows *rows, int64_t t, int64_t n) {
+    int64_t e = t + 1;
+    while (e < rows->n_tok && e - t < n && rows->table[e] == rows->table[t] && rows->pos[e] > rows->pos[e - 1]) {
+        e++;
+    }
+    return e;
+}
+
+static int64_t job_cost(const mk_rows *rows, int64_t t, int64_t e) {
+    return (e - t) * (rows->pos[e - 1] / MK_KV_BLOCK + 2);
+}
+
+static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64_t kv_head, int64_t range, uint8_t *mem) {
+    int64_t group = w->a->n_head / w->a->n_kv_head;
+    int64_t lo = range * s.heads, hi = lo + s.heads < group ? lo + s.heads : group;
+    mk_attn_job job = {.a = w->a,
+                       .kv = w->kv,
+                       .rows = w->rows,
+                       .q = w->q,
+                       .y = w->y,
+                       .row_lo = t,
+                       .row_hi = e,
+                       .kv_head = kv_head,
+                       .head_lo = kv_head * group + lo,
+                       .head_hi = kv_head * group + hi,
+                       .scratch = mem};
+    w->k->attention(&job);
+}
+
+// Every thread walks the same list of jobs and takes those whose first unit of cost lies in its part.
+static void run_attention(void *arg, int ith, int n_thread) {
+    const attn_work *w = arg;
+    job_shape s = shape_of(w->a);
+    int64_t per_run = w->a->n_kv_head * s.n_range, total = 0, lo, hi, at = 0;
+    for (int64_t t = 0, e; t < w->rows->n_tok; t = e) {
+        e = run_end(w->rows, t, s.rows);
+        total += job_cost(w->rows, t, e) * per_run;
+    }
+    mk_pool_split(total, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = 0, e; t < w->rows->n_tok && at < hi; t = e) {
+        e = run_end(w->rows, t, s.rows);
+        int64_t cost = job_cost(w->rows, t, e);
+        for (int64_t i = 0; i < per_run; i++, at += cost) {
+            if (at >= lo && at < hi) {
+                run_job(w, s, t, e, i / s.n_range, i % s.n_range, w->scratch + (size_t)ith * w->scratch_bytes);
+            }
+        }
+    }
+}
+
+void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_layer kv, const mk_rows *rows) {
+    mk_ops_op_begin(ops);
+    check_shape(a);
+    MK_ASSERT(q.n_row == rows->n_tok && y.n_row == rows->n_tok);
+    MK_ASSERT(q.n_col == a->n_head * a->d_k && y.n_col == a->n_head * a->d_v);
+    size_t mark = mk_op_mark(ops);
+    attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = q, .y = y};
+    w.scratch_bytes = ops->k->attention_scratch(a);
+    w.scratch = mk_ops_take(ops, w.scratch_bytes * (size_t)ops->n_thread);
+    if (!ops->dry && rows->n_tok > 0) {
+        mk_ops_run(ops, true, run_attention, &w);
+    }
+    mk_op_release(ops, mark);
+    mk_ops_op_end(ops, MK_OP_ATTENTION);
+}

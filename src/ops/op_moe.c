@@ -1,0 +1,241 @@
+// Mixture of experts: routing, and the feed-forward of the chosen experts.
+//
+// The (token, expert) pairs of a step are sorted by expert, so every expert's weights are read once for all its rows:
+//   1. gather and prepare the rows of every expert    3. h = swiglu(gate, up), prepared for down
+//   2. gate and up of all experts                     4. down of all experts
+//   5. y[t] = sum of w * row, experts ascending (FMA from 0)
+// Each of these is one parallel region over all experts together.
+#include <string.h>
+
+#include "ops/ops_int.h"
+
+// --- routing ---------------------------------------------------------------------------------------------------------
+typedef struct {
+    const mk_kernels *k;
+    const mk_route *r;
+    mk_mat logits, w;
+    int32_t *sel;
+    uint8_t *scratch;
+    size_t scratch_bytes;
+} route_work;
+
+static void run_route(void *arg, int ith, int n_thread) {
+    const route_work *w = arg;
+    int64_t lo, hi;
+    mk_pool_split(w->logits.n_row, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        w->k->route(w->r, w->logits.p + t * w->logits.stride, (float *)(w->scratch + (size_t)ith * w->scratch_bytes),
+                    w->sel + t * w->r->n_used, w->w.p + t * w->w.stride);
+    }
+}
+
+void mk_op_route(mk_ops *ops, const mk_route *r, mk_mat logits, int32_t *sel, mk_mat w) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(logits.n_col == r->n_expert && w.n_col == r->n_used && w.n_row == logits.n_row);
+    MK_ASSERT(r->n_used > 0 && r->n_used <= r->n_expert);
+    MK_ASSERT(r->group == MK_GROUP_NONE || (r->n_group > 0 && r->n_group_used > 0 && r->n_expert % r->n_group == 0));
+    size_t mark = mk_op_mark(ops);
+    size_t floats = 2 * (size_t)((r->n_expert + 15) / 16 * 16) + (size_t)(r->n_group > 0 ? r->n_group : 0) + 16;
+    route_work work = {ops->k, r, logits, w, sel, NULL, (floats + 15) / 16 * 64};
+    work.scratch = mk_ops_take(ops, work.scratch_bytes * (size_t)ops->n_thread);
+    if (!ops->dry) {
+        mk_ops_run(ops, logits.n_row >= 8, run_route, &work);
+    }
+    mk_op_release(ops, mark);
+    mk_ops_op_end(ops, MK_OP_ROUTE);
+}
+
+// --- experts ---------------------------------------------------------------------------------------------------------
+// Pair p = t * n_used + i.  Experts with rows are numbered 0..n_active; expert a has the pairs order[first[a]..first[a+1]).
+typedef struct {
+    const mk_kernels *k;
+    const mk_moe *m;
+    mk_mat x, y;
+    int64_t n_pair, n_active;
+    int32_t *count, *order, *rank;  // [n_expert], [n_pair], [n_pair] place of a pair in order
+    int32_t *expert, *first;        // [n_active], [n_active + 1]
+    size_t *x_at;                   // [n_active] where the prepared rows of an expert begin
+    uint8_t *prepared;
+    mk_mat gate, up, out;           // rows in order; the hidden rows overwrite gate
+    mk_linear_item *item;           // [2 * n_active]
+    mk_x_form form;
+    int64_t n_in;                   // columns being prepared
+} moe_work;
+
+// Counting sort by expert; within an expert tokens ascend.
+static void sort_pairs(moe_work *w, int64_t n_expert) {
+    const int32_t *sel = w->m->sel;
+    memset(w->count, 0, (size_t)n_expert * sizeof *w->count);
+    for (int64_t p = 0; p < w->n_pair; p++) {
+        MK_ASSERT(sel[p] >= 0 && sel[p] < n_expert);
+        w->count[sel[p]]++;
+    }
+    int32_t at = 0;
+    w->n_active = 0;
+    for (int64_t e = 0; e < n_expert; e++) {
+        if (w->count[e] > 0) {
+            w->expert[w->n_active] = (int32_t)e;
+            w->first[w->n_active++] = at;
+        }
+        at += w->count[e];
+        w->count[e] = at - w->count[e]; // from here on: the next free place of expert e
+    }
+    w->first[w->n_active] = at;
+    for (int64_t p = 0; p < w->n_pair; p++) {
+        w->rank[p] = w->count[sel[p]]++;
+        w->order[w->rank[p]] = (int32_t)p;
+    }
+}
+
+static int64_t n_rows(const moe_work *w, int64_t a) {
+    return w->first[a + 1] - w->first[a];
+}
+
+// Where each expert's prepared rows begin, for rows of n_in columns.
+static void place_prepared(moe_work *w, mk_x_form form, int64_t n_in) {
+    size_t at = 0;
+    w->form = form;
+    w->n_in = n_in;
+    for (int64_t a = 0; a < w->n_active; a++) {
+        w->x_at[a] = at;
+        at += mk_x_bytes(form, n_rows(w, a), n_in);
+    }
+}
+
+// Calls fn for the part of every expert's preparation units that is this thread's.
+typedef void (*expert_fn)(const moe_work *w, int64_t a, int64_t lo, int64_t hi);
+
+static void split_units(const moe_work *w, int ith, int n_thread, expert_fn fn) {
+    int64_t total = 0, lo, hi, at = 0;
+    for (int64_t a = 0; a < w->n_active; a++) {
+        total += mk_x_units(n_rows(w, a), w->n_in);
+    }
+    mk_pool_split(total, 1, ith, n_thread, &lo, &hi);
+    for (int64_t a = 0; a < w->n_active && at < hi; a++) {
+        int64_t n = mk_x_units(n_rows(w, a), w->n_in);
+        int64_t first = lo > at ? lo - at : 0, last = hi - at < n ? hi - at : n;
+        if (first < last) {
+            fn(w, a, first, last);
+        }
+        at += n;
+    }
+}
+
+static void prep_tokens(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
+    mk_prep_job job = {.x = w->x.p,
+                       .stride = w->x.stride,
+                       .row = w->order + w->first[a],
+                       .row_div = (int32_t)w->m->n_used,
+                       .n_tok = n_rows(w, a),
+                       .n_in = w->n_in,
+                       .dst = w->prepared + w->x_at[a]};
+    w->k->prep[w->form](&job, lo, hi);
+}
+
+static void run_prep_tokens(void *arg, int ith, int n_thread) {
+    split_units(arg, ith, n_thread, prep_tokens);
+}
+
+// Units are (block of 8 rows, chunk of 32 columns): the same thread computes and prepares them.
+static void prep_hidden(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
+    int64_t chunks = (w->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
+    float *g0 = w->gate.p + w->first[a] * w->gate.stride;
+    const float *u0 = w->up.p + w->first[a] * w->up.stride;
+    for (int64_t u = lo; u < hi; u++) {
+        int64_t col = u % chunks * MK_X_CHUNK, n = w->n_in - col < MK_X_CHUNK ? w->n_in - col : MK_X_CHUNK;
+        int64_t end = (u / chunks + 1) * MK_X_BLOCK;
+        for (int64_t r = u / chunks * MK_X_BLOCK; r < end && r < n_rows(w, a); r++) {
+            float *g = g0 + r * w->gate.stride + col;
+            w->k->swiglu(g, g, u0 + r * w->up.stride + col, n);
+        }
+    }
+    mk_prep_job job = {.x = g0,
+                       .stride = w->gate.stride,
+                       .row_div = 1,
+                       .n_tok = n_rows(w, a),
+                       .n_in = w->n_in,
+                       .dst = w->prepared + w->x_at[a]};
+    w->k->prep[w->form](&job, lo, hi);
+}
+
+static void run_prep_hidden(void *arg, int ith, int n_thread) {
+    split_units(arg, ith, n_thread, prep_hidden);
+}
+
+static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight *m, mk_mat y) {
+    mk_linear_job job = {.w = m,
+                         .data = m->data + (size_t)w->expert[a] * m->mat_bytes,
+                         .x = w->prepared + w->x_at[a],
+                         .n_tok = n_rows(w, a),
+                         .y = y.p + w->first[a] * y.stride,
+                         .y_stride = y.stride};
+    return (mk_linear_item){job, mk_weight_tiles(m), (n_rows(w, a) + MK_X_BLOCK - 1) / MK_X_BLOCK};
+}
+
+static void run_combine(void *arg, int ith, int n_thread) {
+    const moe_work *w = arg;
+    int64_t lo, hi;
+    mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        for (int64_t i = 0; i < w->m->n_used; i++) { // sel ascends
+            const float *row = w->out.p + w->rank[t * w->m->n_used + i] * w->out.stride;
+            w->k->axpy(w->y.p + t * w->y.stride, w->m->w.p[t * w->m->w.stride + i], row, w->y.n_col, i == 0);
+        }
+    }
+}
+
+static void run_experts(mk_ops *ops, moe_work *w) {
+    const mk_moe *m = w->m;
+    mk_linear_work lw = {ops->k, w->item, 2 * w->n_active};
+    bool many = w->n_pair > 1;
+    sort_pairs(w, m->gate->n_mat);
+    lw.n = 2 * w->n_active;
+    place_prepared(w, mk_weight_form(m->gate), m->gate->n_in);
+    mk_ops_run(ops, many, run_prep_tokens, w);
+    for (int64_t a = 0; a < w->n_active; a++) {
+        w->item[2 * a] = expert_item(w, a, m->gate, w->gate);
+        w->item[2 * a + 1] = expert_item(w, a, m->up, w->up);
+    }
+    mk_ops_run(ops, true, mk_ops_linear_work, &lw);
+    place_prepared(w, mk_weight_form(m->down), m->down->n_in);
+    mk_ops_run(ops, many, run_prep_hidden, w);
+    for (int64_t a = 0; a < w->n_active; a++) {
+        w->item[a] = expert_item(w, a, m->down, w->out);
+    }
+    lw.n = w->n_active;
+    mk_ops_run(ops, true, mk_ops_linear_work, &lw);
+    mk_ops_run(ops, w->y.n_row >= 4, run_combine, w);
+}
+
+// Most bytes of prepared rows: every active expert may end in a partial block, padded by at most 3 rows.
+static size_t prepared_bytes(const mk_weight *w, int64_t n_pair, int64_t n_active) {
+    return (size_t)(n_pair + n_active * 3) * mk_x_row_bytes(mk_weight_form(w), w->n_in);
+}
+
+void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
+    mk_ops_op_begin(ops);
+    int64_t n_expert = m->gate->n_mat, d_ff = m->gate->n_out, n_pair = x.n_row * m->n_used;
+    int64_t n_active = n_pair < n_expert ? n_pair : n_expert;
+    MK_ASSERT(m->up->n_mat == n_expert && m->down->n_mat == n_expert && m->up->n_out == d_ff && m->down->n_in == d_ff);
+    MK_ASSERT(m->gate->n_in == x.n_col && m->up->n_in == x.n_col && m->down->n_out == y.n_col && y.n_row == x.n_row);
+    MK_ASSERT(mk_weight_form(m->gate) == mk_weight_form(m->up) && m->w.n_row == x.n_row && n_pair <= INT32_MAX);
+    size_t mark = mk_op_mark(ops);
+    moe_work w = {.k = ops->k, .m = m, .x = x, .y = y, .n_pair = n_pair};
+    w.count = mk_op_new_i32(ops, n_expert);
+    w.order = mk_op_new_i32(ops, n_pair);
+    w.rank = mk_op_new_i32(ops, n_pair);
+    w.expert = mk_op_new_i32(ops, n_active);
+    w.first = mk_op_new_i32(ops, n_active + 1);
+    w.x_at = mk_ops_take(ops, (size_t)n_active * sizeof *w.x_at);
+    w.item = mk_ops_take(ops, 2 * (size_t)n_active * sizeof *w.item);
+    size_t in = prepared_bytes(m->gate, n_pair, n_active), hidden = prepared_bytes(m->down, n_pair, n_active);
+    w.prepared = mk_ops_take(ops, in > hidden ? in : hidden);
+    w.gate = mk_op_new(ops, n_pair, d_ff);
+    w.up = mk_op_new(ops, n_pair, d_ff);
+    w.out = mk_op_new(ops, n_pair, y.n_col);
+    if (!ops->dry && n_pair > 0) {
+        run_experts(ops, &w);
+    }
+    mk_op_release(ops, mark);
+    mk_ops_op_end(ops, MK_OP_MOE);
+}

@@ -1,0 +1,213 @@
+// Operators on rows: embedding, norm, activation, rotation, copies.  Threads divide the rows.
+#include <string.h>
+
+#include "base/mathx.h"
+#include "ops/ops_int.h"
+
+#define SERIAL_FLOATS 8192  // below this much work another thread is not worth waking
+
+static bool worth(mk_mat m) {
+    return m.n_row > 1 && m.n_row * m.n_col >= SERIAL_FLOATS;
+}
+
+// --- embedding -------------------------------------------------------------------------------------------------------
+typedef struct {
+    mk_mat y;
+    const uint8_t *table;
+    mk_dtype dtype;
+    size_t row_bytes;
+    const int32_t *ids;
+} embed_work;
+
+static void run_embed(void *arg, int ith, int n_thread) {
+    const embed_work *w = arg;
+    int64_t lo, hi;
+    mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        mk_dtype_to_f32(w->dtype, w->table + (size_t)w->ids[t] * w->row_bytes, w->y.n_col, w->y.p + t * w->y.stride);
+    }
+}
+
+void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, size_t row_bytes, const int32_t *ids) {
+    mk_ops_op_begin(ops);
+    if (!ops->dry) {
+        embed_work w = {y, table, dtype, row_bytes, ids};
+        mk_ops_run(ops, worth(y), run_embed, &w);
+    }
+    mk_ops_op_end(ops, MK_OP_EMBED);
+}
+
+// --- row by row ------------------------------------------------------------------------------------------------------
+typedef struct {
+    const mk_kernels *k;
+    mk_mat y, a, b;
+    const float *w;
+    float eps;
+} rows_work;
+
+static void run_rmsnorm(void *arg, int ith, int n_thread) {
+    const rows_work *w = arg;
+    int64_t lo, hi;
+    mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        w->k->rmsnorm(w->y.p + t * w->y.stride, w->a.p + t * w->a.stride, w->w, w->y.n_col, w->eps);
+    }
+}
+
+void mk_op_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
+    if (!ops->dry) {
+        rows_work work = {.k = ops->k, .y = y, .a = x, .w = w, .eps = eps};
+        mk_ops_run(ops, worth(y), run_rmsnorm, &work);
+    }
+    mk_ops_op_end(ops, MK_OP_RMSNORM);
+}
+
+// Elementwise work is cut by rows and, in a single row, by columns.
+typedef struct {
+    int64_t row0, row1, col0, col1;
+} cut;
+
+static cut cut_of(mk_mat m, int ith, int n_thread) {
+    cut c = {0, m.n_row, 0, m.n_col};
+    if (m.n_row == 1) {
+        mk_pool_split(m.n_col, 16, ith, n_thread, &c.col0, &c.col1);
+    } else {
+        mk_pool_split(m.n_row, 1, ith, n_thread, &c.row0, &c.row1);
+    }
+    return c;
+}
+
+static void run_swiglu(void *arg, int ith, int n_thread) {
+    const rows_work *w = arg;
+    cut c = cut_of(w->y, ith, n_thread);
+    for (int64_t t = c.row0; t < c.row1; t++) {
+        w->k->swiglu(w->y.p + t * w->y.stride + c.col0, w->a.p + t * w->a.stride + c.col0,
+                     w->b.p + t * w->b.stride + c.col0, c.col1 - c.col0);
+    }
+}
+
+void mk_op_swiglu(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(y.n_row == g.n_row && y.n_col == g.n_col && y.n_row == u.n_row && y.n_col == u.n_col);
+    if (!ops->dry) {
+        rows_work work = {.k = ops->k, .y = y, .a = g, .b = u};
+        mk_ops_run(ops, y.n_row * y.n_col >= SERIAL_FLOATS, run_swiglu, &work);
+    }
+    mk_ops_op_end(ops, MK_OP_SWIGLU);
+}
+
+static void run_add(void *arg, int ith, int n_thread) {
+    const rows_work *w = arg;
+    cut c = cut_of(w->y, ith, n_thread);
+    for (int64_t t = c.row0; t < c.row1; t++) {
+        float *x = w->y.p + t * w->y.stride;
+        const float *y = w->a.p + t * w->a.stride;
+        for (int64_t i = c.col0; i < c.col1; i++) {
+            x[i] += y[i];
+        }
+    }
+}
+
+void mk_op_add(mk_ops *ops, mk_mat x, mk_mat y) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
+    if (!ops->dry) {
+        rows_work work = {.k = ops->k, .y = x, .a = y};
+        mk_ops_run(ops, x.n_row * x.n_col >= 4 * SERIAL_FLOATS, run_add, &work);
+    }
+    mk_ops_op_end(ops, MK_OP_ADD);
+}
+
+void mk_op_copy(mk_ops *ops, mk_mat y, mk_mat x) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
+    for (int64_t t = 0; !ops->dry && t < y.n_row; t++) {
+        memcpy(y.p + t * y.stride, x.p + t * x.stride, (size_t)x.n_col * sizeof(float));
+    }
+    mk_ops_op_end(ops, MK_OP_COPY);
+}
+
+// --- rotary embedding ------------------------------------------------------------------------------------------------
+typedef struct {
+    mk_mat m, cs;
+    const mk_rope *r;
+    const int32_t *pos;
+    const float *inv_freq;
+    int64_t n_pair;
+    double factor;
+} rope_work;
+
+static void run_angles(void *arg, int ith, int n_thread) {
+    const rope_work *w = arg;
+    int64_t lo, hi;
+    mk_pool_split(w->cs.n_row, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        float *cs = w->cs.p + t * w->cs.stride;
+        for (int64_t i = 0; i < w->n_pair; i++) {
+            double s, c;
+            float angle = (float)w->pos[t] * w->inv_freq[i];
+            mk_sincos((double)angle, &s, &c);
+            cs[i] = (float)(c * w->factor);
+            cs[w->n_pair + i] = (float)(s * w->factor);
+        }
+    }
+}
+
+void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *inv_freq, int64_t n_pair, double factor) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(cs.n_col == 2 * n_pair);
+    if (!ops->dry) {
+        rope_work w = {.cs = cs, .pos = pos, .inv_freq = inv_freq, .n_pair = n_pair, .factor = factor};
+        mk_ops_run(ops, cs.n_row * n_pair >= 256, run_angles, &w);
+    }
+    mk_ops_op_end(ops, MK_OP_ROPE_ANGLES);
+}
+
+// Plain C and separate roundings (product, product, sum), as the official implementations do in float32; the compiler may
+// vectorise, it may not fuse.
+static void rotate_half(float *restrict x, const float *restrict cs, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float a = x[i], b = x[i + n], c = cs[i], s = cs[n + i];
+        x[i] = a * c - b * s;
+        x[i + n] = b * c + a * s;
+    }
+}
+
+static void rotate_interleaved(float *restrict x, const float *restrict cs, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float a = x[2 * i], b = x[2 * i + 1], c = cs[i], s = cs[n + i];
+        x[2 * i] = a * c - b * s;
+        x[2 * i + 1] = b * c + a * s;
+    }
+}
+
+static void run_rope(void *arg, int ith, int n_thread) {
+    const rope_work *w = arg;
+    const mk_rope *r = w->r;
+    int64_t lo, hi;
+    mk_pool_split(w->m.n_row, 1, ith, n_thread, &lo, &hi);
+    for (int64_t t = lo; t < hi; t++) {
+        for (int64_t h = 0; h < r->n_head; h++) {
+            float *x = w->m.p + t * w->m.stride + h * r->head_stride + r->first;
+            const float *cs = w->cs.p + t * w->cs.stride;
+            if (r->style == MK_ROPE_HALF) {
+                rotate_half(x, cs, r->n_pair);
+            } else {
+                rotate_interleaved(x, cs, r->n_pair);
+            }
+        }
+    }
+}
+
+void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
+    mk_ops_op_begin(ops);
+    MK_ASSERT(cs.n_row == x.n_row && cs.n_col == 2 * r->n_pair && r->first + 2 * r->n_pair <= r->head_stride);
+    MK_ASSERT(x.n_col >= (r->n_head - 1) * r->head_stride + r->first + 2 * r->n_pair);
+    if (!ops->dry) {
+        rope_work w = {.m = x, .cs = cs, .r = r};
+        mk_ops_run(ops, worth(x), run_rope, &w);
+    }
+    mk_ops_op_end(ops, MK_OP_ROPE);
+}

@@ -1,0 +1,163 @@
+// The context of the operators: scratch of a step, taps, times.
+//
+//  1. Scratch is one region, given out from the bottom and taken back all at once (begin) or to a mark (release).
+//  2. Nothing is allocated between begin and end; a step that needs more than was reserved is a bug (assertion).
+//  3. A dry step counts only: addresses are real enough for arithmetic and never read or written.
+#include "ops/ops.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/mathx.h"
+#include "ops/ops_int.h"
+
+static const char *const op_names[MK_OP_N] = {
+#define X(id, name) name,
+    MK_OP_MAP(X)
+#undef X
+};
+
+mk_ops *mk_ops_create(const mk_kernels *k, mk_pool *pool) {
+    mk_ops *ops = mk_zalloc(sizeof *ops);
+    ops->k = k;
+    ops->pool = pool;
+    ops->n_thread = mk_pool_n_thread(pool);
+    for (int i = 0; i < MK_OP_N; i++) {
+        ops->times[i].name = op_names[i];
+    }
+    return ops;
+}
+
+void mk_ops_destroy(mk_ops *ops) {
+    if (ops != NULL) {
+        mk_big_free(ops->base, ops->cap);
+        mk_free(ops);
+    }
+}
+
+void mk_ops_set_tap(mk_ops *ops, mk_tap_fn fn, void *arg) {
+    ops->tap = fn;
+    ops->tap_arg = arg;
+}
+
+const mk_kernels *mk_ops_kernels(const mk_ops *ops) {
+    return ops->k;
+}
+
+mk_pool *mk_ops_pool(const mk_ops *ops) {
+    return ops->pool;
+}
+
+// --- steps -----------------------------------------------------------------------------------------------------------
+void mk_ops_begin(mk_ops *ops, bool dry) {
+    MK_ASSERT(!ops->in_step);
+    ops->in_step = true;
+    ops->dry = dry;
+    ops->used = ops->high = 0;
+    ops->fpu = mk_fpu_enter();
+}
+
+void mk_ops_end(mk_ops *ops) {
+    MK_ASSERT(ops->in_step);
+    mk_fpu_leave(ops->fpu);
+    ops->in_step = false;
+}
+
+size_t mk_ops_high_water(const mk_ops *ops) {
+    return ops->high;
+}
+
+mk_status mk_ops_reserve(mk_ops *ops, size_t n_bytes, mk_err *err) {
+    MK_ASSERT(!ops->in_step);
+    if (n_bytes <= ops->cap) {
+        return MK_OK;
+    }
+    uint8_t *p = mk_big_alloc(n_bytes);
+    if (p == NULL) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %zu bytes of scratch; use a smaller batch or fewer threads", n_bytes);
+    }
+    mk_big_free(ops->base, ops->cap);
+    ops->base = p;
+    ops->cap = n_bytes;
+    return MK_OK;
+}
+
+void *mk_ops_take(mk_ops *ops, size_t n_bytes) {
+    MK_ASSERT(ops->in_step);
+    size_t at = ops->used;
+    MK_ASSERT(n_bytes <= SIZE_MAX / 2 - at - 64);
+    ops->used = (at + n_bytes + 63) / 64 * 64;
+    ops->high = ops->used > ops->high ? ops->used : ops->high;
+    if (ops->dry) {
+        // Somewhere in the address space, aligned, far from the ends: columns of it can be named, not touched.
+        return (void *)((uintptr_t)1 << 40);
+    }
+    MK_ASSERT(ops->used <= ops->cap);
+    return ops->base + at;
+}
+
+mk_mat mk_op_new(mk_ops *ops, int64_t n_row, int64_t n_col) {
+    MK_ASSERT(n_row >= 0 && n_col >= 0 && n_col <= INT32_MAX && n_row <= INT32_MAX);
+    int64_t stride = (n_col + 15) / 16 * 16;
+    return (mk_mat){mk_ops_take(ops, (size_t)n_row * (size_t)stride * sizeof(float)), n_row, n_col, stride};
+}
+
+int32_t *mk_op_new_i32(mk_ops *ops, int64_t n) {
+    MK_ASSERT(n >= 0 && n <= INT64_MAX / 8);
+    return mk_ops_take(ops, (size_t)n * sizeof(int32_t));
+}
+
+size_t mk_op_mark(const mk_ops *ops) {
+    return ops->used;
+}
+
+void mk_op_release(mk_ops *ops, size_t mark) {
+    MK_ASSERT(mark <= ops->used);
+    ops->used = mark;
+}
+
+// --- taps and times --------------------------------------------------------------------------------------------------
+void mk_op_tap(mk_ops *ops, const char *name, int layer, mk_mat m) {
+    if (ops->tap != NULL && !ops->dry) {
+        ops->tap(ops->tap_arg, name, layer, m);
+    }
+}
+
+void mk_ops_profile(mk_ops *ops, bool on) {
+    ops->profile = on;
+    for (int i = 0; on && i < MK_OP_N; i++) {
+        ops->times[i].n_call = ops->times[i].ns = 0;
+    }
+}
+
+int mk_ops_times(const mk_ops *ops, mk_op_time *out, int max) {
+    int n = 0;
+    for (int i = 0; i < MK_OP_N && n < max; i++) {
+        if (ops->times[i].n_call > 0) {
+            out[n++] = ops->times[i];
+        }
+    }
+    return n;
+}
+
+void mk_ops_op_begin(mk_ops *ops) {
+    MK_ASSERT(ops->in_step);
+    if (ops->profile && !ops->dry) {
+        ops->start_ns = mk_now_ns();
+    }
+}
+
+void mk_ops_op_end(mk_ops *ops, mk_op_id id) {
+    if (ops->profile && !ops->dry) {
+        ops->times[id].ns += mk_now_ns() - ops->start_ns;
+        ops->times[id].n_call++;
+    }
+}
+
+void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg) {
+    if (parallel && ops->n_thread > 1) {
+        mk_pool_run(ops->pool, fn, arg);
+    } else {
+        fn(arg, 0, 1);
+    }
+}

@@ -1,0 +1,57 @@
+// Private to ops/: the context behind mk_ops and what the operator files share.
+#ifndef MK_OPS_OPS_INT_H
+#define MK_OPS_OPS_INT_H
+
+#include "base/log.h"
+#include "ops/kernels.h"
+
+// Operators by name, for the profile.
+#define MK_OP_MAP(X)                                                                                                 \
+    X(EMBED, "embed") X(RMSNORM, "rmsnorm") X(LINEAR, "linear") X(LINEAR_HEADS, "linear_heads") X(ADD, "add")        \
+    X(SWIGLU, "swiglu") X(COPY, "copy") X(ROPE_ANGLES, "rope_angles") X(ROPE, "rope") X(KV_STORE, "kv_store")        \
+    X(ATTENTION, "attention") X(ROUTE, "route") X(MOE, "moe")
+typedef enum {
+#define X(id, name) MK_OP_##id,
+    MK_OP_MAP(X)
+#undef X
+    MK_OP_N
+} mk_op_id;
+
+struct mk_ops {
+    const mk_kernels *k;
+    mk_pool *pool;
+    int n_thread;
+    uint8_t *base;  // scratch; owned
+    size_t cap, used, high;
+    bool in_step, dry, profile;
+    uint64_t fpu, start_ns;
+    mk_tap_fn tap;
+    void *tap_arg;
+    mk_op_time times[MK_OP_N];
+};
+
+// n_bytes of step scratch, 64-byte aligned.  In a dry step an address that nobody reads.
+void *mk_ops_take(mk_ops *ops, size_t n_bytes);
+void mk_ops_op_begin(mk_ops *ops);
+void mk_ops_op_end(mk_ops *ops, mk_op_id id);
+
+// Runs fn on the pool, or here when there is too little to share.  fn divides by its ith and n_thread.
+void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg);
+
+// A list of linears as one stretch of work, in row tiles weighted by their tokens.
+typedef struct {
+    mk_linear_job job;
+    int64_t tiles, cost;  // cost of one tile
+} mk_linear_item;
+typedef struct {
+    const mk_kernels *k;
+    const mk_linear_item *item;
+    int64_t n;
+} mk_linear_work;
+void mk_ops_linear_work(void *arg, int ith, int n_thread);  // arg: mk_linear_work
+
+static inline int64_t mk_x_units(int64_t n_tok, int64_t n_in) {
+    return (n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK * ((n_in + MK_X_CHUNK - 1) / MK_X_CHUNK);
+}
+
+#endif
