@@ -1,11 +1,13 @@
-// Makes every allocation of a scenario fail once, and checks that nothing leaks and nothing else happens.
+// Makes every allocation of a scenario fail once, and checks that nothing leaks and nothing else
+// happens.
 //
 //     static mk_status scenario(void *arg, mk_err *err) { ... return status of the code under test ... }
 //     mk_torture(scenario, &arg);
 //
-// The scenario runs with the n-th mk_try_* failing, for n = 1, 2, ... until a run ends without reaching the n-th.  A
-// scenario that met the failure must return MK_ENOMEM or survive it (MK_OK); both times mk_alloc_live must be back where
-// it was, so the scenario frees what it made.  Include after cmocka.h.
+// The scenario runs with the n-th mk_try_* failing, for n = 1, 2, ... until a run ends without
+// reaching the n-th.  A scenario that met the failure must return MK_ENOMEM or survive it (MK_OK);
+// both times mk_alloc_live must be back where it was, so the scenario frees what it made.  Include
+// after cmocka.h.
 #ifndef MK_TESTS_TORTURE_H
 #define MK_TESTS_TORTURE_H
 

@@ -1,6 +1,8 @@
-// All memory of the program passes through here, so that it can be counted, bounded and made to fail.
+// All memory of the program passes through here, so that it can be counted, bounded and made to
+// fail.
 //
-// Counters are the only state: `live` (blocks not yet freed), `fail_left` (test hook) and one counter per thread.
+// Counters are the only state: `live` (blocks not yet freed), `fail_left` (test hook) and one
+// counter per thread.
 #include "base/alloc.h"
 
 #include <stdatomic.h>
@@ -43,7 +45,7 @@ bool mk_mul_i64(int64_t a, int64_t b, int64_t *out) {
     return true;
 }
 
-// --- counting and failing ------------------------------------------------------------------------------------------
+// --- counting and failing ------------------------------------------------------------------------
 
 void mk_alloc_fail_at(int64_t n) {
     atomic_store(&fail_left, n);
@@ -88,7 +90,7 @@ static void *or_die(void *p, size_t n_bytes) {
     return counted(p);
 }
 
-// --- blocks --------------------------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------
 
 // malloc(0) may return NULL; ours never does on success.
 static size_t at_least_one(size_t n) {
@@ -142,7 +144,7 @@ char *mk_strdup(const char *s) {
     return mk_strndup(s, strlen(s));
 }
 
-// --- pages ---------------------------------------------------------------------------------------------------------
+// --- pages ---------------------------------------------------------------------------------------
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 
@@ -168,12 +170,12 @@ void mk_big_free(void *p, size_t n_bytes) {
     }
 }
 
-// --- arena ---------------------------------------------------------------------------------------------------------
+// --- arena ---------------------------------------------------------------------------------------
 //
 //   arena -> chunk (newest) -> chunk -> ... -> NULL      each: [header, padded to 64][contents ... used | free ... cap]
 //
-// Only the newest chunk is filled.  Invariants: used <= cap in every chunk; a->used is the sum of all used, padding
-// included, and never exceeds max_bytes (if that is not 0).
+// Only the newest chunk is filled.  Invariants: used <= cap in every chunk; a->used is the sum of
+// all used, padding included, and never exceeds max_bytes (if that is not 0).
 
 enum { ARENA_ALIGN = 64, ARENA_SMALL_ALIGN = 16 };
 

@@ -37,7 +37,8 @@ static bool reserve(mk_buf *b, size_t n) {
     if (fits && need <= b->cap) {
         return true;
     }
-    // Doubling keeps appending linear; the last step stops at the maximum so that a bounded buffer stays bounded.
+    // Doubling keeps appending linear; the last step stops at the maximum so that a bounded buffer
+    // stays bounded.
     size_t cap = b->cap > SIZE_MAX / 2 ? need : 2 * b->cap;
     cap = cap < MIN_CAP ? MIN_CAP : cap;
     cap = b->max_bytes < SIZE_MAX && cap > b->max_bytes + 1 ? b->max_bytes + 1 : cap;

@@ -4,12 +4,12 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define MK_PRINTF(fmt_at, arg_at) __attribute__((format(printf, fmt_at, arg_at)))
-#define MK_WARN_UNUSED __attribute__((warn_unused_result))
-#define MK_NORETURN __attribute__((noreturn))
-#define MK_INLINE static inline __attribute__((always_inline))
-#define MK_LIKELY(x) __builtin_expect(!!(x), 1)
-#define MK_UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define MK_UNUSED __attribute__((unused))
+#define MK_WARN_UNUSED            __attribute__((warn_unused_result))
+#define MK_NORETURN               __attribute__((noreturn))
+#define MK_INLINE                 static inline __attribute__((always_inline))
+#define MK_LIKELY(x)              __builtin_expect(!!(x), 1)
+#define MK_UNLIKELY(x)            __builtin_expect(!!(x), 0)
+#define MK_UNUSED                 __attribute__((unused))
 #else
 #error "minke needs gcc or clang"
 #endif

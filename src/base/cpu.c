@@ -1,4 +1,5 @@
-// How many processors this process may really use: the affinity mask, cut by the CPU quota of its control group.
+// How many processors this process may really use: the affinity mask, cut by the CPU quota of its
+// control group.
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>

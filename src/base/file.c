@@ -13,11 +13,12 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 
-// --- maps ----------------------------------------------------------------------------------------------------------
+// --- maps ----------------------------------------------------------------------------------------
 
 static pthread_once_t sigbus_once = PTHREAD_ONCE_INIT;
 
-// Only async-signal-safe calls.  A SIGBUS that no memory access raised (kill -BUS) ends the process as well.
+// Only async-signal-safe calls.  A SIGBUS that no memory access raised (kill -BUS) ends the process
+// as well.
 static void on_sigbus(int sig) {
     static const char text[] =
         "minke: a mapped file was cut short or could not be read while it was in use\n";
@@ -94,7 +95,7 @@ void mk_map_forget(const mk_map *map, size_t offset, size_t n_bytes) {
     }
 }
 
-// --- bounded reads -------------------------------------------------------------------------------------------------
+// --- bounded reads -------------------------------------------------------------------------------
 
 // Reads to the end of f; `what` names the source in messages.  hint: expected size, may be wrong.
 static mk_status read_all(FILE *f, const char *what, size_t hint, size_t max_bytes, mk_buf *b,
@@ -163,7 +164,7 @@ mk_status mk_file_read(const char *path, size_t max_bytes, char **data, size_t *
     return status;
 }
 
-// --- paths ---------------------------------------------------------------------------------------------------------
+// --- paths ---------------------------------------------------------------------------------------
 
 bool mk_path_is_file(const char *path) {
     struct stat st;

@@ -1,6 +1,7 @@
-// jansson does the parsing; a scan before it enforces what jansson cannot: our depth, a bound on the number of containers
-// (an empty object of 2 bytes costs some 200 in memory), and integers beyond 64 bits, which Python writes without a
-// thought ("model_max_length": 1000000000000000019884624838656) and jansson refuses.  Those become reals.
+// jansson does the parsing; a scan before it enforces what jansson cannot: our depth, a bound on
+// the number of containers (an empty object of 2 bytes costs some 200 in memory), and integers
+// beyond 64 bits, which Python writes without a thought ("model_max_length":
+// 1000000000000000019884624838656) and jansson refuses.  Those become reals.
 #include "base/json.h"
 
 #include <errno.h>
@@ -152,7 +153,7 @@ mk_status mk_json_file(const char *path, size_t max_bytes, json_t **out, mk_err 
     return st;
 }
 
-// --- getters -------------------------------------------------------------------------------------------------------
+// --- getters -------------------------------------------------------------------------------------
 
 const char *mk_json_type_name(const json_t *v) {
     static const char *const names[] = {

@@ -35,7 +35,7 @@ void mk_log_msg(mk_log_level level, const char *fmt, ...) {
     fprintf(stderr, "minke: %s%s\n", level == MK_LOG_WARN ? "warning: " : "", text);
 }
 
-// --- progress ------------------------------------------------------------------------------------------------------
+// --- progress ------------------------------------------------------------------------------------
 
 #define NS_PER_S  1000000000u
 #define REDRAW_NS (NS_PER_S / 10)

@@ -1,8 +1,10 @@
-// The definitions behind mathx.h.  docs/numerics.md is the version these bits belong to: a change here is a new version.
+// The definitions behind mathx.h.  docs/numerics.md is the version these bits belong to: a change
+// here is a new version.
 //
-// No libm: only IEEE + - * /, explicit fma, integer operations and selects.  fma is exact by its definition, whether the
-// processor or the C library computes it.  The polynomials are ours: mk_expf is a Remez fit of (e^r - 1 - r) / r^2 on
-// |r| <= ln2/2 (relative error 3.7e-9), the double ones are Taylor series cut below half an ulp.
+// No libm: only IEEE + - * /, explicit fma, integer operations and selects.  fma is exact by its
+// definition, whether the processor or the C library computes it.  The polynomials are ours:
+// mk_expf is a Remez fit of (e^r - 1 - r) / r^2 on |r| <= ln2/2 (relative error 3.7e-9), the double
+// ones are Taylor series cut below half an ulp.
 #include "base/mathx.h"
 
 #include <math.h>
@@ -11,8 +13,9 @@
 #include <immintrin.h>
 #endif
 
-// --- small floats --------------------------------------------------------------------------------------------------
-// Integer operations throughout: the caller may run with flush-to-zero, which would lose subnormals.
+// --- small floats --------------------------------------------------------------------------------
+// Integer operations throughout: the caller may run with flush-to-zero, which would lose
+// subnormals.
 
 float mk_f32_from_f16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16;
@@ -86,7 +89,7 @@ float mk_f32_from_e8m0(uint8_t b) {
     return mk_f32_from_bits(b == 0 ? 0x00400000 : (uint32_t)b << 23);  // 2^-127 is subnormal
 }
 
-// --- exp, log, sin, cos --------------------------------------------------------------------------------------------
+// --- exp, log, sin, cos --------------------------------------------------------------------------
 
 // The sequence, which every vector form repeats:
 //   t = fma(x, log2 e, 1.5 * 2^23)      rounds x * log2 e to an integer in the low bits of t
@@ -169,8 +172,8 @@ double mk_exp(double x) {
     return x != x ? x : y;
 }
 
-// x = 2^k m, m in [sqrt(1/2), sqrt 2); f = m - 1, s = f / (2 + f); log m = 2 artanh s = f - s (f - R), where
-// R = 2 (s^2/3 + s^4/5 + ...).  Written from f, the leading term is exact.
+// x = 2^k m, m in [sqrt(1/2), sqrt 2); f = m - 1, s = f / (2 + f); log m = 2 artanh s = f - s (f -
+// R), where R = 2 (s^2/3 + s^4/5 + ...).  Written from f, the leading term is exact.
 double mk_log(double x) {
     static const double odd[] = {
         2.0 / 3,  2.0 / 5,  2.0 / 7,  2.0 / 9,  2.0 / 11, 2.0 / 13,
@@ -191,7 +194,8 @@ double mk_pow(double x, double y) {
     return mk_exp(y * mk_log(x));
 }
 
-// Cody and Waite with two parts of pi/2: the first step is exact because of fma, so the error is that of the second.
+// Cody and Waite with two parts of pi/2: the first step is exact because of fma, so the error is
+// that of the second.
 void mk_sincos(double x, double *s, double *c) {
     static const double sin_c[] = {
         1.0,          -1.0 / 6,        1.0 / 120,        -1.0 / 5040,
@@ -220,7 +224,7 @@ void mk_sincos(double x, double *s, double *c) {
     *c = (quadrant + 1) & 2 ? -b : b;
 }
 
-// --- flush to zero -------------------------------------------------------------------------------------------------
+// --- flush to zero -------------------------------------------------------------------------------
 
 #if defined(__x86_64__)
 uint64_t mk_fpu_enter(void) {
@@ -253,7 +257,7 @@ void mk_fpu_leave(uint64_t old) {
 }
 #endif
 
-// --- random numbers ------------------------------------------------------------------------------------------------
+// --- random numbers ------------------------------------------------------------------------------
 
 #define GOLDEN 0x9E3779B97F4A7C15u  // 2^64 / golden ratio, odd
 

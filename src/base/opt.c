@@ -16,7 +16,7 @@ const char *mk_env(const char *name) {
     return v && v[0] ? v : NULL;
 }
 
-// --- numbers -------------------------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------
 
 bool mk_parse_i64(const char *s, int64_t *out) {
     const char *digits = s + (*s == '-' || *s == '+');
@@ -33,7 +33,8 @@ bool mk_parse_i64(const char *s, int64_t *out) {
 }
 
 bool mk_parse_f64(const char *s, double *out) {
-    // Only the characters of a decimal number, so that strtod's hexadecimal, inf and nan cannot pass.
+    // Only the characters of a decimal number, so that strtod's hexadecimal, inf and nan cannot
+    // pass.
     if (!*s || strspn(s, "0123456789+-.eE") != strlen(s)) {
         return false;
     }
@@ -51,7 +52,7 @@ bool mk_parse_f64(const char *s, double *out) {
     return true;
 }
 
-// --- suggestions ---------------------------------------------------------------------------------------------------
+// --- suggestions ---------------------------------------------------------------------------------
 
 // Edit distance with transpositions (optimal string alignment); both shorter than WORD_MAX.
 static int distance(const char *a, const char *b) {
@@ -99,7 +100,7 @@ const char *mk_opt_suggest(const char *word, const char *const *candidates, size
     return best;
 }
 
-// --- storing one value ---------------------------------------------------------------------------------------------
+// --- storing one value ---------------------------------------------------------------------------
 
 static void *field_of(const mk_opt *o, void *values) {
     return (char *)values + o->offset;
@@ -122,7 +123,8 @@ static mk_status bad_number(const mk_opt *o, const char *flag, const char *text,
                    o->word ? " or '" : "", o->word ? o->word : "", o->word ? "'" : "", text);
 }
 
-// The number that text stands for, as both types; false if it is neither in range nor the row's word.
+// The number that text stands for, as both types; false if it is neither in range nor the row's
+// word.
 static bool read_number(const mk_opt *o, const char *text, int64_t *i, double *d) {
     if (o->word && strcmp(text, o->word) == 0) {
         *i = o->type == MK_OPT_I64 ? (int64_t)o->word_value : 0;
@@ -205,7 +207,7 @@ static mk_status store(const mk_opt *o, const char *flag, const char *text, void
     return MK_OK;
 }
 
-// --- the command line ----------------------------------------------------------------------------------------------
+// --- the command line ----------------------------------------------------------------------------
 
 // One flag as typed, taken apart: "--top-p=0.5" -> name "top-p", value "0.5".
 typedef struct {

@@ -28,7 +28,8 @@ static void pad(mk_buf *out, size_t n) {
     }
 }
 
-// Writes words of text, the cursor being at column `at`; following lines start at column `indent`.  Ends the line.
+// Writes words of text, the cursor being at column `at`; following lines start at column `indent`.
+// Ends the line.
 static void wrap(mk_buf *out, const char *text, size_t at, size_t indent) {
     bool first = true;
     while (*text) {

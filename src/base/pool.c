@@ -10,10 +10,11 @@
 //   run fn(arg, 0, n)                             pending-- ; if that was the last and caller_parked: signal `done`
 //   spin, then park, until pending == 0
 //
-// Why no wake-up is lost: the sleeper announces itself (n_parked++, caller_parked = true) and then reads the word it
-// waits for; the waker writes that word and then reads the announcement.  All four are sequentially consistent, so at
-// least one of the two sees the other; the sleeper holds `lock` from its announcement to its wait, and the waker takes
-// `lock` before it signals.  A late signal of an earlier region is harmless: every wait is a loop.
+// Why no wake-up is lost: the sleeper announces itself (n_parked++, caller_parked = true) and then
+// reads the word it waits for; the waker writes that word and then reads the announcement.  All
+// four are sequentially consistent, so at least one of the two sees the other; the sleeper holds
+// `lock` from its announcement to its wait, and the waker takes `lock` before it signals.  A late
+// signal of an earlier region is harmless: every wait is a loop.
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -158,8 +159,8 @@ void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg) {
     wait_for_workers(p);
 }
 
-// Workers leave signals to the other threads (an interrupt belongs to the caller), except those that name a fault of
-// the worker itself.
+// Workers leave signals to the other threads (an interrupt belongs to the caller), except those
+// that name a fault of the worker itself.
 static void block_signals(sigset_t *old) {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
     sigset_t all;
@@ -223,7 +224,8 @@ void mk_pool_split(int64_t n, int64_t grain, int ith, int n_thread, int64_t *lo,
     int64_t each = n_grain / n_thread, extra = n_grain % n_thread;
     int64_t first = each * ith + (ith < extra ? ith : extra);
     int64_t last = first + each + (ith < extra ? 1 : 0);
-    // only the very last grain can be cut short; comparing in grains avoids an overflow for n near the maximum
+    // only the very last grain can be cut short; comparing in grains avoids an overflow for n near
+    // the maximum
     *lo = first == n_grain ? n : first * grain;
     *hi = last == n_grain ? n : last * grain;
 }

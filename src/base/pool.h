@@ -1,9 +1,10 @@
 // Thread pool: one parallel region at a time, static partition, spin-then-park.
 //
-// mk_pool_run calls fn(arg, ith, n_thread) on every thread, the caller being thread 0, and returns when all are done.
-// Work must be divided so that no result depends on n_thread (house rule: over output rows and tokens only).
-// Workers set flush-to-zero (base/mathx.h) when they start; the caller does it around a region with mk_fpu_enter.
-// Threads: one pool belongs to one calling thread at a time; regions do not nest.
+// mk_pool_run calls fn(arg, ith, n_thread) on every thread, the caller being thread 0, and returns
+// when all are done.  Work must be divided so that no result depends on n_thread (house rule: over
+// output rows and tokens only).  Workers set flush-to-zero (base/mathx.h) when they start; the
+// caller does it around a region with mk_fpu_enter.  Threads: one pool belongs to one calling
+// thread at a time; regions do not nest.
 #ifndef MK_BASE_POOL_H
 #define MK_BASE_POOL_H
 
@@ -12,7 +13,8 @@
 typedef struct mk_pool mk_pool;
 typedef void (*mk_pool_fn)(void *arg, int ith, int n_thread);
 
-mk_pool *mk_pool_create(int n_thread);  // n_thread >= 1; fewer threads than asked for if the system refuses some
+// n_thread >= 1; fewer threads than asked for if the system refuses some
+mk_pool *mk_pool_create(int n_thread);
 void mk_pool_destroy(mk_pool *p);
 int mk_pool_n_thread(const mk_pool *p);
 void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg);

@@ -26,7 +26,8 @@ int mk_status_exit_code(mk_status code) {
     return (size_t)code < N_STATUS ? status_table[code].exit_code : 1;
 }
 
-// Copies text into err->msg: cut at a character boundary, no control characters.  text may not alias err->msg.
+// Copies text into err->msg: cut at a character boundary, no control characters.  text may not
+// alias err->msg.
 static void set_msg(mk_err *err, const char *text) {
     size_t n = strlen(text);
     if (n >= sizeof err->msg) {

@@ -4,8 +4,8 @@
 
 enum { REPLACEMENT = 0xFFFD };
 
-// What a lead byte promises (RFC 3629): length, its own payload bits, and the range of the second byte that excludes
-// overlong forms (E0, F0), surrogates (ED) and values above U+10FFFF (F4).
+// What a lead byte promises (RFC 3629): length, its own payload bits, and the range of the second
+// byte that excludes overlong forms (E0, F0), surrogates (ED) and values above U+10FFFF (F4).
 typedef struct {
     uint8_t first, last, len, payload, second_min, second_max;
 } lead;
@@ -105,7 +105,8 @@ size_t mk_utf8_incomplete_tail(const char *p, size_t n) {
     return 0;
 }
 
-// C0, DEL, C1; line and paragraph separators; and the marks that reorder or hide text on a terminal.
+// C0, DEL, C1; line and paragraph separators; and the marks that reorder or hide text on a
+// terminal.
 static bool is_hostile(uint32_t cp) {
     return cp < 0x20 || (cp >= 0x7F && cp < 0xA0) || (cp >= 0x2028 && cp <= 0x202E) ||
            (cp >= 0x2066 && cp <= 0x2069) || cp == 0x200E || cp == 0x200F;

@@ -4,8 +4,9 @@
 //   open  --mk_writer_commit-->  flush, fsync, rename, fsync of the folder  -->  gone
 //   any   --mk_writer_abort-->   temporary file unlinked  -->  gone
 //
-// A target that exists and is not a regular file (/dev/null, /dev/stdout, a FIFO) is written to directly: a rename would
-// replace the device by a file.  A symbolic link is followed, so that the file behind it is replaced and not the link.
+// A target that exists and is not a regular file (/dev/null, /dev/stdout, a FIFO) is written to
+// directly: a rename would replace the device by a file.  A symbolic link is followed, so that the
+// file behind it is replaced and not the link.
 #include "base/file.h"
 
 #include <errno.h>
@@ -54,7 +55,8 @@ void mk_writer_abort(mk_writer *w) {
     free_writer(w);
 }
 
-// PATH.tmp-PID, or PATH.tmp-PID-K when that name is taken (another writer, or the leftover of a killed process).
+// PATH.tmp-PID, or PATH.tmp-PID-K when that name is taken (another writer, or the leftover of a
+// killed process).
 static int open_tmp(mk_writer *w, mode_t mode) {
     size_t size = strlen(w->path) + 64;
     w->tmp_path = mk_alloc(size);
@@ -157,7 +159,8 @@ uint64_t mk_writer_offset(const mk_writer *w) {
     return w->offset;
 }
 
-// Makes the rename itself durable.  Some file systems cannot sync a folder; the file is complete even then.
+// Makes the rename itself durable.  Some file systems cannot sync a folder; the file is complete
+// even then.
 static void sync_folder(const char *path) {
     char *dir = mk_strdup(path);
     char *slash = strrchr(dir, '/');

@@ -311,7 +311,8 @@ static void test_large_writes(void **state) {
     mk_free(p);
 }
 
-// The device refuses bytes in the middle: the old file stays, nothing is left over, the message says why.
+// The device refuses bytes in the middle: the old file stays, nothing is left over, the message
+// says why.
 static void test_full_device(void **state) {
     (void)state;
     char *p = in_dir("limited"), block[4096] = {0};

@@ -1,5 +1,6 @@
-// Truth: long double libm (64 bits of mantissa on x86) for the functions, the definition of each small format evaluated
-// with ldexp for the conversions, and hardware-independent published values for the hash.
+// Truth: long double libm (64 bits of mantissa on x86) for the functions, the definition of each
+// small format evaluated with ldexp for the conversions, and hardware-independent published values
+// for the hash.
 #include "cmocka_all.h"
 
 #include <float.h>
@@ -11,9 +12,10 @@ static bool same_bits(float a, float b) {
     return mk_f32_bits(a) == mk_f32_bits(b);
 }
 
-// --- small floats --------------------------------------------------------------------------------------------------
+// --- small floats --------------------------------------------------------------------------------
 
-// The value of a small format with n_exp exponent and n_man mantissa bits, without infinities and NaN.
+// The value of a small format with n_exp exponent and n_man mantissa bits, without infinities and
+// NaN.
 static float by_definition(unsigned bits, int n_exp, int n_man) {
     unsigned m = bits & ((1u << n_man) - 1), e = bits >> n_man & ((1u << n_exp) - 1);
     int bias = (1 << (n_exp - 1)) - 1;
@@ -55,7 +57,8 @@ static void test_small_floats(void **state) {
     assert_true(mk_f32_from_e4m3(0x7E) == 448.0f);
 }
 
-// The conversions are integer work, so flush-to-zero must not change a bit of them.  The expected values are made before.
+// The conversions are integer work, so flush-to-zero must not change a bit of them.  The expected
+// values are made before.
 static void test_f16_under_flush_to_zero(void **state) {
     (void)state;
     static uint32_t expected[65536];
@@ -104,7 +107,7 @@ static void test_rounding(void **state) {
     assert_true((mk_f16_from_f32(mk_f32_from_bits(0xFF800001)) & 0x7FFF) > 0x7C00);
 }
 
-// --- functions -----------------------------------------------------------------------------------------------------
+// --- functions -----------------------------------------------------------------------------------
 
 static double ulp_error_f32(float got, long double want) {
     int e;
@@ -230,12 +233,13 @@ static void test_sincos(void **state) {
     assert_true(s == 0 && c == 1);
 }
 
-// --- random numbers and hash ---------------------------------------------------------------------------------------
+// --- random numbers and hash ---------------------------------------------------------------------
 
 static void test_rng(void **state) {
     (void)state;
-    // The counter makes a SplitMix64 stream: its first output for state 0 is the published 0xE220A8397B1DCDAF, which is
-    // also the mixed seed here, so stream (0, c) is SplitMix64 seeded with that value.
+    // The counter makes a SplitMix64 stream: its first output for state 0 is the published
+    // 0xE220A8397B1DCDAF, which is also the mixed seed here, so stream (0, c) is SplitMix64 seeded
+    // with that value.
     uint64_t state0 = 0xE220A8397B1DCDAFu;
     for (uint64_t c = 0; c < 5; c++) {
         uint64_t z = (state0 += 0x9E3779B97F4A7C15u);

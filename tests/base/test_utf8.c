@@ -1,5 +1,5 @@
-// Truth: the definition of UTF-8 in RFC 3629, written out here a second time as a table of forbidden forms, and every
-// code point there is.
+// Truth: the definition of UTF-8 in RFC 3629, written out here a second time as a table of
+// forbidden forms, and every code point there is.
 #include "cmocka_all.h"
 
 #include "base/utf8.h"
@@ -23,7 +23,8 @@ static void test_every_code_point(void **state) {
     }
 }
 
-// Counts the valid sequences among all of 2, 3 and 4 bytes; the sizes of the ranges of code points are known.
+// Counts the valid sequences among all of 2, 3 and 4 bytes; the sizes of the ranges of code points
+// are known.
 static void test_no_other_sequence(void **state) {
     (void)state;
     uint32_t cp;

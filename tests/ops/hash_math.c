@@ -1,4 +1,5 @@
-// One hash over the scalar mathematics of base: it must be the same on every processor and compiler.
+// One hash over the scalar mathematics of base: it must be the same on every processor and
+// compiler.
 #include <stdio.h>
 
 #include "base/mathx.h"
