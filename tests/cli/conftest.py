@@ -1,0 +1,47 @@
+"""What the end-to-end tests share: they start build/minke as a person would and look at what comes out."""
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MINKE = ROOT / "build" / "minke"
+GOLDEN = ROOT / "tests" / "golden"
+SHARED = ROOT.parent / "shared" / "data"
+TIMEOUT_S = 120
+
+
+def pytest_sessionstart(session):
+    if not MINKE.exists():
+        pytest.exit(f"{MINKE} is not there: run `make build` first", returncode=3)
+
+
+@pytest.fixture
+def minke(tmp_path):
+    """minke(*args, stdin=None, env=None) -> CompletedProcess with text output; never reads the terminal.
+
+    The environment has no MINKE_* variable of the person who runs the tests, and HOME is an empty folder.
+    """
+
+    def run(*args, stdin=None, env=None, timeout=TIMEOUT_S, text=True):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MINKE_")}
+        clean |= {"HOME": str(tmp_path), "LC_ALL": "C.UTF-8"} | (env or {})
+        given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run([MINKE, *map(str, args)], capture_output=True, text=text, env=clean, cwd=ROOT,
+                              timeout=timeout, check=False, **given)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of shared data; a test that needs it is skipped, visibly, where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there")
+    return SHARED
