@@ -348,7 +348,7 @@ static mk_status pack(mk_model *m, int layer, mk_pool *pool, mk_err *err) {
     return mk_weight_pack(&s, pool, &w->wv_b, err);
 }
 
-static size_t pack_bytes(const mk_model *m, int layer) {
+static mk_status layout(mk_model *m, int layer, mk_err *err) {
     const mk_hparams *hp = &m->hp;
     const mk_tensor_view *k = custom(m, layer, ROW_K_B), *v = custom(m, layer, ROW_V_B);
     const mk_tensor_view *kv = custom(m, layer, ROW_KV_B);
@@ -357,7 +357,8 @@ static size_t pack_bytes(const mk_model *m, int layer) {
     mk_dtype vt = apart ? v->dtype : kv->dtype == MK_DTYPE_F8_E4M3 ? MK_DTYPE_F32 : kv->dtype;
     mk_weight_src ks = head_src(hp, kt, NULL, hp->kv_lora, hp->kv_lora, hp->d_nope);
     mk_weight_src vs = head_src(hp, vt, NULL, hp->d_v, hp->d_v, hp->kv_lora);
-    return mk_weight_packed_bytes(&ks) + mk_weight_packed_bytes(&vs);
+    MK_TRY(mk_weight_layout(&ks, &m->layer[layer].wk_b, err));
+    return mk_weight_layout(&vs, &m->layer[layer].wv_b, err);
 }
 
 // --- forward ---------------------------------------------------------------------------------------------------------
@@ -487,6 +488,6 @@ const mk_arch mk_arch_deepseek = {
     .attn = attn,
     .check = check,
     .pack = pack,
-    .pack_bytes = pack_bytes,
+    .layout = layout,
     .forward = forward,
 };

@@ -13,8 +13,8 @@ typedef struct {
     uint64_t done, total;
 } loader;
 
-static void *field_of(mk_model *m, const mk_tensor_row *row, int layer) {
-    char *base = layer < 0 ? (char *)&m->globals : (char *)&m->layer[layer];
+static void *field_of(const mk_model *m, const mk_tensor_row *row, int layer) {
+    char *base = layer < 0 ? (char *)(uintptr_t)&m->globals : (char *)&m->layer[layer];
     return base + row->field;
 }
 
@@ -162,39 +162,67 @@ void mk_load_free(mk_model *m) {
     }
 }
 
-// --- sizes -----------------------------------------------------------------------------------------------------------
+// --- layouts and sizes, known before anything is packed ----------------------------------------------------------------
 
-// Packed bytes of what is bound to one row; *n_mat_used is the share read for one token.
-static size_t row_bytes(const mk_model *m, int layer, int i, double *per_token) {
+static bool is_packed(mk_tensor_class cls) {
+    return cls == MK_T_LINEAR || cls == MK_T_LINEAR_F32 || cls == MK_T_EXPERTS;
+}
+
+static mk_status layout_row(mk_model *m, int layer, int i, mk_err *err) {
     const mk_tensor_row *row = &m->arch->tensors[i];
     const mk_binding *b = mk_model_binding(m, layer, i);
-    *per_token = 0;
-    if (b->n_view == 0 || row->cls == MK_T_EMBED || row->cls == MK_T_CUSTOM) {
-        return 0;
+    if (b->n_view == 0) {
+        return MK_OK;
     }
     const mk_tensor_view *v = b->view[0];
-    if (row->cls == MK_T_VECTOR) {
-        return (size_t)v->shape[v->n_dim - 1] * sizeof(float);
+    if (row->cls == MK_T_EMBED) {
+        *(const mk_tensor_view **)field_of(m, row, layer) = v;
+    }
+    if (!is_packed(row->cls)) {
+        return MK_OK;
     }
     mk_weight_src src = {.dtype = row->cls == MK_T_LINEAR_F32 ? MK_DTYPE_F32 : v->dtype,
                          .n_mat = v->n_dim == 3 ? v->shape[0] : b->n_view,
                          .n_out = v->shape[v->n_dim - 2], .n_in = v->shape[v->n_dim - 1]};
-    size_t n = mk_weight_packed_bytes(&src);
-    bool experts = row->cls == MK_T_EXPERTS;
-    *per_token = (double)n * (experts ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1.0);
-    return n;
+    mk_status st = mk_weight_layout(&src, field_of(m, row, layer), err);
+    if (st != MK_OK) {
+        (void)mk_err_prefix(err, "tensor %s: ", v->name);
+    }
+    return st;
+}
+
+mk_status mk_load_layout(mk_model *m, mk_err *err) {
+    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+        for (int i = 0; i < m->arch->n_tensors; i++) {
+            MK_TRY(layout_row(m, layer, i, err));
+        }
+        if (layer >= 0 && m->arch->layout) {
+            MK_TRY(m->arch->layout(m, layer, err));
+        }
+    }
+    return MK_OK;
+}
+
+static size_t weight_bytes(const mk_weight *w) {
+    return w->mat_bytes * (size_t)w->n_mat;
 }
 
 size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
     size_t total = 0;
-    double token = 0;
+    double token = 0, used = m->hp.n_expert ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
     for (int layer = -1; layer < m->hp.n_layer; layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
-            double part = 0;
-            total += row_bytes(m, layer, i, &part);
-            token += part;
+            const mk_tensor_row *row = &m->arch->tensors[i];
+            const mk_binding *b = mk_model_binding(m, layer, i);
+            if (b->n_view > 0 && is_packed(row->cls)) {
+                size_t n = weight_bytes(field_of(m, row, layer));
+                total += n;
+                token += (double)n * (row->cls == MK_T_EXPERTS ? used : 1);
+            } else if (b->n_view > 0 && row->cls == MK_T_VECTOR) {
+                total += (size_t)b->view[0]->shape[b->view[0]->n_dim - 1] * sizeof(float);
+            }
         }
-        size_t custom = layer >= 0 && m->arch->pack_bytes ? m->arch->pack_bytes(m, layer) : 0;
+        size_t custom = layer < 0 ? 0 : weight_bytes(&m->layer[layer].wk_b) + weight_bytes(&m->layer[layer].wv_b);
         total += custom;
         token += (double)custom;
     }

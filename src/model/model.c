@@ -123,7 +123,8 @@ static mk_status open_model(mk_model *m, const char *path, mk_err *err) {
     if (!m->layer) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %lld layers", (long long)m->hp.n_layer);
     }
-    return mk_bind_all(m, err);
+    MK_TRY(mk_bind_all(m, err));
+    return mk_load_layout(m, err);
 }
 
 mk_status mk_model_open(const char *path, mk_model **out, mk_err *err) {

@@ -51,7 +51,8 @@ typedef struct {
     int64_t one;              // 1, for shapes
 } mk_hparams;
 
-// Packed weights of one layer; a weight with data == NULL and a vector that is NULL are absent.
+// Packed weights of one layer.  After mk_model_open the layouts are known and data is NULL; weights with n_mat == 0 and
+// vectors that stay NULL are absent.
 typedef struct {
     float *attn_norm, *ffn_norm, *bq, *bk, *bv, *bo;
     mk_weight wq, wk, wv, wo;
@@ -139,11 +140,11 @@ typedef struct {
     int64_t (*rope_dims)(const mk_hparams *hp);
     // Geometry of the cache of one layer (type is filled by the caller).
     mk_attn (*attn)(const mk_hparams *hp, int layer);
-    // CUSTOM rows of one layer, NULL if there are none: checks their shapes at open, packs them at load.
+    // CUSTOM rows of one layer, NULL if there are none: at open checks their shapes and then lays out their weights (without
+    // data), at load packs them.
     mk_status (*check)(const mk_model *m, int layer, mk_err *err);
+    mk_status (*layout)(mk_model *m, int layer, mk_err *err);
     mk_status (*pack)(mk_model *m, int layer, mk_pool *pool, mk_err *err);
-    // Packed bytes of the CUSTOM rows of one layer, for memory estimates.
-    size_t (*pack_bytes)(const mk_model *m, int layer);
     // logits [n_out, n_vocab]
     mk_mat (*forward)(const mk_model *m, mk_ops *ops, const mk_batch *b);
 } mk_arch;

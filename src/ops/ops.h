@@ -83,6 +83,8 @@ mk_status mk_weight_pack(const mk_weight_src *src, mk_pool *pool, mk_weight *out
 // As above for matrix `m` only, into an already allocated weight (experts that come one tensor each).
 mk_status mk_weight_pack_one(const mk_weight_src *src, int64_t m, mk_pool *pool, mk_weight *w, mk_err *err)
     MK_WARN_UNUSED;
+// Everything but the data (NULL): enough for dry steps and memory plans.  Errors: MK_EUNSUPPORTED.
+mk_status mk_weight_layout(const mk_weight_src *src, mk_weight *out, mk_err *err) MK_WARN_UNUSED;
 // Allocates a weight of the layout of src without filling it.
 mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err) MK_WARN_UNUSED;
 void mk_weight_free(mk_weight *w);

@@ -88,10 +88,9 @@ size_t mk_weight_packed_bytes(const mk_weight_src *src) {
     return sized_layout(src, &w, &total) ? total : 0;
 }
 
-mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err) {
+mk_status mk_weight_layout(const mk_weight_src *src, mk_weight *out, mk_err *err) {
     size_t total = 0;
-    mk_weight w;
-    if (!sized_layout(src, &w, &total)) {
+    if (!sized_layout(src, out, &total)) {
         const mk_dtype_info *info = mk_dtype_get((int64_t)src->dtype);
         return MK_FAIL(err, MK_EUNSUPPORTED,
                        "weights of type %s with %lld x %lld x %lld elements cannot be packed; expected a float or quantised "
@@ -99,6 +98,14 @@ mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err)
                        info != NULL && info->name != NULL ? info->name : "?", (long long)src->n_mat,
                        (long long)src->n_out, (long long)src->n_in);
     }
+    out->data = NULL;
+    return MK_OK;
+}
+
+mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err) {
+    mk_weight w;
+    MK_TRY(mk_weight_layout(src, &w, err));
+    size_t total = w.mat_bytes * (size_t)w.n_mat;
     w.data = mk_big_alloc(total);
     if (w.data == NULL) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %zu bytes of packed weights", total);
