@@ -1,0 +1,650 @@
+// Values: construction, text under construction, truth, equality, order, length, iteration.
+// The rules are Python's; the error texts, too, where Python has one.
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "chat/jinja_int.h"
+
+const uint8_t mk_j_user[1] = {1};
+
+// --- errors and budgets --------------------------------------------------------------------------------------------
+bool mk_j_raise(jctx *c, const char *fmt, ...) {
+    char msg[640];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    if (c->status == MK_OK) {
+        c->status = MK_FAIL(c->err, MK_ETEMPLATE, "chat template, line %d: %s", c->line, msg);
+    }
+    return false;
+}
+
+bool mk_j_limit(jctx *c, const char *what) {
+    if (c->status == MK_OK) {
+        c->status = MK_FAIL(c->err, MK_ELIMIT, "chat template, line %d: %s", c->line, what);
+    }
+    return false;
+}
+
+// The arena says only "no": its cap decides whether it was a bound or the machine.
+bool mk_j_nomem(jctx *c) {
+    if (c->status == MK_OK) {
+        c->status = MK_FAIL(c->err, MK_ENOMEM, "chat template, line %d: no memory for values (%zu bytes used, bound %zu)",
+                            c->line, mk_arena_used(c->arena), MK_J_MAX_BYTES);
+    }
+    return false;
+}
+
+static uint64_t clock_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+// Steps are counted down; the clock is read every 4096 of them.
+bool mk_j_steps(jctx *c, uint64_t n) {
+    c->steps += n;
+    if (c->steps > c->lim.max_steps) {
+        char msg[96];
+        snprintf(msg, sizeof msg, "more than %llu steps", (unsigned long long)c->lim.max_steps);
+        return mk_j_limit(c, msg);
+    }
+    if (c->steps >= c->next_clock) {
+        c->next_clock = c->steps + 4096;
+        uint64_t now = clock_ms();
+        if (c->deadline_ms == 0) {
+            c->deadline_ms = now + c->lim.max_time_ms;
+        } else if (now > c->deadline_ms) {
+            char msg[96];
+            snprintf(msg, sizeof msg, "took more than %llu ms", (unsigned long long)c->lim.max_time_ms);
+            return mk_j_limit(c, msg);
+        }
+    }
+    return true;
+}
+
+bool mk_j_step(jctx *c) {
+    return mk_j_steps(c, 1);
+}
+
+bool mk_j_enter(jctx *c) {
+    if (++c->depth > MK_J_MAX_DEPTH) {
+        return mk_j_limit(c, "calls and expressions are nested too deeply");
+    }
+    return mk_j_steps(c, 1);
+}
+
+// Memory costs steps, so that a bound on steps bounds memory and the time to fill it.
+void *mk_j_alloc(jctx *c, size_t count, size_t size) {
+    size_t bytes;
+    if (!mk_mul_size(count, size, &bytes) || bytes > MK_J_MAX_BYTES) {
+        mk_j_limit(c, "a value does not fit in the memory of a template");
+        return NULL;
+    }
+    if (!mk_j_steps(c, bytes / 1024)) {
+        return NULL;
+    }
+    void *p = mk_arena_try(c->arena, count == 0 ? 1 : count, size);
+    if (p == NULL) {
+        mk_j_nomem(c);
+    }
+    return p;
+}
+
+// --- constructors --------------------------------------------------------------------------------------------------
+jval mk_j_none(void) {
+    return (jval){.kind = JV_NONE};
+}
+
+jval mk_j_bool(bool b) {
+    return (jval){.kind = JV_BOOL, .u.b = b};
+}
+
+jval mk_j_int(int64_t i) {
+    return (jval){.kind = JV_INT, .u.i = i};
+}
+
+jval mk_j_float(double f) {
+    return (jval){.kind = JV_FLOAT, .u.f = f};
+}
+
+jval mk_j_str(const char *p, size_t n, const uint8_t *tag) {
+    return (jval){.kind = JV_STR, .n = (uint32_t)n, .u.p = p, .tag = tag};
+}
+
+jval mk_j_lit(const char *s) {
+    return mk_j_str(s, strlen(s), NULL);
+}
+
+const uint8_t *mk_j_tag_at(const uint8_t *tag, size_t off) {
+    return tag == NULL || tag == mk_j_user ? tag : tag + off;
+}
+
+bool mk_j_tag_bit(const uint8_t *tag, size_t at) {
+    return tag != NULL && (tag == mk_j_user || tag[at] != 0);
+}
+
+jval mk_j_sub(const jval *s, size_t off, size_t n) {
+    jval v = *s;
+    v.u.p = s->u.p + off;
+    v.n = (uint32_t)n;
+    v.tag = mk_j_tag_at(s->tag, off);
+    return v;
+}
+
+jval mk_j_undef(int how, jval_kind owner, jtext text) {
+    return (jval){.kind = JV_UNDEF, .sub = (uint8_t)how, .owner = (uint8_t)owner, .n = text.n, .u.p = text.p};
+}
+
+jval mk_j_hint(const char *s) {
+    return mk_j_undef(JU_HINT, JV_NONE, (jtext){s, (uint32_t)strlen(s)});
+}
+
+bool mk_j_list_new(jctx *c, jval_kind k, uint32_t cap, jval *out) {
+    jlist *l = mk_j_alloc(c, 1, sizeof *l);
+    if (l == NULL) {
+        return false;
+    }
+    if (cap > 0 && (l->v = mk_j_alloc(c, cap, sizeof *l->v)) == NULL) {
+        return false;
+    }
+    l->cap = cap;
+    *out = (jval){.kind = (uint8_t)k, .u.list = l};
+    return true;
+}
+
+bool mk_j_list_push(jctx *c, jlist *l, const jval *v) {
+    if (l->n == l->cap) {
+        uint32_t cap = l->cap == 0 ? 8 : l->cap * 2;
+        jval *grown = l->cap > UINT32_MAX / 4 ? NULL : mk_j_alloc(c, cap, sizeof *grown);
+        if (grown == NULL) {
+            return mk_j_nomem(c);
+        }
+        if (l->n > 0) {
+            memcpy(grown, l->v, l->n * sizeof *grown);
+        }
+        l->v = grown;
+        l->cap = cap;
+    }
+    l->v[l->n++] = *v;
+    return mk_j_step(c);
+}
+
+bool mk_j_gen_new(jctx *c, jval *out) {
+    jgen *g = mk_j_alloc(c, 1, sizeof *g);
+    if (g == NULL) {
+        return false;
+    }
+    *out = (jval){.kind = JV_GEN, .u.gen = g};
+    return true;
+}
+
+// --- text under construction ---------------------------------------------------------------------------------------
+void mk_j_sb_init(jsb *b) {
+    *b = (jsb){0};
+}
+
+static bool sb_reserve(jctx *c, jsb *b, size_t more) {
+    size_t need;
+    if (!mk_add_size(b->n, more, &need) || need > MK_J_MAX_BYTES / 2) {
+        return mk_j_limit(c, "a string does not fit in the memory of a template");
+    }
+    if (need <= b->cap) {
+        return true;
+    }
+    size_t cap = need < 48 ? 64 : need + need / 2;
+    char *p = mk_j_alloc(c, cap, 1);
+    uint8_t *tag = p != NULL && b->tag != NULL ? mk_j_alloc(c, cap, 1) : NULL;
+    if (p == NULL || (b->tag != NULL && tag == NULL)) {
+        return false;
+    }
+    if (b->n > 0) {
+        memcpy(p, b->p, b->n);
+    }
+    if (tag != NULL) {
+        memcpy(tag, b->tag, b->n);
+        b->tag = tag;
+    }
+    b->p = p;
+    b->cap = (uint32_t)cap;
+    return true;
+}
+
+// From here on the origin is kept byte by byte.
+static bool sb_mix(jctx *c, jsb *b) {
+    b->tag = mk_j_alloc(c, b->cap, 1);
+    if (b->tag == NULL) {
+        return false;
+    }
+    memset(b->tag, b->user, b->n);
+    return true;
+}
+
+bool mk_j_sb_add(jctx *c, jsb *b, const char *p, size_t n, const uint8_t *tag) {
+    if (n == 0) {
+        return true;
+    }
+    if (!sb_reserve(c, b, n) || !mk_j_steps(c, n / 256)) {
+        return false;
+    }
+    bool uniform = tag == NULL || tag == mk_j_user;
+    if (b->n == 0 && b->tag == NULL && uniform) {
+        b->user = tag != NULL;
+    }
+    if (b->tag == NULL && (!uniform || b->user != (tag != NULL)) && !sb_mix(c, b)) {
+        return false;
+    }
+    memcpy(b->p + b->n, p, n);
+    if (b->tag != NULL && uniform) {
+        memset(b->tag + b->n, tag != NULL, n);
+    } else if (b->tag != NULL) {
+        memcpy(b->tag + b->n, tag, n);
+    }
+    b->n += (uint32_t)n;
+    return true;
+}
+
+bool mk_j_sb_puts(jctx *c, jsb *b, const char *s, const uint8_t *tag) {
+    return mk_j_sb_add(c, b, s, strlen(s), tag);
+}
+
+bool mk_j_sb_val(jctx *c, jsb *b, const jval *str) {
+    return mk_j_sb_add(c, b, str->u.p, str->n, str->tag);
+}
+
+jval mk_j_sb_done(const jsb *b) {
+    const uint8_t *tag = b->tag != NULL ? b->tag : b->user ? mk_j_user : NULL;
+    return mk_j_str(b->n > 0 ? b->p : "", b->n, tag);
+}
+
+// --- properties ----------------------------------------------------------------------------------------------------
+const char *mk_j_type_name(const jval *v) {
+    static const char *const name[JV_N_KINDS] = {
+        [JV_MISSING] = "missing", [JV_UNDEF] = "Undefined",   [JV_NONE] = "NoneType",
+        [JV_BOOL] = "bool",       [JV_INT] = "int",           [JV_FLOAT] = "float",
+        [JV_STR] = "str",         [JV_LIST] = "list",         [JV_TUPLE] = "tuple",
+        [JV_DICT] = "dict",       [JV_NS] = "TemplateNamespace", [JV_VIEW] = "dict_items",
+        [JV_RANGE] = "range",     [JV_GEN] = "generator",     [JV_LOOP] = "LoopContext",
+        [JV_MACRO] = "Macro",     [JV_FUNC] = "function",     [JV_METHOD] = "builtin_function_or_method",
+    };
+    static const char *const view[] = {"dict_keys", "dict_values", "dict_items"};
+    if (v->kind == JV_VIEW) {
+        return view[v->sub];
+    }
+    return v->kind == JV_STR && v->sub ? "Markup" : name[v->kind];
+}
+
+bool mk_j_is_str(const jval *v) {
+    return v->kind == JV_STR;
+}
+
+bool mk_j_truth(const jval *v) {
+    switch ((jval_kind)v->kind) {
+    case JV_MISSING:
+    case JV_UNDEF:
+    case JV_NONE:
+        return false;
+    case JV_BOOL:
+        return v->u.b;
+    case JV_INT:
+        return v->u.i != 0;
+    case JV_FLOAT:
+        return v->u.f != 0;
+    case JV_STR:
+        return v->n > 0;
+    case JV_LIST:
+    case JV_TUPLE:
+        return v->u.list->n > 0;
+    case JV_DICT:
+    case JV_VIEW:
+        return v->u.dict->n > 0;
+    case JV_RANGE:
+        return v->u.range->n > 0;
+    default:
+        return true;
+    }
+}
+
+bool mk_j_as_int(const jval *v, int64_t *out) {
+    if (v->kind == JV_BOOL) {
+        *out = v->u.b;
+    } else if (v->kind == JV_INT) {
+        *out = v->u.i;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+bool mk_j_as_number(const jval *v, double *out) {
+    int64_t i;
+    if (v->kind == JV_FLOAT) {
+        *out = v->u.f;
+        return true;
+    }
+    if (!mk_j_as_int(v, &i)) {
+        return false;
+    }
+    *out = (double)i;
+    return true;
+}
+
+bool mk_j_undef_error(jctx *c, const jval *v) {
+    int n = v->n > 400 ? 400 : (int)v->n;
+    jval owner = {.kind = v->owner};
+    const char *type = mk_j_type_name(&owner);
+    const char *module = v->owner == JV_LOOP || v->owner == JV_MACRO ? "jinja2.runtime." : "";
+    switch (v->sub) {
+    case JU_NAME:
+        return mk_j_raise(c, "'%.*s' is undefined", n, v->u.p);
+    case JU_ATTR:
+        if (v->owner == JV_NONE) {
+            return mk_j_raise(c, "'None' has no attribute '%.*s'", n, v->u.p);
+        }
+        return mk_j_raise(c, "'%s%s object' has no attribute '%.*s'", module, type, n, v->u.p);
+    case JU_UNSAFE:
+        return mk_j_raise(c, "access to attribute '%.*s' of '%s' object is unsafe.", n, v->u.p, type);
+    default:
+        return mk_j_raise(c, "%.*s", n, v->u.p);
+    }
+}
+
+bool mk_j_iterable(const jval *v) {
+    return v->kind == JV_UNDEF || (v->kind >= JV_STR && v->kind <= JV_LOOP && v->kind != JV_NS);
+}
+
+size_t mk_j_count_cp(const jval *s) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        n += ((unsigned char)s->u.p[i] & 0xc0) != 0x80;
+    }
+    return n;
+}
+
+bool mk_j_length(jctx *c, const jval *v, int64_t *out) {
+    switch ((jval_kind)v->kind) {
+    case JV_UNDEF:
+        *out = 0;
+        return true;
+    case JV_STR:
+        *out = (int64_t)mk_j_count_cp(v);
+        return mk_j_steps(c, v->n / 256);
+    case JV_LIST:
+    case JV_TUPLE:
+        *out = v->u.list->n;
+        return true;
+    case JV_DICT:
+    case JV_VIEW:
+        *out = v->u.dict->n;
+        return true;
+    case JV_RANGE:
+        *out = v->u.range->n;
+        return true;
+    case JV_LOOP: {
+        jval n;
+        if (!mk_j_loop_attr(c, v->u.loop, JTEXT("length"), &n)) {
+            return false;
+        }
+        *out = n.u.i;
+        return true;
+    }
+    default:
+        return mk_j_raise(c, "object of type '%s' has no len()", mk_j_type_name(v));
+    }
+}
+
+// --- equality and order --------------------------------------------------------------------------------------------
+static bool equal_lists(jctx *c, const jlist *a, const jlist *b, int depth, bool *out) {
+    *out = a->n == b->n;
+    for (uint32_t i = 0; *out && i < a->n; i++) {
+        if (!mk_j_equal(c, &a->v[i], &b->v[i], depth + 1, out)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool equal_dicts(jctx *c, const jdict *a, const jdict *b, int depth, bool *out) {
+    *out = a->n == b->n;
+    for (uint32_t i = 0; *out && i < a->n; i++) {
+        const jval *other;
+        if (!mk_j_dict_get(c, b, &a->e[i].key, &other)) {
+            return false;
+        }
+        *out = other != NULL;
+        if (*out && !mk_j_equal(c, &a->e[i].val, other, depth + 1, out)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool equal_numbers(const jval *a, const jval *b) {
+    int64_t i, j;
+    double x = 0, y = 0;
+    if (mk_j_as_int(a, &i) && mk_j_as_int(b, &j)) {
+        return i == j;
+    }
+    return mk_j_as_number(a, &x) && mk_j_as_number(b, &y) && x == y;
+}
+
+bool mk_j_equal(jctx *c, const jval *a, const jval *b, int depth, bool *out) {
+    double x;
+    if (depth > MK_J_MAX_DATA_DEPTH) {
+        return mk_j_limit(c, "values are nested too deeply to compare");
+    }
+    if (!mk_j_step(c)) {
+        return false;
+    }
+    if (mk_j_as_number(a, &x) && mk_j_as_number(b, &x)) {
+        *out = equal_numbers(a, b);
+        return true;
+    }
+    *out = false;
+    if (a->kind != b->kind) {
+        return true;
+    }
+    switch ((jval_kind)a->kind) {
+    case JV_UNDEF:
+    case JV_NONE:
+        *out = true;
+        return true;
+    case JV_STR:
+        *out = a->n == b->n && memcmp(a->u.p, b->u.p, a->n) == 0;
+        return mk_j_steps(c, *out ? a->n / 256 : 0);
+    case JV_LIST:
+    case JV_TUPLE:
+        return equal_lists(c, a->u.list, b->u.list, depth, out);
+    case JV_DICT:
+        return equal_dicts(c, a->u.dict, b->u.dict, depth, out);
+    case JV_RANGE:
+        *out = a->u.range->n == b->u.range->n && (a->u.range->n == 0 || a->u.range->start == b->u.range->start) &&
+               (a->u.range->n < 2 || a->u.range->step == b->u.range->step);
+        return true;
+    case JV_FUNC:
+        *out = a->u.i == b->u.i;
+        return true;
+    default:
+        *out = (const void *)a->u.list == (const void *)b->u.list;
+        return true;
+    }
+}
+
+static int compare_text(const jval *a, const jval *b) {
+    // UTF-8 orders as its code points do
+    uint32_t n = a->n < b->n ? a->n : b->n;
+    int k = n > 0 ? memcmp(a->u.p, b->u.p, n) : 0;
+    return k != 0 ? k : a->n < b->n ? -1 : a->n > b->n;
+}
+
+bool mk_j_less(jctx *c, const jval *a, const jval *b, const char *op, int depth, bool *out) {
+    double x, y;
+    int64_t i, j;
+    // a > b and a <= b are asked as b < a: messages and undefined values go by what the template wrote
+    bool swapped = strcmp(op, ">") == 0 || strcmp(op, "<=") == 0;
+    const jval *l0 = swapped ? b : a, *r0 = swapped ? a : b;
+    if (!mk_j_step(c)) {
+        return false;
+    }
+    if (mk_j_as_int(a, &i) && mk_j_as_int(b, &j)) {
+        *out = i < j;
+        return true;
+    }
+    if (mk_j_as_number(a, &x) && mk_j_as_number(b, &y)) {
+        *out = x < y;
+        return true;
+    }
+    if (a->kind == JV_STR && b->kind == JV_STR) {
+        *out = compare_text(a, b) < 0;
+        return mk_j_steps(c, a->n / 256);
+    }
+    if (a->kind == JV_UNDEF || b->kind == JV_UNDEF) {
+        return mk_j_undef_error(c, l0->kind == JV_UNDEF ? l0 : r0);
+    }
+    if ((a->kind != JV_LIST && a->kind != JV_TUPLE) || a->kind != b->kind || depth > MK_J_MAX_DATA_DEPTH) {
+        return mk_j_raise(c, "'%s' not supported between instances of '%s' and '%s'", op, mk_j_type_name(l0),
+                          mk_j_type_name(r0));
+    }
+    const jlist *l = a->u.list, *r = b->u.list;
+    for (uint32_t k = 0; k < l->n && k < r->n; k++) {
+        bool same;
+        if (!mk_j_equal(c, &l->v[k], &r->v[k], depth + 1, &same)) {
+            return false;
+        }
+        if (!same) {
+            return mk_j_less(c, &l->v[k], &r->v[k], op, depth + 1, out);
+        }
+    }
+    *out = l->n < r->n;
+    return true;
+}
+
+bool mk_j_contains(jctx *c, const jval *seq, const jval *v, bool *out) {
+    const jval *found;
+    size_t at;
+    if (seq->kind == JV_STR) {
+        if (v->kind == JV_UNDEF || v->kind != JV_STR) {
+            return mk_j_raise(c, "'in <string>' requires string as left operand, not %s", mk_j_type_name(v));
+        }
+        *out = mk_j_find_text(seq, 0, v->u.p, v->n, &at);
+        return mk_j_steps(c, seq->n / 256);
+    }
+    if (seq->kind == JV_DICT || (seq->kind == JV_VIEW && seq->sub == 0)) {
+        if (!mk_j_hashable(c, v) || !mk_j_dict_get(c, seq->u.dict, v, &found)) {
+            return false;
+        }
+        *out = found != NULL;
+        return true;
+    }
+    if (!mk_j_iterable(seq)) {
+        return mk_j_raise(c, "argument of type '%s' is not iterable", mk_j_type_name(seq));
+    }
+    jiter it;
+    jval item;
+    bool more;
+    *out = false;
+    if (!mk_j_iter(c, seq, &it)) {
+        return false;
+    }
+    while (!*out) {
+        if (!mk_j_next(c, &it, &item, &more)) {
+            return false;
+        }
+        if (!more) {
+            break;
+        }
+        if (!mk_j_equal(c, &item, v, 0, out)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// --- iteration -----------------------------------------------------------------------------------------------------
+bool mk_j_iter(jctx *c, const jval *v, jiter *it) {
+    if (!mk_j_iterable(v)) {
+        return mk_j_raise(c, "'%s' object is not iterable", mk_j_type_name(v));
+    }
+    *it = (jiter){.v = *v};
+    return true;
+}
+
+static bool view_item(jctx *c, const jval *v, uint64_t i, jval *out) {
+    const jentry *e = &v->u.dict->e[i];
+    if (v->kind == JV_DICT || v->sub == 0) {
+        *out = e->key;
+        return true;
+    }
+    if (v->sub == 1) {
+        *out = e->val;
+        return true;
+    }
+    return mk_j_list_new(c, JV_TUPLE, 2, out) && mk_j_list_push(c, out->u.list, &e->key) &&
+           mk_j_list_push(c, out->u.list, &e->val);
+}
+
+bool mk_j_next(jctx *c, jiter *it, jval *out, bool *more) {
+    const jval *v = &it->v;
+    uint64_t i = it->pos++;
+    uint32_t cp;
+    if (!mk_j_step(c)) {
+        return false;
+    }
+    switch ((jval_kind)v->kind) {
+    case JV_STR:
+        *more = i < v->n;
+        if (*more) {
+            uint32_t k = mk_j_decode(v->u.p + i, v->u.p + v->n, &cp);
+            *out = mk_j_sub(v, i, k);
+            it->pos = i + k;
+        }
+        return true;
+    case JV_LIST:
+    case JV_TUPLE:
+        *more = i < v->u.list->n;
+        if (*more) {
+            *out = v->u.list->v[i];
+        }
+        return true;
+    case JV_DICT:
+    case JV_VIEW:
+        *more = i < v->u.dict->n;
+        return !*more || view_item(c, v, i, out);
+    case JV_RANGE:
+        *more = i < (uint64_t)v->u.range->n;
+        if (*more) {
+            *out = mk_j_int(v->u.range->start + (int64_t)i * v->u.range->step);
+        }
+        return true;
+    case JV_GEN:
+        *more = v->u.gen->pos < v->u.gen->list.n;
+        if (*more) {
+            *out = v->u.gen->list.v[v->u.gen->pos++];
+        }
+        return true;
+    case JV_LOOP:
+        return mk_j_raise(c, "a loop object cannot be walked");
+    default:
+        *more = false;
+        return true;
+    }
+}
+
+bool mk_j_to_list(jctx *c, const jval *v, jval *out) {
+    jiter it;
+    jval item;
+    bool more = true;
+    if (!mk_j_iter(c, v, &it) || !mk_j_list_new(c, JV_LIST, 0, out)) {
+        return false;
+    }
+    while (more) {
+        if (!mk_j_next(c, &it, &item, &more) || (more && !mk_j_list_push(c, out->u.list, &item))) {
+            return false;
+        }
+    }
+    return true;
+}
