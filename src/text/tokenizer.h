@@ -25,7 +25,7 @@ typedef struct {
 void mk_ids_free(mk_ids *ids);
 mk_status mk_ids_push(mk_ids *ids, int32_t id, mk_err *err) MK_WARN_UNUSED;  // MK_ENOMEM
 
-typedef enum { MK_TOKENIZER_BPE, MK_TOKENIZER_SPM, MK_TOKENIZER_UNIGRAM } mk_tokenizer_kind;
+typedef enum { MK_TOKENIZER_BPE, MK_TOKENIZER_SPM, MK_TOKENIZER_UNIGRAM, MK_TOKENIZER_WORDPIECE } mk_tokenizer_kind;
 typedef enum {  // GGUF's token types
     MK_TOKEN_NORMAL = 1, MK_TOKEN_UNKNOWN, MK_TOKEN_CONTROL, MK_TOKEN_USER_DEFINED, MK_TOKEN_UNUSED, MK_TOKEN_BYTE
 } mk_token_type;
