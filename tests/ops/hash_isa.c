@@ -1,0 +1,287 @@
+// ops_hash_isa: one 64-bit hash over the results of all operators, for one instruction set.
+//
+//     ops_hash_isa [--isa NAME] [--threads N]      prints the hash; the default is every set of this machine
+//
+// The proof that bits do not depend on the processor: the same number must come out of scalar, avx2, avx512, avx512bf16 and
+// neon, on x86-64 and on aarch64.  Inputs are drawn by integers only.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/mathx.h"
+#include "ops/ops.h"
+
+static uint64_t hash;
+
+static void add_bytes(const void *p, size_t n) {
+    hash = mk_hash64(p, n, hash);
+}
+
+static void add_mat(mk_mat m) {
+    for (int64_t t = 0; t < m.n_row; t++) {
+        add_bytes(m.p + t * m.stride, (size_t)m.n_col * sizeof(float));
+    }
+}
+
+// Values of many magnitudes: 24 random bits times a power of two.
+static void fill(float *p, int64_t n, uint64_t seed) {
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t r = mk_rng_u64(seed, (uint64_t)i);
+        uint32_t e = 121 + (uint32_t)(r >> 40) % 8;
+        p[i] = mk_f32_from_bits((uint32_t)(r & 0x807FFFFF) | e << 23);
+    }
+}
+
+static float *floats(int64_t n, uint64_t seed) {
+    float *p = mk_alloc((size_t)n * sizeof *p);
+    fill(p, n, seed);
+    return p;
+}
+
+typedef void (*step_fn)(mk_ops *ops, void *arg);
+
+static void run(mk_ops *ops, step_fn fn, void *arg) {
+    for (int dry = 1; dry >= 0; dry--) {
+        mk_ops_begin(ops, dry == 1);
+        fn(ops, arg);
+        mk_ops_end(ops);
+        if (dry && mk_ops_reserve(ops, mk_ops_high_water(ops), NULL) != MK_OK) {
+            abort();
+        }
+    }
+}
+
+// --- linear and experts ----------------------------------------------------------------------------------------------
+static mk_weight random_weight(mk_dtype t, int64_t n_mat, int64_t n_out, int64_t n_in, mk_pool *pool, uint64_t seed) {
+    size_t row = 0;
+    if (!mk_dtype_row_bytes(t, n_in, &row)) {
+        abort();
+    }
+    uint8_t *data = mk_try_alloc((size_t)(n_mat * n_out), row);
+    float *f = floats(n_mat * n_out * n_in, seed);
+    if (mk_dtype_from_f32(t, f, n_mat * n_out * n_in, data, NULL) != MK_OK) { // no writer: random blocks, tame scales
+        const mk_dtype_info *info = mk_dtype_get((int64_t)t);
+        for (size_t i = 0; i < (size_t)(n_mat * n_out) * row; i++) {
+            data[i] = (uint8_t)mk_rng_u64(seed, i);
+        }
+        for (size_t b = 0; info->group != 0 && b < (size_t)(n_mat * n_out) * row; b += (size_t)info->block_bytes) {
+            size_t at = t == MK_DTYPE_Q6_K ? 208 : t == MK_DTYPE_Q3_K ? 108 : 0;
+            uint8_t tame[4] = {data[b + at], 0x21, data[b + at + 2], 0x1D}; // two f16 of about 0.01
+            memcpy(data + b + at, tame, t == MK_DTYPE_Q4_K || t == MK_DTYPE_Q4_1 ? 4 : 2);
+        }
+        for (size_t i = 0; t == MK_DTYPE_F8_E4M3 && i < (size_t)(n_mat * n_out) * row; i++) {
+            data[i] = (data[i] & 0x7F) == 0x7F ? 0 : data[i];
+        }
+    }
+    mk_weight w;
+    mk_weight_src src = {t, data, n_mat, n_out, n_in, row, (size_t)n_out * row, NULL, NULL, 0};
+    if (mk_weight_pack(&src, pool, &w, NULL) != MK_OK) {
+        abort();
+    }
+    mk_free(f);
+    mk_free(data);
+    return w;
+}
+
+typedef struct {
+    mk_mat x, y;
+    const mk_weight *w;
+    const float *bias;
+    mk_moe moe;
+} linear_step;
+
+static void step_linear(mk_ops *ops, void *arg) {
+    linear_step *s = arg;
+    mk_op_linear(ops, s->y, s->x, s->w, s->bias);
+}
+
+static void step_moe(mk_ops *ops, void *arg) {
+    linear_step *s = arg;
+    mk_op_moe(ops, s->y, s->x, &s->moe);
+}
+
+static void hash_linears(mk_ops *ops) {
+    static const mk_dtype types[] = {MK_DTYPE_F32,  MK_DTYPE_F16,  MK_DTYPE_BF16, MK_DTYPE_F8_E4M3, MK_DTYPE_Q8_0,
+                                     MK_DTYPE_Q4_0, MK_DTYPE_Q4_1, MK_DTYPE_Q4_K, MK_DTYPE_Q6_K,    MK_DTYPE_IQ4_NL};
+    enum { OUT = 83, IN = 512, TOK = 19 };
+    float *x = floats(TOK * IN, 1), *bias = floats(OUT, 2), *y = floats(TOK * OUT, 3);
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        mk_weight w = random_weight(types[i], 1, OUT, IN, mk_ops_pool(ops), 10 + i);
+        for (int64_t n = 1; n <= TOK; n += 3) {
+            linear_step s = {{x, n, IN, IN}, {y, n, OUT, OUT}, &w, bias, {0}};
+            run(ops, step_linear, &s);
+            add_mat(s.y);
+        }
+        mk_weight_free(&w);
+    }
+    mk_free(x);
+    mk_free(bias);
+    mk_free(y);
+}
+
+static void hash_experts(mk_ops *ops) {
+    enum { E = 8, USED = 2, D = 64, FF = 96, TOK = 21 };
+    float *x = floats(TOK * D, 4), *y = floats(TOK * D, 5), *w = floats(TOK * USED, 6);
+    int32_t sel[TOK * USED];
+    for (int t = 0; t < TOK; t++) {
+        sel[2 * t] = t % 5;
+        sel[2 * t + 1] = 5 + t % 3;
+    }
+    mk_weight gate = random_weight(MK_DTYPE_Q8_0, E, FF, D, mk_ops_pool(ops), 30);
+    mk_weight up = random_weight(MK_DTYPE_Q8_0, E, FF, D, mk_ops_pool(ops), 31);
+    mk_weight down = random_weight(MK_DTYPE_BF16, E, D, FF, mk_ops_pool(ops), 32);
+    linear_step s = {{x, TOK, D, D}, {y, TOK, D, D}, NULL, NULL, {&gate, &up, &down, sel, {w, TOK, USED, USED}, USED}};
+    run(ops, step_moe, &s);
+    add_mat(s.y);
+    mk_weight_free(&gate);
+    mk_weight_free(&up);
+    mk_weight_free(&down);
+    mk_free(x);
+    mk_free(y);
+    mk_free(w);
+}
+
+// --- rows ------------------------------------------------------------------------------------------------------------
+typedef struct {
+    mk_mat x, u, cs, logits, w;
+    const float *weight;
+    const int32_t *pos;
+    int32_t *sel;
+    const mk_route *route;
+} rows_step;
+
+static void step_rows(mk_ops *ops, void *arg) {
+    rows_step *s = arg;
+    mk_op_rmsnorm(ops, s->x, s->x, s->weight, 1e-6f);
+    mk_op_swiglu(ops, s->u, s->x, s->u);
+    mk_op_rope_angles(ops, s->cs, s->pos, s->weight, s->cs.n_col / 2, 1.0);
+    mk_op_rope(ops, s->u, &(mk_rope){3, 40, 4, 16, MK_ROPE_HALF}, s->cs);
+    mk_op_rope(ops, s->x, &(mk_rope){3, 40, 0, 16, MK_ROPE_INTERLEAVED}, s->cs);
+    mk_op_add(ops, s->x, s->u);
+    mk_op_route(ops, s->route, s->logits, s->sel, s->w);
+}
+
+static void hash_rows(mk_ops *ops) {
+    enum { TOK = 13, D = 121, E = 32, USED = 4 };
+    float *x = floats(TOK * D, 40), *u = floats(TOK * D, 41), *w = floats(D, 42), *cs = floats(TOK * 32, 43);
+    float *logits = floats(TOK * E, 44), *weights = floats(TOK * USED, 45), *bias = floats(E, 46);
+    int32_t pos[TOK], sel[TOK * USED];
+    for (int i = 0; i < TOK; i++) {
+        pos[i] = i * 1000;
+    }
+    const mk_route routes[] = {{E, USED, MK_SCORE_SOFTMAX, MK_GROUP_MAX, 8, 3, false, 2.0f, NULL},
+                               {E, USED, MK_SCORE_SIGMOID, MK_GROUP_TOP2, 8, 4, true, 2.5f, bias}};
+    for (int i = 0; i < 2; i++) {
+        rows_step s = {{x, TOK, D, D},           {u, TOK, D, D}, {cs, TOK, 32, 32}, {logits, TOK, E, E},
+                       {weights, TOK, USED, USED}, w,              pos,               sel,
+                       &routes[i]};
+        run(ops, step_rows, &s);
+        add_mat(s.x);
+        add_mat(s.u);
+        add_mat(s.w);
+        add_bytes(sel, sizeof sel);
+    }
+    mk_free(x);
+    mk_free(u);
+    mk_free(w);
+    mk_free(cs);
+    mk_free(logits);
+    mk_free(weights);
+    mk_free(bias);
+}
+
+// --- attention -------------------------------------------------------------------------------------------------------
+typedef struct {
+    const mk_attn *a;
+    mk_kv_layer kv;
+    mk_rows rows;
+    mk_mat k, v, q, y;
+} attn_step;
+
+static void step_attention(mk_ops *ops, void *arg) {
+    attn_step *s = arg;
+    mk_op_kv_store(ops, s->a, s->kv, &s->rows, s->k, s->v);
+    mk_op_attention(ops, s->y, s->q, s->a, s->kv, &s->rows);
+}
+
+static void hash_attention(mk_ops *ops, const mk_attn *a, uint64_t seed) {
+    enum { TOK = 150 };
+    static const int32_t table[3] = {2, 0, 1};
+    int32_t pos[TOK];
+    const int32_t *tables[TOK];
+    for (int i = 0; i < TOK; i++) {
+        pos[i] = i;
+        tables[i] = table;
+    }
+    int64_t kc = a->n_kv_head * a->d_k, vc = a->n_kv_head * a->d_v, qc = a->n_head * a->d_k, yc = a->n_head * a->d_v;
+    float *k = floats(TOK * kc, seed), *v = floats(TOK * vc, seed + 1), *q = floats(TOK * qc, seed + 2);
+    float *y = floats(TOK * yc, seed + 3);
+    mk_kv_layer kv = {mk_zalloc(3 * mk_attn_block_bytes(a)), mk_attn_block_bytes(a)};
+    attn_step s = {a, kv, {TOK, pos, tables}, {k, TOK, kc, kc}, {v, TOK, vc, vc}, {q, TOK, qc, qc}, {y, TOK, yc, yc}};
+    run(ops, step_attention, &s);
+    add_mat(s.y);
+    mk_free(kv.base);
+    mk_free(k);
+    mk_free(v);
+    mk_free(q);
+    mk_free(y);
+}
+
+static void hash_attentions(mk_ops *ops) {
+    static const mk_attn shapes[] = {
+        {.n_head = 8, .n_kv_head = 2, .d_k = 64, .d_v = 64, .type = MK_KV_F32, .scale = 0.125f},
+        {.n_head = 6, .n_kv_head = 2, .d_k = 40, .d_v = 24, .type = MK_KV_F16, .scale = 0.15f},
+        {.n_head = 16, .n_kv_head = 1, .d_k = 72, .d_v = 64, .latent = true, .type = MK_KV_F16, .scale = 0.1f},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        hash_attention(ops, &shapes[i], 50 + 10 * i);
+    }
+}
+
+static uint64_t hash_of(const mk_kernels *k, int n_thread) {
+    mk_pool *pool = mk_pool_create(n_thread);
+    mk_ops *ops = mk_ops_create(k, pool);
+    hash = 0;
+    hash_linears(ops);
+    hash_experts(ops);
+    hash_rows(ops);
+    hash_attentions(ops);
+    mk_ops_destroy(ops);
+    mk_pool_destroy(pool);
+    return hash;
+}
+
+int main(int argc, char **argv) {
+    const char *isa = NULL;
+    int n_thread = 1;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--isa") == 0) {
+            isa = argv[i + 1];
+        } else if (strcmp(argv[i], "--threads") == 0) {
+            n_thread = atoi(argv[i + 1]);
+        }
+    }
+    if (isa != NULL) {
+        const mk_kernels *k = NULL;
+        mk_err err = {0};
+        if (mk_kernels_find(isa, &k, &err) != MK_OK) {
+            fprintf(stderr, "ops_hash_isa: %s\n", err.msg);
+            return 1;
+        }
+        printf("%016" PRIx64 "\n", hash_of(k, n_thread));
+        return 0;
+    }
+    uint64_t first = 0;
+    bool same = true;
+    for (int i = 0; mk_kernels_at(i) != NULL; i++) {
+        for (int n = 1; n <= 3; n++) {
+            uint64_t h = hash_of(mk_kernels_at(i), n);
+            first = i == 0 && n == 1 ? h : first;
+            same = same && h == first;
+            printf("%-10s %d threads %016" PRIx64 "\n", mk_kernels_name(mk_kernels_at(i)), n, h);
+        }
+    }
+    return same ? 0 : 1;
+}
