@@ -1,8 +1,9 @@
-// The table of element types, and conversions between them and float32.  Quantised types go through the integers of
-// mk_dtype_row_ints; plain types have one converter each.
+// The table of element types, and conversions between them and float32.  Quantised types go through
+// the integers of mk_dtype_row_ints; plain types have one converter each.
 //
-// Every conversion gives the same bits whether or not the thread flushes denormals (house rule: FTZ and DAZ are on in
-// worker threads): results that could be subnormal are put together with integer operations.
+// Every conversion gives the same bits whether or not the thread flushes denormals (house rule: FTZ
+// and DAZ are on in worker threads): results that could be subnormal are put together with integer
+// operations.
 //
 // Stored numbers are little-endian, and so are the machines minke runs on; F32 rows are copied.
 #include "format/dtype.h"
@@ -23,14 +24,14 @@ typedef struct {
     plain_fn plain;   // plain floats; neither for integers
 } dtype_row;
 
-// --- plain types -----------------------------------------------------------------------------------------------------
+// --- plain types ---------------------------------------------------------------------------------
 
 static void from_f32(const uint8_t *src, int64_t n, float *dst) {
     memcpy(dst, src, (size_t)n * sizeof *dst);
 }
 
-// mk_f32_from_f16 without branches, for whole rows: the exponent is moved to its new bias; a subnormal is read as
-// 2^-14 * (1 + m/1024), from which 2^-14 is subtracted exactly.
+// mk_f32_from_f16 without branches, for whole rows: the exponent is moved to its new bias; a
+// subnormal is read as 2^-14 * (1 + m/1024), from which 2^-14 is subtracted exactly.
 static float f16_value(uint16_t h) {
     uint32_t e = h & 0x7C00, w = (uint32_t)(h & 0x7FFF) << 13, sign = (uint32_t)(h & 0x8000) << 16;
     uint32_t normal = w + ((uint32_t)112 << 23), special = w + ((uint32_t)224 << 23);
@@ -53,8 +54,8 @@ static void from_bf16(const uint8_t *src, int64_t n, float *dst) {
     }
 }
 
-// The hardware conversion flushes results below 2^-126; there the mantissa is rounded by hand, in units of 2^-149 (which
-// are the bits of the result).
+// The hardware conversion flushes results below 2^-126; there the mantissa is rounded by hand, in
+// units of 2^-149 (which are the bits of the result).
 static float f32_from_f64_bits(uint64_t u) {
     enum { EXP_MIN_NORMAL = 1023 - 126, EXP_UNIT = 1023 + 52 - 149 };
     unsigned e = (unsigned)(u >> 52 & 2047), shift = EXP_UNIT - e;
@@ -107,11 +108,12 @@ static void from_e8m0(const uint8_t *src, int64_t n, float *dst) {
     from_bytes(mk_f32_from_e8m0, src, n, dst);
 }
 
-// --- the table -------------------------------------------------------------------------------------------------------
+// --- the table -----------------------------------------------------------------------------------
 
 // clang-format off
-#define PLAIN(id, text, bytes, fn)                       [id] = {{text, 1, bytes, 0, false}, NULL, fn}
-#define QUANT(id, text, block, bytes, group, shift, fn)  [id] = {{text, block, bytes, group, shift}, fn, NULL}
+#define PLAIN(id, text, bytes, fn) [id] = {{text, 1, bytes, 0, false}, NULL, fn}
+#define QUANT(id, text, block, bytes, group, shift, fn) \
+    [id] = {{text, block, bytes, group, shift}, fn, NULL}
 
 static const dtype_row table[MK_DTYPE_N] = {
     PLAIN(MK_DTYPE_F32, "F32", 4, from_f32),
@@ -175,7 +177,7 @@ bool mk_dtype_is_float(mk_dtype t) {
     return mk_dtype_get((int64_t)t) != NULL && (table[t].ints != NULL || table[t].plain != NULL);
 }
 
-// --- quantised types -------------------------------------------------------------------------------------------------
+// --- quantised types -----------------------------------------------------------------------------
 
 void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float *scale,
                        float *shift) {
@@ -191,8 +193,8 @@ void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float 
     }
 }
 
-// scale * q where the scale is subnormal (MXFP4 only: 2^-128 or 2^-127, and |q| <= 12): done on the bits, because the
-// multiplication would read the scale as zero in a thread that flushes denormals.
+// scale * q where the scale is subnormal (MXFP4 only: 2^-128 or 2^-127, and |q| <= 12): done on the
+// bits, because the multiplication would read the scale as zero in a thread that flushes denormals.
 static float tiny_product(float scale, int8_t q) {
     enum { UNIT = 149 }; // the bits of a subnormal float count units of 2^-149
     uint32_t sign = q < 0 ? 0x80000000u : 0, magnitude = (uint32_t)abs(q);
@@ -213,7 +215,7 @@ static bool is_subnormal(float x) {
     return u != 0 && u < 0x00800000;
 }
 
-// The definition, carried out.  scale * q is exact, so a fused multiply-add would give the same bits.
+// The definition, carried out.  scale * q is exact: a fused multiply-add would give the same bits.
 static void apply_group(const int8_t *q, int n, float scale, const float *shift, float *dst) {
     if (is_subnormal(scale)) {
         for (int i = 0; i < n; i++) {
@@ -257,7 +259,7 @@ void mk_dtype_to_f32(mk_dtype t, const void *src, int64_t n, float *dst) {
     }
 }
 
-// --- from float32 ----------------------------------------------------------------------------------------------------
+// --- from float32 --------------------------------------------------------------------------------
 
 static void put_u16(uint8_t *dst, uint16_t v) {
     dst[0] = (uint8_t)(v & 255);
@@ -270,9 +272,10 @@ static int8_t round_half_away(float x) {
     return (int8_t)(x < 0 ? -r : r);
 }
 
-// d = max|x| / 127, q = round(x * (1/d)), half away from zero: ggml's reference quantiser, bit for bit, with two additions.
-// Blocks below 2^-100 become zero (their f16 scale is zero anyway; 1/d could overflow, and denormals may be flushed).
-// A block with an infinity or NaN gets the scale NaN, so that the damage stays visible.
+// d = max|x| / 127, q = round(x * (1/d)), half away from zero: ggml's reference quantiser, bit for
+// bit, with two additions.  Blocks below 2^-100 become zero (their f16 scale is zero anyway; 1/d
+// could overflow, and denormals may be flushed).  A block with an infinity or NaN gets the scale
+// NaN, so that the damage stays visible.
 static void quantise_q8_0(const float *x, uint8_t *dst) {
     const float tiny = 0x1p-100f;
     float amax = 0;

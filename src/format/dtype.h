@@ -1,8 +1,9 @@
 // Element types of stored tensors, and what one row of each means.
 //
-// Ids 0..39 are GGUF's (ggml.h); types that only safetensors has start at MK_DTYPE_F8_E4M3.  One table describes all of
-// them.  Every quantised type is given ONE definition, mk_dtype_row_ints: small integers, one scale per group and perhaps
-// one shift per group.  Dequantisation and the packed layouts of ops/ are both derived from it, so they cannot disagree.
+// Ids 0..39 are GGUF's (ggml.h); types that only safetensors has start at MK_DTYPE_F8_E4M3.  One
+// table describes all of them.  Every quantised type is given ONE definition, mk_dtype_row_ints:
+// small integers, one scale per group and perhaps one shift per group.  Dequantisation and the
+// packed layouts of ops/ are both derived from it, so they cannot disagree.
 #ifndef MK_FORMAT_DTYPE_H
 #define MK_FORMAT_DTYPE_H
 
@@ -66,27 +67,28 @@ typedef struct {
 // NULL for an id that is not in the table.
 const mk_dtype_info *mk_dtype_get(int64_t id);
 
-// Bytes of n elements in one row (n must be a multiple of the block).  false on overflow or a bad n.
+// Bytes of n elements in one row; false on overflow or if n is not a multiple of the block.
 bool mk_dtype_row_bytes(mk_dtype t, int64_t n, size_t *out);
 
 // The definition of a quantised type: for n elements (a multiple of the block) at src
 //     value[k] = scale[k / group] * (float)q[k] + (has_shift ? shift[k / group] : 0)
-// where scale, shift and scale * q are exact in float32 (at most 24 significant bits), so that only the addition rounds.
-// Two exceptions, both MXFP4: exponents 253 and 254 overflow to infinity for the largest q, and exponents 0 and 1 make a
-// subnormal scale, which arithmetic with flushed denormals reads as zero (mk_dtype_to_f32 does not).
-// q int8[n], scale f32[n/group], shift f32[n/group] (may be NULL if !has_shift).  Blocks may be unaligned.
-// Not for plain types (assertion).
+// where scale, shift and scale * q are exact in float32 (at most 24 significant bits), so that only
+// the addition rounds.  Two exceptions, both MXFP4: exponents 253 and 254 overflow to infinity for
+// the largest q, and exponents 0 and 1 make a subnormal scale, which arithmetic with flushed
+// denormals reads as zero (mk_dtype_to_f32 does not).
+// q int8[n], scale f32[n/group], shift f32[n/group] (may be NULL if !has_shift).  Blocks may be
+// unaligned.  Not for plain types (assertion).
 void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float *scale,
                        float *shift);
 
-// Any float or quantised type to float32: dst f32[n].  src may be unaligned.  F64 is rounded.  Integers are refused
-// (assertion): use mk_dtype_is_float first.
+// Any float or quantised type to float32: dst f32[n].  src may be unaligned.  F64 is rounded.
+// Integers are refused (assertion): use mk_dtype_is_float first.
 void mk_dtype_to_f32(mk_dtype t, const void *src, int64_t n, float *dst);
 bool mk_dtype_is_float(mk_dtype t); // plain floats and quantised types
 
-// float32 to F32, F16, BF16 (round to nearest even) or Q8_0 (d = max|x|/127 as f16, q = x/d rounded half away from zero, as
-// ggml does; a block with infinity or NaN becomes all NaN).  n is a multiple of the block.
-// Errors: MK_EUNSUPPORTED for another type.
+// float32 to F32, F16, BF16 (round to nearest even) or Q8_0 (d = max|x|/127 as f16, q = x/d rounded
+// half away from zero, as ggml does; a block with infinity or NaN becomes all NaN).  n is a
+// multiple of the block.  Errors: MK_EUNSUPPORTED for another type.
 mk_status mk_dtype_from_f32(mk_dtype t, const float *src, int64_t n, void *dst, mk_err *err);
 
 #endif

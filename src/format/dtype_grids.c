@@ -1,20 +1,23 @@
 // Grids of the IQ2, IQ3 and IQ1 block types: the constants of the format, as data.
 //
-// Origin: the tables iq2xxs_grid, iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid and iq1s_grid of llama.cpp
-// (ggml-common.h), Copyright (c) 2023-2026 The ggml authors, MIT licence:
+// Origin: the tables iq2xxs_grid, iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid and iq1s_grid of
+// llama.cpp (ggml-common.h), Copyright (c) 2023-2026 The ggml authors, MIT licence:
 //
-//   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-//   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-//   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
-//   permit persons to whom the Software is furnished to do so, subject to the following conditions: The above copyright
-//   notice and this permission notice shall be included in all copies or substantial portions of the Software.
-//   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-//   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-//   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-//   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+//   Permission is hereby granted, free of charge, to any person obtaining a copy of this software
+//   and associated documentation files (the "Software"), to deal in the Software without
+//   restriction, including without limitation the rights to use, copy, modify, merge, publish,
+//   distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
+//   Software is furnished to do so, subject to the following conditions: The above copyright
+//   notice and this permission notice shall be included in all copies or substantial portions of
+//   the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+//   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A
+//   PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE
+//   LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+//   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER
+//   DEALINGS IN THE SOFTWARE.
 //
-// Packing: one uint16 per grid point.  IQ1 and IQ2: eight 2-bit codes, first value in the lowest bits.  IQ3: four 4-bit
-// codes.  What a code stands for is in dtype_iq.c.
+// Packing: one uint16 per grid point.  IQ1 and IQ2: eight 2-bit codes, first value in the lowest
+// bits.  IQ3: four 4-bit codes.  What a code stands for is in dtype_iq.c.
 #include "format/dtype_int.h"
 
 // clang-format off

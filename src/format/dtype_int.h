@@ -1,7 +1,7 @@
 // Private to the dtype_*.c files: how one block of each quantised type becomes integers.
 //
-// A block function reads exactly block_bytes at src (unaligned is fine) and writes block values to q, block/group values
-// to scale and, if the type has a shift, block/group values to shift.
+// A block function reads exactly block_bytes at src (unaligned is fine) and writes block values to
+// q, block/group values to scale and, if the type has a shift, block/group values to shift.
 #ifndef MK_FORMAT_DTYPE_INT_H
 #define MK_FORMAT_DTYPE_INT_H
 

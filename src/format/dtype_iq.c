@@ -1,9 +1,11 @@
-// The IQ types: eight (or four) values at once come from a grid of allowed points, signs are kept apart.
+// The IQ types: eight (or four) values at once come from a grid of allowed points, signs are kept
+// apart.
 //
-// The signed grid values are the integers q.  Group scales are d * (2s+1) * a power of two, at most 16 significant bits;
-// |q| <= 62, so scale * q is exact in float32.
+// The signed grid values are the integers q.  Group scales are d * (2s+1) * a power of two, at most
+// 16 significant bits; |q| <= 62, so scale * q is exact in float32.
 //
-// Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of ggml-quants.c (llama.cpp).
+// Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of
+// ggml-quants.c (llama.cpp).
 #include "format/dtype_int.h"
 
 // What the codes of the grids stand for; IQ1's grid holds -1, 0, 1 (code - 1).
@@ -81,7 +83,8 @@ static void iq3_pair(uint16_t a, uint16_t b, const int8_t value[8], unsigned sig
     }
 }
 
-// d, index bytes[64] (four values each), per 32 values a word of four times 7 sign bits and a 4-bit scale
+// d, index bytes[64] (four values each), per 32 values a word of four times 7 sign bits and a 4-bit
+// scale
 void mk_block_iq3_xxs(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     const uint8_t *index = src + 2;
@@ -96,7 +99,8 @@ void mk_block_iq3_xxs(const uint8_t *src, int8_t *q, float *scale, float *shift)
     }
 }
 
-// d, index low bytes[64], qh[8] (one high index bit each), signs[32], scales[4]: a nibble per 32 values
+// d, index low bytes[64], qh[8] (one high index bit each), signs[32], scales[4]: a nibble per 32
+// values
 void mk_block_iq3_s(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     const uint8_t *index = src + 2, *qh = src + 66, *signs = src + 74, *scales = src + 106;
@@ -119,7 +123,8 @@ static void iq1_point(uint16_t point, bool minus, int8_t *q) {
     }
 }
 
-// d, index low bytes[32], u16 qh[8]: per 32 values four times three high index bits, a 3-bit scale, the sign of delta
+// d, index low bytes[32], u16 qh[8]: per 32 values four times three high index bits, a 3-bit scale,
+// the sign of delta
 void mk_block_iq1_s(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     float d = mk_load_f16(src);
@@ -133,8 +138,9 @@ void mk_block_iq1_s(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     }
 }
 
-// index low bytes[32], qh[16] (per 8 values: three high index bits and the sign of delta), u16 scales[4]: four 3-bit scales
-// (one per 16 values) and on top a nibble of the f16 super-scale, lowest nibble first
+// index low bytes[32], qh[16] (per 8 values: three high index bits and the sign of delta), u16
+// scales[4]: four 3-bit scales (one per 16 values) and on top a nibble of the f16 super-scale,
+// lowest nibble first
 void mk_block_iq1_m(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     const uint8_t *qh = src + 32, *scales = src + 48;
@@ -153,7 +159,8 @@ void mk_block_iq1_m(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     }
 }
 
-// d, u16 scales_h (two high bits per 32 values), scales_l[4] (low nibbles), qs[128]: 16 bytes per 32 values
+// d, u16 scales_h (two high bits per 32 values), scales_l[4] (low nibbles), qs[128]: 16 bytes per
+// 32 values
 void mk_block_iq4_xs(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     float d = mk_load_f16(src);

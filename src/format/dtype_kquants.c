@@ -1,14 +1,18 @@
-// The K quants: 256 values per block, groups of 16 or 32 with small integer scales under one (or two) f16 super-scales.
+// The K quants: 256 values per block, groups of 16 or 32 with small integer scales under one (or
+// two) f16 super-scales.
 //
-// A group's scale is d * sc, an f16 (11 significant bits) times at most 7 bits, and |q| < 64 or less: scale * q has at most
-// 24 significant bits, so it is exact in float32.  The same holds for the shifts, -dmin * m.
+// A group's scale is d * sc, an f16 (11 significant bits) times at most 7 bits, and |q| < 64 or
+// less: scale * q has at most 24 significant bits, so it is exact in float32.  The same holds for
+// the shifts, -dmin * m.
 //
-// Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of ggml-quants.c (llama.cpp).
+// Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of
+// ggml-quants.c (llama.cpp).
 #include "format/dtype_int.h"
 
 enum { STRIP = 32, STRIPS = 8, GROUPS_16 = 16 };
 
-// All elements are addressed as 8 strips of 32; the loops over a strip have constant shifts, so compilers vectorise them.
+// All elements are addressed as 8 strips of 32; the loops over a strip have constant shifts, so
+// compilers vectorise them.
 
 // Strip k of 2-bit fields laid out as 2 halves x 4 fields x 32 bytes.
 static void two_bits(const uint8_t *qs, int k, int8_t *q) {
@@ -40,14 +44,16 @@ void mk_block_q2_k(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     }
 }
 
-// Scale g of Q3_K: 4 low bits from bytes 0-7 (low nibbles first), 2 high bits from bytes 8-11, minus 32.
+// Scale g of Q3_K: 4 low bits from bytes 0-7 (low nibbles first), 2 high bits from bytes 8-11,
+// minus 32.
 static int q3_scale(const uint8_t *s, int g) {
     int low = s[g & 7] >> 4 * (g >> 3) & 15;
     int high = s[8 + (g & 3)] >> 2 * (g >> 2) & 3;
     return (low | high << 4) - 32;
 }
 
-// hmask[32], qs[64], scales[12], d.  Bit k of hmask[l] belongs to element l of strip k; set means "do not subtract 4".
+// hmask[32], qs[64], scales[12], d.  Bit k of hmask[l] belongs to element l of strip k; set means
+// "do not subtract 4".
 void mk_block_q3_k(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     const uint8_t *hmask = src, *qs = src + 32, *scales = src + 96;
@@ -63,8 +69,9 @@ void mk_block_q3_k(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     }
 }
 
-// Scales and minima of Q4_K and Q5_K, 6 bits each in 12 bytes: strips 0-3 in the low six bits of bytes 0-3 (scale) and 4-7
-// (minimum); strips 4-7 have their low four bits in bytes 8-11 and their high two bits on top of bytes 0-7.
+// Scales and minima of Q4_K and Q5_K, 6 bits each in 12 bytes: strips 0-3 in the low six bits of
+// bytes 0-3 (scale) and 4-7 (minimum); strips 4-7 have their low four bits in bytes 8-11 and their
+// high two bits on top of bytes 0-7.
 static void k_scales(const uint8_t *src, float *scale, float *shift) {
     float d = mk_load_f16(src), dmin = mk_load_f16(src + 2);
     const uint8_t *s = src + 4;
@@ -102,8 +109,9 @@ void mk_block_q5_k(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     }
 }
 
-// ql[128], qh[64], scales[16] (signed), d.  Per half: four strips; strips 0 and 1 are the low nibbles of the half's 64 bytes
-// of ql, strips 2 and 3 the high ones; the fields of qh hold the two high bits.
+// ql[128], qh[64], scales[16] (signed), d.  Per half: four strips; strips 0 and 1 are the low
+// nibbles of the half's 64 bytes of ql, strips 2 and 3 the high ones; the fields of qh hold the two
+// high bits.
 void mk_block_q6_k(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     const uint8_t *ql = src, *qh = src + 128, *scales = src + 192;

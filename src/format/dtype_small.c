@@ -1,7 +1,9 @@
-// Block types with one or two scales for the whole block: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4 (32 values) and the
-// ternary TQ1_0 TQ2_0 (256 values).  Byte j of 16 packs element j in its low and element j+16 in its high nibble.
+// Block types with one or two scales for the whole block: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4 (32
+// values) and the ternary TQ1_0 TQ2_0 (256 values).  Byte j of 16 packs element j in its low and
+// element j+16 in its high nibble.
 //
-// Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of ggml-quants.c (llama.cpp).
+// Source of the layouts: block structs of ggml-common.h and the dequantisation formulas of
+// ggml-quants.c (llama.cpp).
 #include "format/dtype_int.h"
 
 enum { Q32 = 32, HALF = 16, TQ_BLOCK = 256, TQ_GROUPS = 8 };
@@ -72,8 +74,9 @@ void mk_block_iq4_nl(const uint8_t *src, int8_t *q, float *scale, float *shift) 
     table_nibbles(src + 2, mk_table_iq4, q);
 }
 
-// 2^(e-128), half of the E8M0 value.  e = 0 and 1 give subnormals, so the bits are put together: a multiplication would
-// be flushed to zero.  255 is NaN in E8M0 (OCP microscaling formats 1.0, 5.4.1).
+// 2^(e-128), half of the E8M0 value.  e = 0 and 1 give subnormals, so the bits are put together: a
+// multiplication would be flushed to zero.  255 is NaN in E8M0 (OCP microscaling formats 1.0,
+// 5.4.1).
 static float half_e8m0(uint8_t e) {
     if (e == 255) {
         return mk_f32_from_bits(0x7FC00000);
@@ -94,8 +97,9 @@ static void repeat_scale(const uint8_t *src, float *scale) {
     }
 }
 
-// Five ternary digits in a byte: the byte is ceil(v * 256 / 243), a fraction of 256 whose first base-3 digit falls out of
-// the top when it is multiplied by 3.  Digit k of n_bytes bytes makes the k-th strip of n_bytes values.
+// Five ternary digits in a byte: the byte is ceil(v * 256 / 243), a fraction of 256 whose first
+// base-3 digit falls out of the top when it is multiplied by 3.  Digit k of n_bytes bytes makes the
+// k-th strip of n_bytes values.
 static int8_t *trits(const uint8_t *src, int n_bytes, int n_digits, int8_t *q) {
     unsigned power = 1;
     for (int k = 0; k < n_digits; k++, power *= 3) {

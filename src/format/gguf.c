@@ -1,7 +1,9 @@
-// Opening GGUF files: one file, the parts of a split one, or bytes in memory; lookup of keys and tensors.
+// Opening GGUF files: one file, the parts of a split one, or bytes in memory; lookup of keys and
+// tensors.
 //
-// A split model is name-00001-of-0000N.gguf and so on.  The first part has the metadata; each part says split.no (from 0),
-// split.count and split.tensors.count (over all parts) and describes its own tensors.
+// A split model is name-00001-of-0000N.gguf and so on.  The first part has the metadata; each part
+// says split.no (from 0), split.count and split.tensors.count (over all parts) and describes its
+// own tensors.
 #include <stdio.h>
 #include <string.h>
 
@@ -10,7 +12,7 @@
 
 enum { MAX_PARTS = 65535 };
 
-// --- one part --------------------------------------------------------------------------------------------------------
+// --- one part ------------------------------------------------------------------------------------
 
 static mk_status part_open(const char *path, mk_gguf_part **out, mk_err *err) {
     mk_gguf_part *part = mk_try_alloc(1, sizeof *part);
@@ -44,9 +46,10 @@ static mk_status part_split(const mk_gguf_part *part, int64_t *no, int64_t *coun
     return MK_OK;
 }
 
-// --- the parts of a split file ---------------------------------------------------------------------------------------
+// --- the parts of a split file -------------------------------------------------------------------
 
-// path of part i (from 0) beside the first part's path.  Errors: the first path does not have the agreed form.
+// path of part i (from 0) beside the first part's path.  Errors: the first path does not have the
+// agreed form.
 static mk_status part_path(const char *first, int64_t i, int64_t count, char **out, mk_err *err) {
     char tail[64], wanted[64];
     (void)snprintf(tail, sizeof tail, "-%05d-of-%05d.gguf", 1, (int)count);
@@ -145,7 +148,7 @@ static mk_status open_rest(mk_gguf *g, mk_err *err) {
     return MK_OK;
 }
 
-// --- open and close --------------------------------------------------------------------------------------------------
+// --- open and close ------------------------------------------------------------------------------
 
 static mk_status finish_open(mk_gguf_part *first, mk_gguf **out, mk_err *err) {
     mk_gguf *g = mk_try_alloc(1, sizeof *g);
@@ -183,7 +186,7 @@ mk_status mk_gguf_open_memory(const void *data, size_t n_bytes, const char *what
     if (part == NULL) {
         return MK_FAIL(err, MK_ENOMEM, "%s: no memory", what);
     }
-    part->map = (mk_map){.data = data, .n_bytes = n_bytes};
+    part->map = (mk_map){.data = data, .n_bytes = n_bytes, .path = (char *)what}; // never freed
     part->what = what;
     mk_status st = mk_gguf_parse(part, err);
     if (st != MK_OK) {
@@ -208,7 +211,7 @@ void mk_gguf_close(mk_gguf *g) {
     mk_free(g);
 }
 
-// --- lookup ----------------------------------------------------------------------------------------------------------
+// --- lookup --------------------------------------------------------------------------------------
 
 int64_t mk_gguf_n_kv(const mk_gguf *g) {
     return (int64_t)g->parts[0]->n_kv;

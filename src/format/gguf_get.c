@@ -1,5 +1,5 @@
-// Typed access to GGUF metadata.  Numbers are converted between types when the value fits; everything else is an error
-// that names the key, what was expected and what was found.
+// Typed access to GGUF metadata.  Numbers are converted between types when the value fits;
+// everything else is an error that names the key, what was expected and what was found.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -109,7 +109,7 @@ static mk_status to_f64(const mk_gguf_part *part, const mk_gguf_kv *kv, mk_gguf_
     }
 }
 
-// --- scalars ---------------------------------------------------------------------------------------------------------
+// --- scalars -------------------------------------------------------------------------------------
 
 mk_status mk_gguf_part_i64(const mk_gguf_part *part, const char *key, int64_t min, int64_t max,
                            int64_t *out, mk_err *err) {
@@ -162,7 +162,7 @@ mk_status mk_gguf_get_str(const mk_gguf *g, const char *key, mk_gguf_str *out, m
     return MK_OK;
 }
 
-// --- arrays ----------------------------------------------------------------------------------------------------------
+// --- arrays --------------------------------------------------------------------------------------
 
 int64_t mk_gguf_arr_len(const mk_gguf *g, const char *key) {
     const mk_gguf_kv *kv = find_kv(g->parts[0], key);
@@ -174,7 +174,8 @@ mk_gguf_type mk_gguf_arr_type(const mk_gguf *g, const char *key) {
     return kv == NULL || kv->type != MK_GGUF_ARRAY ? MK_GGUF_N_TYPE : kv->elem_type;
 }
 
-// The entry of an array that has an element i, and where that element is (arrays of strings have no such place).
+// The entry of an array that has an element i, and where that element is (arrays of strings have no
+// such place).
 static mk_status find_element(const mk_gguf *g, const char *key, int64_t i, const char *expected,
                               const mk_gguf_kv **kv, const uint8_t **p, mk_err *err) {
     const mk_gguf_part *part = g->parts[0];

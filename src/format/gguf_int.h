@@ -5,8 +5,9 @@
 #include "format/gguf.h"
 #include "format/names.h"
 
-// One metadata entry.  The value lies in the file: p is the first byte of a scalar, of a string's text, or of an array's
-// first element; n is the length of a string or the number of elements.  All of it was checked to lie inside the file.
+// One metadata entry.  The value lies in the file: p is the first byte of a scalar, of a string's
+// text, or of an array's first element; n is the length of a string or the number of elements.  All
+// of it was checked to lie inside the file.
 typedef struct {
     const char *key; // first member: see names.h
     mk_gguf_type type, elem_type;

@@ -1,10 +1,12 @@
 // Parsing one GGUF file into entries and views.
 //
-// Layout: "GGUF", u32 version, u64 n_tensor, u64 n_kv, the metadata, the tensor descriptions, padding to
-// general.alignment, the data.  A string is a u64 length and bytes; an array is u32 element type, u64 count, elements.
+// Layout: "GGUF", u32 version, u64 n_tensor, u64 n_kv, the metadata, the tensor descriptions,
+// padding to general.alignment, the data.  A string is a u64 length and bytes; an array is u32
+// element type, u64 count, elements.
 //
 // Invariants of this file:
-// 1. Every read goes through take(), which compares with the bytes left; `at` never passes the end of the file.
+// 1. Every read goes through take(), which compares with the bytes left; `at` never passes the end
+//    of the file.
 // 2. No number of the file is multiplied or added without a check for overflow.
 // 3. Memory grows with what was parsed, never with what a count promises.
 #include "format/gguf_int.h"
@@ -76,7 +78,7 @@ static int shown(text t) {
     return t.n < SHOWN ? (int)t.n : SHOWN;
 }
 
-// --- the cursor ------------------------------------------------------------------------------------------------------
+// --- the cursor ----------------------------------------------------------------------------------
 
 static mk_status take(cursor *c, uint64_t n, const char *thing, const uint8_t **out) {
     if (n > c->n - c->at) {
@@ -144,7 +146,7 @@ static mk_status grow(cursor *c, void **items, size_t n, size_t *cap, size_t ele
     return MK_OK;
 }
 
-// --- header ----------------------------------------------------------------------------------------------------------
+// --- header --------------------------------------------------------------------------------------
 
 static mk_status check_version(cursor *c, uint32_t version) {
     if (version == 2 || version == 3) {
@@ -196,7 +198,7 @@ static mk_status parse_header(parser *ps) {
     return check_count(c, "tensors", ps->want_tensor, MIN_TENSOR_BYTES);
 }
 
-// --- metadata --------------------------------------------------------------------------------------------------------
+// --- metadata ------------------------------------------------------------------------------------
 
 static mk_status take_type(cursor *c, text key, const char *thing, mk_gguf_type *out) {
     uint32_t t = 0;
@@ -289,7 +291,7 @@ static mk_status parse_metadata(parser *ps) {
     return MK_OK;
 }
 
-// --- tensor descriptions ---------------------------------------------------------------------------------------------
+// --- tensor descriptions -------------------------------------------------------------------------
 
 // Dims are stored fastest first; shapes here are slowest first.
 static mk_status take_shape(cursor *c, text name, mk_tensor_view *v, int64_t *n_elem) {
@@ -358,7 +360,7 @@ static mk_status parse_tensors(parser *ps) {
     return MK_OK;
 }
 
-// --- names -----------------------------------------------------------------------------------------------------------
+// --- names ---------------------------------------------------------------------------------------
 
 static char *put_text(char *at, text t, const char **out) {
     memcpy(at, t.p, t.n);
@@ -367,7 +369,8 @@ static char *put_text(char *at, text t, const char **out) {
     return at + t.n + 1;
 }
 
-// Copies keys and names behind each other, NUL-terminated.  Their total is below the size of the file.
+// Copies keys and names behind each other, NUL-terminated.  Their total is below the size of the
+// file.
 static mk_status copy_texts(parser *ps) {
     mk_gguf_part *part = ps->part;
     size_t total = 1;
@@ -391,7 +394,7 @@ static mk_status copy_texts(parser *ps) {
     return MK_OK;
 }
 
-// --- data ranges -----------------------------------------------------------------------------------------------------
+// --- data ranges ---------------------------------------------------------------------------------
 
 static mk_status find_alignment(parser *ps) {
     int64_t a = DEFAULT_ALIGNMENT;
@@ -493,7 +496,7 @@ static mk_status place_tensors(parser *ps) {
     return check_overlaps(ps);
 }
 
-// --- all of it -------------------------------------------------------------------------------------------------------
+// --- all of it -----------------------------------------------------------------------------------
 
 static mk_status index_keys(parser *ps) {
     mk_gguf_part *part = ps->part;

@@ -1,7 +1,8 @@
-// Writing GGUF version 3.  Metadata is encoded as it is added; tensors are laid out in the order they are declared, each at
-// the next multiple of the alignment.
+// Writing GGUF version 3.  Metadata is encoded as it is added; tensors are laid out in the order
+// they are declared, each at the next multiple of the alignment.
 //
-// Sticky: the first mistake (a shape that does not fit, no memory) is kept and reported by mk_gguf_out_write.
+// Sticky: the first mistake (a shape that does not fit, no memory) is kept and reported by
+// mk_gguf_out_write.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -74,7 +75,7 @@ static bool grow(mk_gguf_out *o, void **items, size_t n, size_t *cap, size_t ele
     return true;
 }
 
-// --- metadata --------------------------------------------------------------------------------------------------------
+// --- metadata ------------------------------------------------------------------------------------
 
 static void put_u32(mk_buf *b, uint32_t v) {
     mk_buf_add(b, &v, sizeof v);
@@ -188,7 +189,7 @@ static size_t array_bytes(const mk_gguf_kv *kv) {
 void mk_gguf_out_copy_kv(mk_gguf_out *o, const mk_gguf *g, int64_t i) {
     MK_ASSERT(i >= 0 && i < mk_gguf_n_kv(g));
     const mk_gguf_kv *kv = &g->parts[0]->kv[i];
-    // The layout of the new file is this writer's own: neither split nor aligned as the old one was.
+    // These describe the layout of the old file; the new one has its own.
     if (strcmp(kv->key, "general.alignment") == 0 || strncmp(kv->key, "split.", 6) == 0) {
         return;
     }
@@ -203,7 +204,7 @@ void mk_gguf_out_copy_kv(mk_gguf_out *o, const mk_gguf *g, int64_t i) {
     }
 }
 
-// --- tensors ---------------------------------------------------------------------------------------------------------
+// --- tensors -------------------------------------------------------------------------------------
 
 static uint64_t padding(const mk_gguf_out *o, uint64_t at) {
     return (o->alignment - at % o->alignment) % o->alignment;
@@ -252,7 +253,7 @@ void mk_gguf_out_tensor(mk_gguf_out *o, const char *name, mk_dtype t, int n_dim,
     o->tensors[o->n_tensor++] = d;
 }
 
-// --- the file --------------------------------------------------------------------------------------------------------
+// --- the file ------------------------------------------------------------------------------------
 
 static mk_status check_names(const mk_gguf_out *o, mk_err *err) {
     mk_names index;

@@ -19,7 +19,8 @@ static uint64_t hash_of(const char *name) {
     return mk_hash64(name, strlen(name), 0);
 }
 
-// The slot where `name` is (*found = index) or where it would go (*found = -1); SIZE_MAX after too many probes.
+// The slot where `name` is (*found = index) or where it would go (*found = -1); SIZE_MAX after too
+// many probes.
 static size_t probe(const mk_names *x, const char *name, uint64_t hash, int64_t *found) {
     size_t at = (size_t)hash & x->mask;
     *found = -1;

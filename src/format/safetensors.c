@@ -22,7 +22,7 @@ typedef struct {
     const char *tensor, *file;
 } map_row;
 
-// --- files -----------------------------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------
 
 static mk_status open_shard(const char *path, mk_st_shard **out, mk_err *err) {
     mk_st_shard *s = mk_try_alloc(1, sizeof *s);
@@ -63,7 +63,7 @@ static mk_status use_single(mk_safetensors *m, mk_st_shard *shard, mk_err *err) 
     return MK_OK;
 }
 
-// --- the index -------------------------------------------------------------------------------------------------------
+// --- the index -----------------------------------------------------------------------------------
 
 // A plain file name: nothing that leads out of the folder, nothing hidden.
 static bool is_plain_name(const char *s) {
@@ -163,7 +163,7 @@ static mk_status open_index(mk_safetensors *m, const char *path, mk_err *err) {
     return st;
 }
 
-// --- open and close --------------------------------------------------------------------------------------------------
+// --- open and close ------------------------------------------------------------------------------
 
 static mk_status open_single(mk_safetensors *m, const char *path, mk_err *err) {
     mk_st_shard *shard = NULL;
@@ -223,7 +223,7 @@ mk_status mk_safetensors_open_memory(const void *data, size_t n_bytes, const cha
     if (m == NULL || s == NULL) {
         st = MK_FAIL(err, MK_ENOMEM, "%s: no memory", what);
     } else {
-        s->map = (mk_map){.data = data, .n_bytes = n_bytes};
+        s->map = (mk_map){.data = data, .n_bytes = n_bytes, .path = (char *)what}; // never freed
         s->what = what;
         st = mk_st_parse(s, err);
     }
@@ -255,7 +255,7 @@ void mk_safetensors_close(mk_safetensors *s) {
     mk_free(s);
 }
 
-// --- lookup ----------------------------------------------------------------------------------------------------------
+// --- lookup --------------------------------------------------------------------------------------
 
 int64_t mk_safetensors_n_tensor(const mk_safetensors *s) {
     return (int64_t)s->n_tensor;

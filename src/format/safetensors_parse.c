@@ -1,9 +1,12 @@
-// One safetensors file: u64 length of the header, the header (a JSON object, perhaps padded with spaces), the data.
+// One safetensors file: u64 length of the header, the header (a JSON object, perhaps padded with
+// spaces), the data.
 //
-//     {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, "__metadata__": {"any": "text"}}
+//     {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]},
+//      "__metadata__": {"any": "text"}}
 //
-// Checked here: the ranges tile the data exactly (no gap, no overlap, nothing behind the last), and each range is shape
-// times element size.  Tensors may have any alignment, no dimensions, or no elements.
+// Checked here: the ranges tile the data exactly (no gap, no overlap, nothing behind the last), and
+// each range is shape times element size.  Tensors may have any alignment, no dimensions, or no
+// elements.
 #include "format/safetensors_int.h"
 
 #include <stdlib.h>
@@ -23,7 +26,7 @@ typedef struct {
     mk_err *err;
 } parser;
 
-// --- element types ---------------------------------------------------------------------------------------------------
+// --- element types -------------------------------------------------------------------------------
 
 static const struct {
     const char *name;
@@ -57,7 +60,7 @@ static mk_status get_dtype(parser *ps, const char *name, const json_t *entry, mk
                    ps->shard->what, name, json_string_value(v));
 }
 
-// --- one entry -------------------------------------------------------------------------------------------------------
+// --- one entry -----------------------------------------------------------------------------------
 
 // A list of non-negative integers of at most max entries.
 static mk_status get_sizes(parser *ps, const char *name, const json_t *entry, const char *field,
@@ -173,9 +176,10 @@ static mk_status check_metadata(parser *ps, const json_t *meta) {
     return MK_OK;
 }
 
-// --- all entries -----------------------------------------------------------------------------------------------------
+// --- all entries ---------------------------------------------------------------------------------
 
-// Room for every name, and for a view per entry (__metadata__ counted too: one too many does no harm).
+// Room for every name, and for a view per entry (__metadata__ counted too: one too many does no
+// harm).
 static mk_status reserve(parser *ps, json_t *header) {
     const char *key;
     json_t *v;
@@ -247,7 +251,7 @@ static mk_status parse_entries(parser *ps, json_t *header) {
     return st == MK_OK ? st : mk_err_prefix(ps->err, "%s", s->what);
 }
 
-// --- the header ------------------------------------------------------------------------------------------------------
+// --- the header ----------------------------------------------------------------------------------
 
 static mk_status parse_header(parser *ps, json_t **header) {
     const mk_map *map = &ps->shard->map;

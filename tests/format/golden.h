@@ -1,4 +1,5 @@
-// Shared by the tests of this room: reading golden files (paths from the repository root) and the hash they use.
+// Shared by the tests of this room: reading golden files (paths from the repository root) and the
+// hash they use.
 #ifndef MK_TESTS_FORMAT_GOLDEN_H
 #define MK_TESTS_FORMAT_GOLDEN_H
 

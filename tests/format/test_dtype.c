@@ -1,5 +1,5 @@
-// Element types against the gguf package, numpy and torch (tests/golden/gen_dtypes.py): equal bits, with and without
-// flushed denormals.
+// Element types against the gguf package, numpy and torch (tests/golden/gen_dtypes.py): equal bits,
+// with and without flushed denormals.
 #include "format/golden.h"
 
 #include <inttypes.h>

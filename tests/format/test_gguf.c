@@ -1,11 +1,12 @@
-// Reading GGUF: files of the gguf package (tests/golden/gen_formats.py), broken files, split files, failing memory.
+// Reading GGUF: files of the gguf package (tests/golden/gen_formats.py), broken files, split files,
+// failing memory.
 #include "format/golden.h"
 
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/buf.h"
-#include "base/log.h"
 #include "base/mathx.h"
 #include "format/gguf.h"
 #include "format/names.h"
@@ -23,7 +24,7 @@ static mk_gguf *open_good(const char *path) {
     return g;
 }
 
-// --- good files ------------------------------------------------------------------------------------------------------
+// --- good files ----------------------------------------------------------------------------------
 
 static void check_i64(const mk_gguf *g, const char *key, int64_t want) {
     int64_t v = 0;
@@ -145,7 +146,7 @@ static void test_good_files(void **state) {
     mk_gguf_close(g);
 }
 
-// --- wrong questions -------------------------------------------------------------------------------------------------
+// --- wrong questions -----------------------------------------------------------------------------
 
 static void test_getters_refuse(void **state) {
     (void)state;
@@ -185,7 +186,7 @@ static void test_getters_refuse(void **state) {
     mk_gguf_close(g);
 }
 
-// --- broken files, field by field ------------------------------------------------------------------------------------
+// --- broken files, field by field ----------------------------------------------------------------
 
 // A small file, every number of it a field.
 typedef struct {
@@ -410,7 +411,7 @@ static void test_big_endian_file(void **state) {
     assert_null(g);
 }
 
-// --- broken files, byte by byte --------------------------------------------------------------------------------------
+// --- broken files, byte by byte ------------------------------------------------------------------
 
 // A copy of exactly n bytes, so that a sanitizer sees every access beyond.
 static void try_copy(const char *data, size_t n) {
@@ -470,7 +471,7 @@ static void test_corner_numbers_everywhere(void **state) {
     mk_free(data);
 }
 
-// --- split files -----------------------------------------------------------------------------------------------------
+// --- split files ---------------------------------------------------------------------------------
 
 static void copy_file(const char *from, const char *dir, const char *name) {
     size_t n = 0;
@@ -492,7 +493,8 @@ static void remove_in(const char *dir, const char *name) {
 static const char *const part_names[] = {"split-00001-of-00003.gguf", "split-00002-of-00003.gguf",
                                          "split-00003-of-00003.gguf"};
 
-// Copies of parts a, b, c (counted from 0; -1: missing) under the three names, the first as first_name.
+// Copies of parts a, b, c (counted from 0; -1: missing) under the three names, the first as
+// first_name.
 static mk_status open_parts(int a, int b, int c, const char *first_name, mk_err *err) {
     char dir[] = "/tmp/mk_gguf_XXXXXX";
     const int which[] = {a, b, c};
@@ -556,9 +558,10 @@ static void test_split_refuses(void **state) {
     mk_free(data);
 }
 
-// --- names, memory, speed --------------------------------------------------------------------------------------------
+// --- names, memory, speed ------------------------------------------------------------------------
 
-// 1025 names whose hashes end alike: a table of 4096 slots would be walked from the same place for each.
+// 1025 names whose hashes end alike: a table of 4096 slots would be walked from the same place for
+// each.
 static void test_colliding_names(void **state) {
     (void)state;
     enum { N = 1025 };
@@ -647,10 +650,9 @@ static void test_large_vocabulary(void **state) {
     mk_gguf *g = NULL;
     mk_gguf_str *s = NULL;
     int64_t n = 0;
-    uint64_t start = mk_now_ns();
+    clock_t start = clock();
     assert_int_equal(mk_gguf_open_memory(b.data, b.len, "vocabulary", &g, NULL), MK_OK);
-    uint64_t ms = (mk_now_ns() - start) / 1000000;
-    assert_true(ms < 500); // 50 in a release build
+    assert_true(clock() - start < CLOCKS_PER_SEC / 2); // 1 ms in a release build
     assert_int_equal(mk_gguf_arr_strs(g, "tokens", &s, &n, NULL), MK_OK);
     assert_int_equal(n, N_TOKEN);
     assert_memory_equal(s[N_TOKEN - 1].p, "token149999", 11);

@@ -1,5 +1,5 @@
-// Writing GGUF: the bytes must be those the gguf package writes (tests/golden/gen_formats.py), and nothing half-written may
-// ever stand under the final name.
+// Writing GGUF: the bytes must be those the gguf package writes (tests/golden/gen_formats.py), and
+// nothing half-written may ever stand under the final name.
 #include "format/golden.h"
 
 #include <stdlib.h>
@@ -41,7 +41,7 @@ static void assert_same_file(const char *got_path, const char *want_path) {
     mk_free(want);
 }
 
-// --- from values -----------------------------------------------------------------------------------------------------
+// --- from values ---------------------------------------------------------------------------------
 
 static const struct {
     const char *name;
@@ -104,7 +104,7 @@ static void test_written_bytes(void **state) {
     drop_place(&p);
 }
 
-// --- from a file -----------------------------------------------------------------------------------------------------
+// --- from a file ---------------------------------------------------------------------------------
 
 static mk_status fill_copy(void *arg, int64_t i, mk_writer *w, mk_err *err) {
     const mk_tensor_view *v = mk_gguf_tensor(arg, i);
@@ -162,7 +162,7 @@ static void test_copied_layout(void **state) {
     }
 }
 
-// --- mistakes --------------------------------------------------------------------------------------------------------
+// --- mistakes ------------------------------------------------------------------------------------
 
 static mk_status fill_short(void *arg, int64_t i, mk_writer *w, mk_err *err) {
     (void)i;

@@ -1,5 +1,5 @@
-// Reading safetensors: files of the official package (tests/golden/gen_formats.py), broken headers, broken indexes, failing
-// memory.
+// Reading safetensors: files of the official package (tests/golden/gen_formats.py), broken headers,
+// broken indexes, failing memory.
 #include "format/golden.h"
 
 #include <stdlib.h>
@@ -8,11 +8,12 @@
 
 #include "format/safetensors.h"
 
-#include "fuzz/fuzz_safetensors.c" // LLVMFuzzerTestOneInput: opens bytes and reads everything in them
+// LLVMFuzzerTestOneInput: opens bytes and reads everything in them
+#include "fuzz/fuzz_safetensors.c"
 
 #define DIR "tests/golden/format/"
 
-// --- good files ------------------------------------------------------------------------------------------------------
+// --- good files ----------------------------------------------------------------------------------
 
 // Element i is (i - 4) / 2, which all float types here hold exactly.
 static void check_ramp(const mk_safetensors *s, const char *name, mk_dtype t, int n_dim, int64_t n0,
@@ -88,7 +89,7 @@ static void test_sharded(void **state) {
     check_sharded(DIR "sharded/model.safetensors.index.json");
 }
 
-// --- broken headers --------------------------------------------------------------------------------------------------
+// --- broken headers ------------------------------------------------------------------------------
 
 // A file of this header and n_data bytes.
 static mk_status try_header(const char *header, size_t n_data, mk_err *err) {
@@ -243,7 +244,7 @@ static void test_truncations_and_flips(void **state) {
     mk_free(data);
 }
 
-// --- broken folders --------------------------------------------------------------------------------------------------
+// --- broken folders ------------------------------------------------------------------------------
 
 static void write_file(const char *dir, const char *name, const void *data, size_t n) {
     char *path = mk_path_join(dir, name);

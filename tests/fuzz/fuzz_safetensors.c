@@ -1,4 +1,5 @@
-// Any bytes as a safetensors file: opening must refuse or give views that can be read to the last byte.
+// Any bytes as a safetensors file: opening must refuse or give views that can be read to the last
+// byte.
 #include <stdint.h>
 #include <string.h>
 
