@@ -47,11 +47,10 @@ FILES = {
     "qwen2-q4_0": ("qwen2", "Q4_0", ""), "qwen2_tied-q8_0": ("qwen2_tied", "Q8_0", ""),
     "deepseek_v2lite-a-f32": ("deepseek_v2lite", "F32", "a"), "deepseek_v2lite-a-q4_0": ("deepseek_v2lite", "Q4_0", "a"),
     "deepseek_v2-b-f32": ("deepseek_v2", "F32", "b"), "deepseek_v2-b-q8_0": ("deepseek_v2", "Q8_0", "b"),
-    "deepseek_v3-a-bf16": ("deepseek_v3", "BF16", "a"), "deepseek_v3-b-bf16": ("deepseek_v3", "BF16", "b"),
-    "deepseek_v3-c-bf16": ("deepseek_v3", "BF16", "c"), "deepseek_v3-c-f32": ("deepseek_v3", "F32", "c"),
+    "deepseek_v3-a-bf16": ("deepseek_v3", "BF16", "a"), "deepseek_v3-c-f32": ("deepseek_v3", "F32", "c"),
     "deepseek_v3-c-q8_0": ("deepseek_v3", "Q8_0", "c"), "deepseek_v3-c-q4_0": ("deepseek_v3", "Q4_0", "c"),
     "deepseek_v3_mtp-c-bf16": ("deepseek_v3_mtp", "BF16", "c"),
-    "llama_k256-q4_k": ("llama_k256", "Q4_K", ""), "llama_k256-q6_k": ("llama_k256", "Q6_K", ""),
+    "llama_k256-q4_k": ("llama_k256", "Q4_K", ""),
     "deepseek_v3_k256-c-q4_k_m": ("deepseek_v3_k256", "Q4_K_M", "c"),
 }
 
