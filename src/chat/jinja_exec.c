@@ -335,7 +335,7 @@ mk_status mk_jinja_render_text(const mk_jinja *j, const mk_jinja_vars *vars, con
     set_limits(&c, limits);
     *out = (mk_jinja_text){0};
     mk_buf_init(&out->text, c.lim.max_output_bytes + 1);
-    c.arena = mk_arena_create(32768, MK_J_MAX_BYTES);
+    c.arena = mk_arena_create(32768, 0);
     if (c.arena == NULL) {
         return MK_FAIL(err, MK_ENOMEM, "chat template: out of memory");
     }

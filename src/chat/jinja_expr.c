@@ -405,19 +405,21 @@ static bool parse_dotted(jparser *p, jtext *name) {
         if (!mk_j_advance(p)) {
             return false;
         }
-        name->n = (uint32_t)(p->cur.text.p + p->cur.text.n - name->p);
+        jtext part = p->cur.text;
         if (!mk_j_expect(p, JT_NAME, "a name")) {
             return false;
         }
+        name->n = (uint32_t)(part.p + part.n - name->p);
     }
     return true;
 }
 
-static bool known(jparser *p, jnode *n, const char *what) {
-    if (n->entry == NULL && !p->soft) {
-        return mk_j_fail(p, "No %s named '%.*s'.", what, (int)(n->v.text.n > 60 ? 60 : n->v.text.n), n->v.text.p);
+// An unknown name is an error of the template, except where a condition stands around it.  Whether one does is known
+// at the end of the expression ("x | f if y"), so the statement reports it (mk_j_parse_expr, parse_body).
+static void note_unknown(jparser *p, const jnode *n) {
+    if (n->entry == NULL && !p->soft && p->unknown == NULL) {
+        p->unknown = n;
     }
-    return true;
 }
 
 bool mk_j_parse_filters(jparser *p, jnode *in, bool inline_start, jnode **out) {
@@ -436,9 +438,7 @@ bool mk_j_parse_filters(jparser *p, jnode *in, bool inline_start, jnode **out) {
         }
         n->v.text = name;
         n->entry = mk_j_find_filter(name);
-        if (!known(p, n, "filter")) {
-            return false;
-        }
+        note_unknown(p, n);
         in = n;
     }
     *out = in;
@@ -474,9 +474,7 @@ static bool parse_test(jparser *p, jnode *in, jnode **out) {
     }
     n->v.text = name;
     n->entry = mk_j_find_test(name);
-    if (!known(p, n, "test")) {
-        return false;
-    }
+    note_unknown(p, n);
     *out = negated ? make(p, JN_NOT, line, n, NULL) : n;
     return *out != NULL;
 }
@@ -680,7 +678,9 @@ static bool parse_cond(jparser *p, jnode *value, jnode **out) {
 
 bool mk_j_parse_expr(jparser *p, jnode **out) {
     jnode *n;
+    const jnode *unknown = p->unknown;
     bool found, soft = p->soft;
+    p->unknown = NULL;
     if (!mk_j_down(p) || !mk_j_parse_or(p, &n)) {
         return false;
     }
@@ -695,7 +695,9 @@ bool mk_j_parse_expr(jparser *p, jnode **out) {
         if (!parse_cond(p, n, &n)) {
             return false;
         }
+        p->unknown = NULL;
     }
+    p->unknown = unknown != NULL ? unknown : p->unknown;
     p->soft = soft;
     p->nest--;
     *out = n;

@@ -173,9 +173,9 @@ static bool fold_case(jctx *c, bool sensitive, jval *key) {
 }
 
 // Key of an item: the value at a path, or a list of them for "a,b".
-static bool sort_key(jctx *c, const jval *item, const jval *attribute, bool sensitive, jval *out) {
+static bool sort_key(jctx *c, const jval *item, const jval *attribute, const jval *dflt, bool sensitive, jval *out) {
     if (attribute->kind != JV_STR || memchr(attribute->u.p, ',', attribute->n) == NULL) {
-        return mk_j_path(c, item, attribute, NULL, out) && fold_case(c, sensitive, out);
+        return mk_j_path(c, item, attribute, dflt, out) && fold_case(c, sensitive, out);
     }
     if (!mk_j_list_new(c, JV_LIST, 0, out)) {
         return false;
@@ -193,18 +193,23 @@ static bool sort_key(jctx *c, const jval *item, const jval *attribute, bool sens
     return true;
 }
 
-static bool sort_list(jctx *c, jlist *l, const jval *attribute, bool sensitive, bool reverse) {
+typedef struct {
+    const jval *attribute, *dflt;  // dflt: instead of an undefined key, or NULL
+    bool sensitive, reverse;
+} sort_opts;
+
+static bool sort_list(jctx *c, jlist *l, sort_opts o) {
     keyed *v = mk_j_alloc(c, l->n, sizeof *v), *tmp = v != NULL ? mk_j_alloc(c, l->n, sizeof *tmp) : NULL;
     if (tmp == NULL) {
         return false;
     }
     for (uint32_t i = 0; i < l->n; i++) {
         v[i].item = l->v[i];
-        if (!sort_key(c, &l->v[i], attribute, sensitive, &v[i].key)) {
+        if (!sort_key(c, &l->v[i], o.attribute, o.dflt, o.sensitive, &v[i].key)) {
             return false;
         }
     }
-    if (!merge(c, v, tmp, l->n, reverse)) {
+    if (!merge(c, v, tmp, l->n, o.reverse)) {
         return false;
     }
     for (uint32_t i = 0; i < l->n; i++) {
@@ -215,7 +220,7 @@ static bool sort_list(jctx *c, jlist *l, const jval *attribute, bool sensitive, 
 
 FILTER(f_sort) {
     (void)args;
-    return mk_j_to_list(c, s, out) && sort_list(c, out->u.list, &a[2], flag(&a[1]), flag(&a[0]));
+    return mk_j_to_list(c, s, out) && sort_list(c, out->u.list, (sort_opts){&a[2], NULL, flag(&a[1]), flag(&a[0])});
 }
 
 FILTER(f_dictsort) {
@@ -230,7 +235,7 @@ FILTER(f_dictsort) {
                                    : mk_j_raise(c, "'%s object' has no attribute 'items'", mk_j_type_name(s));
     }
     jval view = {.kind = JV_VIEW, .sub = 2, .u.dict = s->u.dict}, at = mk_j_int(name.n == 3 ? 0 : 1);
-    return mk_j_to_list(c, &view, out) && sort_list(c, out->u.list, &at, flag(&a[0]), flag(&a[2]));
+    return mk_j_to_list(c, &view, out) && sort_list(c, out->u.list, (sort_opts){&at, NULL, flag(&a[0]), flag(&a[2])});
 }
 
 static bool extreme(jctx *c, const jval *s, const jval *a, bool max, jval *out) {
@@ -320,7 +325,7 @@ FILTER(f_groupby) {
     (void)args;
     jval list, key, group, pair, last = {.kind = JV_MISSING};
     bool sensitive = flag(&a[2]);
-    if (!mk_j_to_list(c, s, &list) || !sort_list(c, list.u.list, &a[0], sensitive, false) ||
+    if (!mk_j_to_list(c, s, &list) || !sort_list(c, list.u.list, (sort_opts){&a[0], &a[1], sensitive, false}) ||
         !mk_j_list_new(c, JV_LIST, 0, out)) {
         return false;
     }

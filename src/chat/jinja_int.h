@@ -161,6 +161,7 @@ typedef struct {
     int nest;
     int loops;        // enclosing loops of this function body (break and continue need one)
     bool soft;        // inside an if: unknown filters are errors only when reached, as in Jinja
+    const jnode *unknown;  // the first filter or test of this statement that nobody knows
     uint8_t macro_bits;
     mk_err *err;
     mk_status status;
@@ -286,6 +287,7 @@ typedef struct jctx {
     const mk_jinja_vars *vars;
     mk_jinja_limits lim;
     uint64_t steps, deadline_ms, next_clock;
+    size_t n_bytes;   // given out by mk_j_alloc, at most MK_J_MAX_BYTES
     int depth;
     int32_t line;     // of the statement being run
     jsb *capture;     // where output goes; NULL: to the caller

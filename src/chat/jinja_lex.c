@@ -169,6 +169,10 @@ static bool lex_raw(jlex *lx, jtok *t, bool *emitted) {
             return true;
         }
     }
+    if (lx->pos >= lx->n) {  // as with comments
+        lx->mode = JMODE_ROOT;
+        return true;
+    }
     return lex_fail(lx, "Missing end of raw directive");
 }
 
@@ -180,7 +184,10 @@ static bool skip_comment(jlex *lx, uint32_t at) {
             return true;
         }
     }
-    // "{#}" and the like: the sign may have eaten nothing yet
+    if (at + 2 >= lx->n) {  // nothing at all behind the opening: Jinja lets it pass
+        move(lx, lx->n);
+        return true;
+    }
     return lex_fail(lx, "Missing end of comment tag");
 }
 

@@ -125,9 +125,7 @@ static bool split_words(jctx *c, const jval *s, int64_t max, jlist *l) {
     size_t at = word_end(s, 0, true);
     while (at < s->n) {
         if (max == 0) {
-            jval rest = mk_j_sub(s, at, s->n - at);
-            rest = mk_j_strip(&rest, NULL, 2);
-            return mk_j_list_push(c, l, &rest);
+            return push_part(c, l, s, at, s->n);
         }
         size_t end = word_end(s, at, false);
         if (!push_part(c, l, s, at, end)) {

@@ -101,26 +101,23 @@ static bool int_pow(jctx *c, int64_t base, int64_t exp, jval *out) {
     return true;
 }
 
-// Floor division and its remainder: the sign of the remainder is the divisor's.
-static bool int_divmod(jctx *c, int64_t a, int64_t b, int64_t *q, int64_t *r) {
+// Floor division or its remainder; the sign of the remainder is the divisor's.
+static bool int_divmod(jctx *c, bool mod, int64_t a, int64_t b, int64_t *out) {
     if (b == 0) {
         return mk_j_raise(c, "integer division or modulo by zero");
     }
     if (b == -1) {  // INT64_MIN / -1 traps
-        *r = 0;
-        return __builtin_sub_overflow((int64_t)0, a, q) ? overflow(c) : true;
+        *out = 0;
+        return mod || !__builtin_sub_overflow((int64_t)0, a, out) || overflow(c);
     }
-    *q = a / b;
-    *r = a % b;
-    if (*r != 0 && (*r < 0) != (b < 0)) {
-        --*q;
-        *r += b;
-    }
+    int64_t q = a / b, r = a % b;
+    bool adjust = r != 0 && (r < 0) != (b < 0);
+    *out = mod ? r + (adjust ? b : 0) : q - adjust;
     return true;
 }
 
 static bool int_op(jctx *c, int op, int64_t a, int64_t b, jval *out) {
-    int64_t r = 0, q = 0;
+    int64_t r = 0;
     bool over = false;
     switch (op) {
     case JT_ADD:
@@ -137,10 +134,9 @@ static bool int_op(jctx *c, int op, int64_t a, int64_t b, jval *out) {
         return b != 0 || mk_j_raise(c, "division by zero");
     case JT_FLOORDIV:
     case JT_MOD:
-        if (!int_divmod(c, a, b, &q, &r)) {
+        if (!int_divmod(c, op == JT_MOD, a, b, &r)) {
             return false;
         }
-        r = op == JT_MOD ? r : q;
         break;
     default:
         return int_pow(c, a, b, out);

@@ -190,6 +190,12 @@ static bool parse_output(jparser *p, jnode **out) {
     return mk_j_expect(p, JT_VAR_END, "'}}'");
 }
 
+static bool report_unknown(jparser *p) {
+    jtext name = p->unknown->v.text;
+    return mk_j_fail(p, "No %s named '%.*s'.", p->unknown->kind == JN_TEST ? "test" : "filter",
+                     (int)(name.n > 60 ? 60 : name.n), name.p);
+}
+
 // Statements up to one of `ends` (its name is then the current token) or, without ends, to the end of the template.
 static bool parse_body(jparser *p, const char *const *ends, jnode **out) {
     jnode *first = NULL, **tail = &first;
@@ -210,7 +216,7 @@ static bool parse_body(jparser *p, const char *const *ends, jnode **out) {
             }
             ok = parse_statement(p, &n) && mk_j_expect(p, JT_BLOCK_END, "'%}'");
         }
-        if (!ok) {
+        if (!ok || (p->unknown != NULL && !report_unknown(p))) {
             return false;
         }
         *tail = n;

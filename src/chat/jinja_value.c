@@ -30,11 +30,10 @@ bool mk_j_limit(jctx *c, const char *what) {
     return false;
 }
 
-// The arena says only "no": its cap decides whether it was a bound or the machine.
 bool mk_j_nomem(jctx *c) {
     if (c->status == MK_OK) {
-        c->status = MK_FAIL(c->err, MK_ENOMEM, "chat template, line %d: no memory for values (%zu bytes used, bound %zu)",
-                            c->line, mk_arena_used(c->arena), MK_J_MAX_BYTES);
+        c->status = MK_FAIL(c->err, MK_ENOMEM, "chat template, line %d: out of memory with %zu bytes of values", c->line,
+                            c->n_bytes);
     }
     return false;
 }
@@ -81,10 +80,11 @@ bool mk_j_enter(jctx *c) {
 // Memory costs steps, so that a bound on steps bounds memory and the time to fill it.
 void *mk_j_alloc(jctx *c, size_t count, size_t size) {
     size_t bytes;
-    if (!mk_mul_size(count, size, &bytes) || bytes > MK_J_MAX_BYTES) {
-        mk_j_limit(c, "a value does not fit in the memory of a template");
+    if (!mk_mul_size(count, size, &bytes) || bytes > MK_J_MAX_BYTES - c->n_bytes) {
+        mk_j_limit(c, "the values need more than 256 MiB");
         return NULL;
     }
+    c->n_bytes += bytes;
     if (!mk_j_steps(c, bytes / 1024)) {
         return NULL;
     }

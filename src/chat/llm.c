@@ -1,0 +1,198 @@
+// Opening a ready model: files, tokenizer, template, memory plan, weights, engine.
+#include "chat/llm.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/json.h"
+#include "chat/llm_int.h"
+
+#define SMALLEST_WINDOW 512
+#define CONFIG_MAX_BYTES ((size_t)1 << 20)
+
+// --- recommended sampling --------------------------------------------------------------------------------------------
+
+static mk_status sampling_from_json(const json_t *g, mk_sample_params *p, mk_err *err) {
+    double temp = (double)p->temperature, top_p = (double)p->top_p, min_p = (double)p->min_p;
+    double rep = (double)p->repetition_penalty;
+    int64_t top_k = p->top_k;
+    bool do_sample = true;
+    MK_TRY(mk_json_get_f64(g, "temperature", &temp, err));
+    MK_TRY(mk_json_get_f64(g, "top_p", &top_p, err));
+    MK_TRY(mk_json_get_f64(g, "min_p", &min_p, err));
+    MK_TRY(mk_json_get_f64(g, "repetition_penalty", &rep, err));
+    MK_TRY(mk_json_get_i64(g, "top_k", 0, INT32_MAX, &top_k, err));
+    MK_TRY(mk_json_get_bool(g, "do_sample", &do_sample, err));
+    p->temperature = do_sample ? (float)temp : 0;
+    p->top_p = (float)top_p;
+    p->min_p = (float)min_p;
+    p->repetition_penalty = (float)rep;
+    p->top_k = (int32_t)top_k;
+    return MK_OK;
+}
+
+// generation_config.json of a folder is the maker's recommendation; without it minke's defaults stand.
+static mk_status load_sampling(mk_llm *llm, mk_err *err) {
+    llm->sampling = MK_SAMPLE_DEFAULTS;
+    const mk_source *src = llm->model->src;
+    if (!mk_source_is_gguf(src)) {
+        char *path = mk_path_join(mk_source_path(src), "generation_config.json");
+        json_t *g = NULL;
+        mk_status st = MK_OK;
+        if (mk_path_is_file(path)) {
+            st = mk_json_file(path, CONFIG_MAX_BYTES, &g, err);
+            st = st == MK_OK ? sampling_from_json(g, &llm->sampling, err) : st;
+        }
+        json_decref(g);
+        mk_free(path);
+        MK_TRY(st);
+    }
+    int64_t n_token = mk_tokenizer_n_vocab(llm->tokenizer), n_vocab = llm->model->hp.n_vocab;
+    llm->sampling.n_token = n_token < n_vocab ? n_token : 0;  // rows of the output matrix beyond the tokenizer
+    return mk_sample_check(&llm->sampling, n_vocab, err);
+}
+
+// --- memory ----------------------------------------------------------------------------------------------------------
+
+static mk_status choose_kv_type(mk_llm *llm, mk_err *err) {
+    const char *name = llm->opts.kv_type ? llm->opts.kv_type : "auto";
+    if (strcmp(name, "auto") == 0) {
+        bool f32 = llm->model->globals.embed->dtype == MK_DTYPE_F32;
+        llm->engine_opts.kv_type = f32 ? MK_KV_F32 : MK_KV_F16;
+    } else if (strcmp(name, "f32") == 0 || strcmp(name, "f16") == 0) {
+        llm->engine_opts.kv_type = name[1] == '3' ? MK_KV_F32 : MK_KV_F16;
+    } else {
+        return MK_FAIL(err, MK_EUSAGE, "--kv-type: expected auto, f32 or f16, got '%s'", name);
+    }
+    return MK_OK;
+}
+
+mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk_err *err) {
+    mk_engine_opts o = llm->engine_opts;
+    o.n_ctx = n_ctx > 0 ? n_ctx : o.n_ctx;
+    return mk_engine_plan(llm->model, &o, plan, err);
+}
+
+static mk_status does_not_fit(const mk_llm *llm, const mk_memory_plan *p, int64_t n_ctx, size_t room, mk_err *err) {
+    return MK_FAIL(err, MK_ENOMEM, "%s needs %.2f GB (weights %.2f, cache %.2f for a window of %lld tokens, scratch %.2f), "
+                   "%.2f GB are available%s", mk_source_path(llm->model->src), (double)p->total / 1e9,
+                   (double)p->weights / 1e9, (double)p->kv / 1e9, (long long)n_ctx, (double)p->scratch / 1e9,
+                   (double)room / 1e9, n_ctx > SMALLEST_WINDOW ? "; a smaller window (--ctx) may fit" : "");
+}
+
+// The model's own window if it fits into nine tenths of the free memory, else the largest that does.
+static mk_status choose_window(mk_llm *llm, mk_err *err) {
+    size_t room = mk_memory_available();
+    room -= room / 10;
+    int64_t train = llm->model->hp.n_ctx_train, want = llm->opts.n_ctx > 0 ? llm->opts.n_ctx : train;
+    mk_memory_plan p;
+    llm->engine_opts.n_ctx = want;
+    MK_TRY(mk_llm_plan(llm, want, &p, err));
+    if (p.total <= room || llm->opts.describe_only) {
+        return MK_OK;
+    }
+    int64_t smallest = want < SMALLEST_WINDOW ? want : SMALLEST_WINDOW;
+    size_t fixed = p.weights + p.scratch, per_block = mk_model_kv_bytes_per_block(llm->model, llm->engine_opts.kv_type);
+    int64_t blocks = room > fixed ? (int64_t)((room - fixed) / per_block) : 0;
+    if (llm->opts.n_ctx > 0 || blocks * MK_KV_BLOCK < smallest) {
+        int64_t shown = llm->opts.n_ctx > 0 ? want : smallest;
+        MK_TRY(mk_llm_plan(llm, shown, &p, err));
+        return does_not_fit(llm, &p, shown, room, err);
+    }
+    llm->engine_opts.n_ctx = blocks * MK_KV_BLOCK;
+    return MK_OK;
+}
+
+// --- opening ---------------------------------------------------------------------------------------------------------
+
+static mk_status describe(mk_llm *llm, mk_err *err) {
+    MK_TRY(mk_kernels_find(llm->opts.isa ? llm->opts.isa : "auto", &llm->kernels, err));
+    MK_TRY(mk_model_open(llm->opts.model, &llm->model, err));
+    const mk_source *src = llm->model->src;
+    MK_TRY(mk_source_is_gguf(src) ? mk_tokenizer_from_gguf(mk_source_gguf(src), &llm->tokenizer, err)
+                                  : mk_tokenizer_from_folder(mk_source_path(src), &llm->tokenizer, err));
+    if (mk_tokenizer_n_vocab(llm->tokenizer) > llm->model->hp.n_vocab) {
+        return MK_FAIL(err, MK_ECORRUPT, "%s: the tokenizer has %lld tokens, the token table only %lld rows",
+                       mk_source_path(src), (long long)mk_tokenizer_n_vocab(llm->tokenizer),
+                       (long long)llm->model->hp.n_vocab);
+    }
+    MK_TRY(mk_llm_load_template(llm, err));
+    MK_TRY(load_sampling(llm, err));
+    return choose_kv_type(llm, err);
+}
+
+static mk_status start(mk_llm *llm, mk_err *err) {
+    int n_thread = llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count();
+    llm->pool = mk_pool_create(n_thread);
+    llm->engine_opts.pool = llm->pool;
+    MK_TRY(mk_model_load(llm->model, llm->pool, llm->opts.progress, llm->opts.progress_arg, err));
+    MK_TRY(mk_engine_create(llm->model, &llm->engine_opts, &llm->engine, err));
+    return mk_session_create(llm->engine, &llm->session, err);
+}
+
+static mk_status open_llm(mk_llm *llm, mk_err *err) {
+    MK_TRY(describe(llm, err));
+    llm->engine_opts.kernels = llm->kernels;
+    llm->engine_opts.n_seq = llm->opts.n_seq;
+    llm->engine_opts.n_chunk = llm->opts.n_chunk;
+    llm->engine_opts.n_out = llm->opts.n_out;
+    MK_TRY(choose_window(llm, err));
+    return llm->opts.describe_only ? MK_OK : start(llm, err);
+}
+
+mk_status mk_llm_open(const mk_llm_opts *opts, mk_llm **out, mk_err *err) {
+    mk_llm *llm = mk_zalloc(sizeof *llm);
+    llm->opts = *opts;
+    mk_status st = open_llm(llm, err);
+    if (st != MK_OK) {
+        mk_llm_close(llm);
+        return st;
+    }
+    *out = llm;
+    return MK_OK;
+}
+
+void mk_llm_close(mk_llm *llm) {
+    if (!llm) {
+        return;
+    }
+    mk_session_destroy(llm->session);
+    mk_engine_destroy(llm->engine);
+    mk_pool_destroy(llm->pool);
+    mk_chat_template_destroy(llm->template);
+    mk_tokenizer_destroy(llm->tokenizer);
+    mk_model_close(llm->model);
+    mk_free(llm);
+}
+
+const mk_model *mk_llm_model(const mk_llm *llm) {
+    return llm->model;
+}
+
+const mk_tokenizer *mk_llm_tokenizer(const mk_llm *llm) {
+    return llm->tokenizer;
+}
+
+const mk_chat_template *mk_llm_template(const mk_llm *llm) {
+    return llm->template;
+}
+
+mk_engine *mk_llm_engine(mk_llm *llm) {
+    return llm->engine;
+}
+
+int mk_llm_n_thread(const mk_llm *llm) {
+    return llm->pool ? mk_pool_n_thread(llm->pool) : 0;
+}
+
+mk_pool *mk_llm_pool(mk_llm *llm) {
+    return llm->pool;
+}
+
+const mk_kernels *mk_llm_kernels(const mk_llm *llm) {
+    return llm->kernels;
+}
+
+mk_sample_params mk_llm_sampling(const mk_llm *llm) {
+    return llm->sampling;
+}

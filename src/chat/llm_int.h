@@ -1,0 +1,23 @@
+// Private to llm.c, prompt.c and generate.c.
+#ifndef MK_CHAT_LLM_INT_H
+#define MK_CHAT_LLM_INT_H
+
+#include "chat/llm.h"
+
+struct mk_llm {
+    mk_llm_opts opts;
+    mk_model *model;
+    mk_tokenizer *tokenizer;
+    mk_chat_template *template;  // NULL if the model has none
+    mk_sample_params sampling;
+    const mk_kernels *kernels;
+    mk_pool *pool;
+    mk_engine *engine;
+    mk_session *session;         // the one conversation of mk_llm_generate
+    mk_engine_opts engine_opts;
+};
+
+// Fills the template from the model's files (or opts.template_text).
+mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) MK_WARN_UNUSED;
+
+#endif
