@@ -201,7 +201,7 @@ typedef struct {
     uint32_t n_dim;
     uint64_t ne[2];
     uint32_t dtype;
-    uint64_t offset;
+    uint64_t offset, offset_one;
     const char *key, *name;
 } spec;
 
@@ -258,7 +258,7 @@ static void build(const spec *s, mk_buf *b) {
     u32(b, 1);
     u64(b, 8);
     u32(b, MK_DTYPE_F32);
-    u64(b, 0);
+    u64(b, s->offset_one);
     text(b, s->name_len, s->name);
     u32(b, s->n_dim);
     u64(b, s->ne[0]);
@@ -348,6 +348,7 @@ static const field_case field_cases[] = {
     {F(offset), UINT64_MAX - 31, MK_ECORRUPT, {"'two'", "18446744073709551584"}},
     {F(offset), P63, MK_ECORRUPT, {"'two'", "9223372036854775808"}},
     {F(offset), 0, MK_ECORRUPT, {"'one'", "'two'", "overlap"}},
+    {F(offset_one), 64, MK_ECORRUPT, {"'two'", "'one'", "overlap"}},
     {F(align_type), MK_GGUF_U64, MK_OK, {NULL}},
     {F(version), 2, MK_OK, {NULL}},
 };
@@ -373,6 +374,33 @@ static void test_broken_fields(void **state) {
         }
         mk_buf_free(&b);
     }
+}
+
+// Tensors may be listed in any order.
+static void test_descending_offsets(void **state) {
+    (void)state;
+    spec s = sound;
+    mk_buf b;
+    mk_err err;
+    s.offset_one = 64;
+    s.offset = 0;
+    build(&s, &b);
+    assert_int_equal(try_open(b.data, b.len, &err), MK_OK);
+    mk_buf_free(&b);
+}
+
+// 64 elements are two blocks of Q8_0, but a row of 16 is not a whole block.
+static void test_broken_rows(void **state) {
+    (void)state;
+    spec s = sound;
+    mk_buf b;
+    mk_err err;
+    s.dtype = MK_DTYPE_Q8_0;
+    s.ne[0] = 16;
+    build(&s, &b);
+    assert_int_equal(try_open(b.data, b.len, &err), MK_ECORRUPT);
+    assert_non_null(strstr(err.msg, "rows of 16 elements of type Q8_0"));
+    mk_buf_free(&b);
 }
 
 static void test_broken_names(void **state) {
@@ -473,9 +501,18 @@ static void test_corner_numbers_everywhere(void **state) {
 
 // --- split files ---------------------------------------------------------------------------------
 
-static void copy_file(const char *from, const char *dir, const char *name) {
+// Sets split.tensors.count, an i32 behind its key and type, in the bytes of a part.
+static void patch_count(char *data, size_t n, int32_t count) {
+    const char key[] = "split.tensors.count";
+    char *at = memmem(data, n, key, strlen(key));
+    assert_non_null(at);
+    memcpy(at + strlen(key) + 4, &count, sizeof count);
+}
+
+static void copy_file(const char *from, const char *dir, const char *name, int32_t count) {
     size_t n = 0;
     char *data = golden_read(from, &n), *path = mk_path_join(dir, name);
+    patch_count(data, n, count);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, n, f), n);
@@ -495,7 +532,8 @@ static const char *const part_names[] = {"split-00001-of-00003.gguf", "split-000
 
 // Copies of parts a, b, c (counted from 0; -1: missing) under the three names, the first as
 // first_name.
-static mk_status open_parts(int a, int b, int c, const char *first_name, mk_err *err) {
+static mk_status open_parts(int a, int b, int c, const char *first_name, int32_t count,
+                            mk_err *err) {
     char dir[] = "/tmp/mk_gguf_XXXXXX";
     const int which[] = {a, b, c};
     mk_gguf *g = NULL;
@@ -504,7 +542,7 @@ static mk_status open_parts(int a, int b, int c, const char *first_name, mk_err 
         if (which[i] >= 0) {
             char from[128];
             (void)snprintf(from, sizeof from, DIR "%s", part_names[which[i]]);
-            copy_file(from, dir, i == 0 ? first_name : part_names[i]);
+            copy_file(from, dir, i == 0 ? first_name : part_names[i], count);
         }
     }
     char *path = mk_path_join(dir, first_name);
@@ -543,14 +581,17 @@ static void test_split_refuses(void **state) {
     (void)state;
     mk_err err;
     const char *first = part_names[0];
-    assert_int_equal(open_parts(0, 1, 2, first, &err), MK_OK);
-    assert_int_equal(open_parts(0, -1, 2, first, &err), MK_ENOTFOUND);
+    assert_int_equal(open_parts(0, 1, 2, first, 5, &err), MK_OK);
+    assert_int_equal(open_parts(0, 1, 2, first, 6, &err), MK_ECORRUPT);
+    assert_non_null(strstr(err.msg, "split.tensors.count is 6"));
+    assert_non_null(strstr(err.msg, "5 tensors"));
+    assert_int_equal(open_parts(0, -1, 2, first, 5, &err), MK_ENOTFOUND);
     assert_non_null(strstr(err.msg, "split-00002-of-00003.gguf"));
-    assert_int_equal(open_parts(0, 2, 1, first, &err), MK_ECORRUPT);
+    assert_int_equal(open_parts(0, 2, 1, first, 5, &err), MK_ECORRUPT);
     assert_non_null(strstr(err.msg, "part 2 of 3; expected part 1 of 3"));
-    assert_int_equal(open_parts(1, 1, 2, first, &err), MK_EUSAGE);
+    assert_int_equal(open_parts(1, 1, 2, first, 5, &err), MK_EUSAGE);
     assert_non_null(strstr(err.msg, "part 2 of 3"));
-    assert_int_equal(open_parts(0, 1, 2, "other.gguf", &err), MK_ECORRUPT);
+    assert_int_equal(open_parts(0, 1, 2, "other.gguf", 5, &err), MK_ECORRUPT);
     assert_non_null(strstr(err.msg, "-00001-of-00003.gguf"));
     size_t n = 0;
     char *data = golden_read(DIR "split-00001-of-00003.gguf", &n);
@@ -666,6 +707,8 @@ int main(void) {
         cmocka_unit_test(test_good_files),
         cmocka_unit_test(test_getters_refuse),
         cmocka_unit_test(test_broken_fields),
+        cmocka_unit_test(test_descending_offsets),
+        cmocka_unit_test(test_broken_rows),
         cmocka_unit_test(test_broken_names),
         cmocka_unit_test(test_big_endian_file),
         cmocka_unit_test(test_truncations),

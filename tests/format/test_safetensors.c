@@ -220,6 +220,20 @@ static void test_header_length(void **state) {
     }
 }
 
+// A header that is there, but longer than the format allows.
+static void test_header_limit(void **state) {
+    (void)state;
+    const uint64_t n = 100000001;
+    uint8_t *file = mk_zalloc(8 + n);
+    mk_safetensors *s = NULL;
+    mk_err err = {0};
+    memcpy(file, &n, 8);
+    file[8] = '{';
+    assert_int_equal(mk_safetensors_open_memory(file, 8 + n, "x", &s, &err), MK_ECORRUPT);
+    assert_non_null(strstr(err.msg, "100000001 bytes; expected 2 to 100000000"));
+    mk_free(file);
+}
+
 static void try_copy(const char *data, size_t n) {
     uint8_t *copy = mk_alloc(n + (n == 0));
     memcpy(copy, data, n);
@@ -348,10 +362,15 @@ static void test_failing_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_types),     cmocka_unit_test(test_sharded),
-        cmocka_unit_test(test_headers),       cmocka_unit_test(test_header_length),
-        cmocka_unit_test(test_indexes),       cmocka_unit_test(test_truncations_and_flips),
-        cmocka_unit_test(test_nothing_there), cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_all_types),
+        cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_header_length),
+        cmocka_unit_test(test_header_limit),
+        cmocka_unit_test(test_indexes),
+        cmocka_unit_test(test_truncations_and_flips),
+        cmocka_unit_test(test_nothing_there),
+        cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("format/safetensors", tests, NULL, NULL);
 }
