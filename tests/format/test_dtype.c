@@ -206,6 +206,24 @@ static void test_f64(void **state) {
     both_modes(check_f64);
 }
 
+// Rows of one-byte types long enough for a table of values: the same as one at a time.
+static void test_long_byte_rows(void **state) {
+    (void)state;
+    const mk_dtype types[] = {MK_DTYPE_F8_E4M3, MK_DTYPE_F8_E5M2, MK_DTYPE_F8_E8M0};
+    uint8_t in[2000];
+    float all[2000], one;
+    for (size_t t = 0; t < 3; t++) {
+        for (int i = 0; i < 2000; i++) {
+            in[i] = (uint8_t)(i * 7);
+        }
+        mk_dtype_to_f32(types[t], in, 2000, all);
+        for (int i = 0; i < 2000; i++) {
+            mk_dtype_to_f32(types[t], in + i, 1, &one);
+            assert_int_equal(golden_bits(all[i]), golden_bits(one));
+        }
+    }
+}
+
 static bool is_nan16(uint16_t h, uint16_t infinity) {
     return (h & 0x7FFF) > infinity;
 }
@@ -314,6 +332,7 @@ int main(void) {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_q8_0_odd_values),
         cmocka_unit_test(test_from_f32_refuses),
+        cmocka_unit_test(test_long_byte_rows),
     };
     return cmocka_run_group_tests_name("format/dtype", tests, NULL, NULL);
 }

@@ -157,7 +157,12 @@ static void test_getters_refuse(void **state) {
     bool b = true;
     mk_gguf_str s = {0}, *strs = NULL;
     assert_int_equal(mk_gguf_get_i64(g, "none", 0, 1, &v, &err), MK_OK);
-    assert_int_equal(v, 77);
+    assert_int_equal(mk_gguf_get_f64(g, "none", &d, &err), MK_OK);
+    assert_int_equal(mk_gguf_get_bool(g, "none", &b, &err), MK_OK);
+    assert_int_equal(mk_gguf_get_str(g, "none", &s, &err), MK_OK);
+    assert_true(v == 77 && d == 77 && b && s.p == NULL);
+    assert_int_equal(mk_gguf_kv_type(g, mk_gguf_find(g, "t.i16")), MK_GGUF_I16);
+    assert_int_equal(mk_gguf_kv_type(g, mk_gguf_find(g, "a.str")), MK_GGUF_ARRAY);
     assert_int_equal(mk_gguf_get_i64(g, "t.u8", 0, 199, &v, &err), MK_ECORRUPT);
     assert_non_null(strstr(err.msg, "t.u8"));
     assert_non_null(strstr(err.msg, "199"));
@@ -663,8 +668,21 @@ static mk_status scenario_split(mk_err *err) {
     return st;
 }
 
+// The file is built once, outside the scenario: building allocates too.
+static mk_buf built;
+
+static mk_status scenario_memory(mk_err *err) {
+    mk_gguf *g = NULL;
+    mk_status st = mk_gguf_open_memory(built.data, built.len, "memory", &g, err);
+    mk_gguf_close(g);
+    return st;
+}
+
 static void test_failing_memory(void **state) {
     (void)state;
+    build(&sound, &built);
+    sweep(scenario_memory);
+    mk_buf_free(&built);
     sweep(scenario_single);
     sweep(scenario_split);
 }

@@ -340,23 +340,49 @@ static void test_nothing_there(void **state) {
     assert_null(s);
 }
 
+// A folder with one plain file.
+static void test_folder_with_single_file(void **state) {
+    (void)state;
+    char dir[] = "/tmp/mk_st_XXXXXX";
+    mk_safetensors *s = NULL;
+    size_t n = 0;
+    char *file = golden_read(DIR "all.safetensors", &n);
+    assert_non_null(mkdtemp(dir));
+    write_file(dir, "model.safetensors", file, n);
+    assert_int_equal(mk_safetensors_open(dir, &s, NULL), MK_OK);
+    assert_int_equal(mk_safetensors_n_tensor(s), 11);
+    mk_safetensors_close(s);
+    remove_file(dir, "model.safetensors");
+    assert_int_equal(rmdir(dir), 0);
+    mk_free(file);
+}
+
+static mk_status open_either(const char *path, const char *data, size_t n, mk_safetensors **s,
+                             mk_err *err) {
+    return data != NULL ? mk_safetensors_open_memory(data, n, "memory", s, err)
+                        : mk_safetensors_open(path, s, err);
+}
+
 // jansson's own allocations are outside the hook; ours are not.
 static void test_failing_memory(void **state) {
     (void)state;
-    const char *const paths[] = {DIR "all.safetensors", DIR "sharded"};
-    for (int k = 0; k < 2; k++) {
+    const char *const paths[] = {DIR "all.safetensors", DIR "sharded", DIR "all.safetensors"};
+    for (int k = 0; k < 3; k++) {
+        size_t n_data = 0;
+        char *data = k < 2 ? NULL : golden_read(paths[k], &n_data);
         int64_t live = mk_alloc_live();
         mk_status st = MK_ENOMEM;
         for (int64_t n = 1; st != MK_OK; n++) {
             mk_safetensors *s = NULL;
             mk_err err = {0};
             mk_alloc_fail_at(n);
-            st = mk_safetensors_open(paths[k], &s, &err);
+            st = open_either(paths[k], data, n_data, &s, &err);
             mk_alloc_fail_at(0);
             mk_safetensors_close(s);
             assert_true(mk_alloc_live() == live);
             assert_true(st == MK_OK ? n > 3 : st == MK_ENOMEM && err.msg[0] != '\0' && n < 1000);
         }
+        mk_free(data);
     }
 }
 
@@ -370,6 +396,7 @@ int main(void) {
         cmocka_unit_test(test_indexes),
         cmocka_unit_test(test_truncations_and_flips),
         cmocka_unit_test(test_nothing_there),
+        cmocka_unit_test(test_folder_with_single_file),
         cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("format/safetensors", tests, NULL, NULL);
