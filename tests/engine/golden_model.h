@@ -21,9 +21,9 @@ typedef struct {
     json_t *json;
 } golden;
 
-static inline void *golden_blob(const char *dir, const char *name, size_t want) {
+static inline void *golden_blob(const char *prefix, const char *name, size_t want) {
     char path[1024];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
+    snprintf(path, sizeof path, "%s.%s", prefix, name);
     char *data = NULL;
     size_t n = 0;
     mk_err err = {0};
@@ -34,10 +34,11 @@ static inline void *golden_blob(const char *dir, const char *name, size_t want) 
     return data;
 }
 
-static inline golden golden_read(const char *dir) {
+// prefix: "<folder>/golden" or "<folder>/<file without .gguf>"
+static inline golden golden_read(const char *prefix) {
     golden g = {0};
     char path[1024];
-    snprintf(path, sizeof path, "%s/golden.json", dir);
+    snprintf(path, sizeof path, "%s.json", prefix);
     mk_err err = {0};
     if (mk_json_file(path, 1 << 20, &g.json, &err) != MK_OK) {
         fprintf(stderr, "%s\n", err.msg);
@@ -46,9 +47,9 @@ static inline golden golden_read(const char *dir) {
     g.n_ids = json_integer_value(json_object_get(g.json, "n_ids"));
     g.n_rows = json_integer_value(json_object_get(g.json, "n_rows"));
     g.n_vocab = json_integer_value(json_object_get(g.json, "n_vocab"));
-    g.ids = golden_blob(dir, "golden.ids.i32", (size_t)g.n_ids * 4);
-    g.rows = golden_blob(dir, "golden.rows.i32", (size_t)g.n_rows * 4);
-    g.logits = golden_blob(dir, "golden.logits.f32", (size_t)(g.n_rows * g.n_vocab) * 4);
+    g.ids = golden_blob(prefix, "ids.i32", (size_t)g.n_ids * 4);
+    g.rows = golden_blob(prefix, "rows.i32", (size_t)g.n_rows * 4);
+    g.logits = golden_blob(prefix, "logits.f32", (size_t)(g.n_rows * g.n_vocab) * 4);
     return g;
 }
 
