@@ -25,8 +25,9 @@ typedef struct {
     uint64_t max_steps;       // 0 = 1,000,000
     size_t max_output_bytes;  // 0 = 64 MiB
     uint64_t max_time_ms;     // 0 = 5,000
-    int64_t now;              // seconds since 1970, UTC, for strftime_now; 0 = 2024-07-26 (the date Llama's templates
-                              // default to)
+    int64_t
+        now;  // seconds since 1970, UTC, for strftime_now; 0 = 2024-07-26 (the date Llama's templates
+              // default to)
 } mk_jinja_limits;
 
 // Top-level names.  Both are JSON objects or NULL; a name in `model` wins.  Every string inside `user`, keys included,
@@ -57,10 +58,11 @@ void mk_jinja_destroy(mk_jinja *j);
 
 // Renders with the members of `vars` (a JSON object) as top-level names; appends to out.  A raise_exception in the
 // template is MK_ETEMPLATE with the template's own message.
-mk_status mk_jinja_render(const mk_jinja *j, const json_t *vars, const mk_jinja_limits *limits, mk_buf *out, mk_err *err)
-    MK_WARN_UNUSED;
+mk_status mk_jinja_render(const mk_jinja *j, const json_t *vars, const mk_jinja_limits *limits,
+                          mk_buf *out, mk_err *err) MK_WARN_UNUSED;
 // The same with origin.  *out must be zero or freed; on failure it is left empty.  limits may be NULL.
-mk_status mk_jinja_render_text(const mk_jinja *j, const mk_jinja_vars *vars, const mk_jinja_limits *limits,
-                               mk_jinja_text *out, mk_err *err) MK_WARN_UNUSED;
+mk_status mk_jinja_render_text(const mk_jinja *j, const mk_jinja_vars *vars,
+                               const mk_jinja_limits *limits, mk_jinja_text *out,
+                               mk_err *err) MK_WARN_UNUSED;
 
 #endif

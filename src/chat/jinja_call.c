@@ -25,7 +25,8 @@ static bool push_pos(jctx *c, jargs *a, uint32_t *cap, const jval *v) {
 static bool push_kw(jctx *c, jargs *a, jtext name, const jval *v) {
     for (uint32_t i = 0; i < a->n_kw; i++) {
         if (mk_j_text_eq(a->kw_name[i], name)) {
-            return mk_j_raise(c, "got multiple values for keyword argument '%.*s'", (int)name.n, name.p);
+            return mk_j_raise(c, "got multiple values for keyword argument '%.*s'", (int)name.n,
+                              name.p);
         }
     }
     if ((a->n_kw & (a->n_kw - 1)) == 0) {  // 0, 1, 2, 4, 8 ...: full
@@ -119,7 +120,8 @@ static int param_count(const char *params) {
     return n;
 }
 
-bool mk_j_apply(jctx *c, const jop *op, const char *what, const jval *self, const jargs *args, jval *out) {
+bool mk_j_apply(jctx *c, const jop *op, const char *what, const jval *self, const jargs *args,
+                jval *out) {
     jval a[MK_J_MAX_PARAMS];
     if (op->params[0] == '*') {
         return op->fn(c, self, NULL, args, out);
@@ -130,7 +132,8 @@ bool mk_j_apply(jctx *c, const jop *op, const char *what, const jval *self, cons
         a[i] = (jval){.kind = JV_MISSING};
     }
     if (args->n_pos > (uint32_t)n) {
-        return mk_j_raise(c, "%s '%s' takes at most %d arguments, got %u", what, op->name, n, args->n_pos);
+        return mk_j_raise(c, "%s '%s' takes at most %d arguments, got %u", what, op->name, n,
+                          args->n_pos);
     }
     for (uint32_t i = 0; i < args->n_pos; i++) {
         a[i] = args->pos[i];
@@ -138,8 +141,8 @@ bool mk_j_apply(jctx *c, const jop *op, const char *what, const jval *self, cons
     for (uint32_t i = 0; i < args->n_kw; i++) {
         int k = param_index(op->params, args->kw_name[i]);
         if (k < 0 || a[k].kind != JV_MISSING) {
-            return mk_j_raise(c, "%s '%s' got an unexpected keyword argument '%.*s'", what, op->name,
-                              (int)args->kw_name[i].n, args->kw_name[i].p);
+            return mk_j_raise(c, "%s '%s' got an unexpected keyword argument '%.*s'", what,
+                              op->name, (int)args->kw_name[i].n, args->kw_name[i].p);
         }
         a[k] = args->kw[i];
     }
@@ -200,7 +203,8 @@ static bool macro_caller(jctx *c, const jnode *node, macro_args *m, jenv *e) {
 }
 
 // What is left over goes to kwargs and varargs, if the macro mentions them; else it is an error.
-static bool macro_rest(jctx *c, const jnode *node, uint32_t n_params, const macro_args *m, jenv *e) {
+static bool macro_rest(jctx *c, const jnode *node, uint32_t n_params, const macro_args *m,
+                       jenv *e) {
     const jargs *args = m->args;
     jtext name = c->tpl->sym[node->sym];
     jval kwargs, varargs;
@@ -213,15 +217,16 @@ static bool macro_rest(jctx *c, const jnode *node, uint32_t n_params, const macr
         }
         jval key = mk_j_str(args->kw_name[k].p, args->kw_name[k].n, NULL);
         if ((node->op & JMACRO_KWARGS) == 0) {
-            return mk_j_raise(c, "macro '%.*s' takes no keyword argument '%.*s'", (int)name.n, name.p, (int)key.n,
-                              key.u.p);
+            return mk_j_raise(c, "macro '%.*s' takes no keyword argument '%.*s'", (int)name.n,
+                              name.p, (int)key.n, key.u.p);
         }
         if (!mk_j_dict_set(c, kwargs.u.dict, &key, &args->kw[k])) {
             return false;
         }
     }
     if (args->n_pos > n_params && (node->op & JMACRO_VARARGS) == 0) {
-        return mk_j_raise(c, "macro '%.*s' takes not more than %u argument(s)", (int)name.n, name.p, n_params);
+        return mk_j_raise(c, "macro '%.*s' takes not more than %u argument(s)", (int)name.n, name.p,
+                          n_params);
     }
     for (uint32_t i = n_params; i < args->n_pos; i++) {
         if (!mk_j_list_push(c, varargs.u.list, &args->pos[i])) {
@@ -266,7 +271,8 @@ static bool fn_range(jctx *c, const jval *self, const jval *a, const jargs *args
             return mk_j_undef_error(c, &a[i]);
         }
         if (a[i].kind != JV_MISSING && !mk_j_as_int(&a[i], &v[n++])) {
-            return mk_j_raise(c, "'%s' object cannot be interpreted as an integer", mk_j_type_name(&a[i]));
+            return mk_j_raise(c, "'%s' object cannot be interpreted as an integer",
+                              mk_j_type_name(&a[i]));
         }
     }
     int64_t start = n == 1 ? 0 : v[0], stop = n == 1 ? v[0] : v[1], step = v[2];
@@ -280,7 +286,8 @@ static bool fn_range(jctx *c, const jval *self, const jval *a, const jargs *args
     }
     uint64_t count = span == 0 ? 0 : (span - 1) / stride + 1;
     if (count > MK_J_MAX_RANGE) {
-        return mk_j_raise(c, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d).", MK_J_MAX_RANGE);
+        return mk_j_raise(c, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d).",
+                          MK_J_MAX_RANGE);
     }
     jrange *r = mk_j_alloc(c, 1, sizeof *r);
     if (r == NULL) {
@@ -297,7 +304,8 @@ static bool fill_pair(jctx *c, jdict *d, const jval *pair) {
         return false;
     }
     if (items.u.list->n != 2) {
-        return mk_j_raise(c, "dictionary update sequence element has length %u; 2 is required", items.u.list->n);
+        return mk_j_raise(c, "dictionary update sequence element has length %u; 2 is required",
+                          items.u.list->n);
     }
     return mk_j_dict_set(c, d, &items.u.list->v[0], &items.u.list->v[1]);
 }
@@ -349,8 +357,11 @@ static bool fn_namespace(jctx *c, const jval *self, const jval *a, const jargs *
     for (uint32_t i = 0; i < out->u.dict->n; i++) {
         const jval *k = &out->u.dict->e[i].key;
         if (k->kind == JV_STR && k->n > 0 && k->u.p[0] == '_') {
-            return mk_j_raise(c, "Chat templates cannot store underscore-prefixed attributes on a namespace, but got "
-                                 "'%.*s'.", (int)(k->n > 100 ? 100 : k->n), k->u.p);
+            return mk_j_raise(c,
+                              "Chat templates cannot store underscore-prefixed attributes on a "
+                              "namespace, but got "
+                              "'%.*s'.",
+                              (int)(k->n > 100 ? 100 : k->n), k->u.p);
         }
     }
     return true;

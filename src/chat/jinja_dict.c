@@ -106,7 +106,8 @@ static bool plain_role(const jctx *c, const char *key, const json_t *val) {
 }
 
 static bool from_object(jctx *c, const json_t *j, bool user, int depth, jval *out) {
-    if (json_object_size(j) > UINT32_MAX / 4 || !mk_j_dict_new(c, JV_DICT, (uint32_t)json_object_size(j), out)) {
+    if (json_object_size(j) > UINT32_MAX / 4 ||
+        !mk_j_dict_new(c, JV_DICT, (uint32_t)json_object_size(j), out)) {
         return mk_j_nomem(c);
     }
     // jansson's iterator wants a non-const object but does not change it
@@ -130,7 +131,8 @@ static bool from_array(jctx *c, const json_t *j, bool user, int depth, jval *out
     }
     for (size_t i = 0; i < n; i++) {
         jval v;
-        if (!mk_j_from_json(c, json_array_get(j, i), user, depth + 1, &v) || !mk_j_list_push(c, out->u.list, &v)) {
+        if (!mk_j_from_json(c, json_array_get(j, i), user, depth + 1, &v) ||
+            !mk_j_list_push(c, out->u.list, &v)) {
             return false;
         }
     }

@@ -133,7 +133,8 @@ static bool ev_filter(jctx *c, const jnode *n, jenv *e, jval *out) {
     } else if (!mk_j_eval(c, n->a, e, &subject)) {
         return false;
     }
-    return mk_j_eval_args(c, n->b, e, &args) && mk_j_apply(c, n->entry, "filter", &subject, &args, out);
+    return mk_j_eval_args(c, n->b, e, &args) &&
+           mk_j_apply(c, n->entry, "filter", &subject, &args, out);
 }
 
 static bool ev_test(jctx *c, const jnode *n, jenv *e, jval *out) {
@@ -162,7 +163,8 @@ static bool ev_sign(jctx *c, const jnode *n, jenv *e, jval *out) {
 
 static bool ev_bin(jctx *c, const jnode *n, jenv *e, jval *out) {
     jval a, b;
-    return mk_j_eval(c, n->a, e, &a) && mk_j_eval(c, n->b, e, &b) && mk_j_binary(c, n->op, &a, &b, out);
+    return mk_j_eval(c, n->a, e, &a) && mk_j_eval(c, n->b, e, &b) &&
+           mk_j_binary(c, n->op, &a, &b, out);
 }
 
 // and / or give one of their operands, as in Python.
@@ -213,17 +215,18 @@ static bool ev_cond(jctx *c, const jnode *n, jenv *e, jval *out) {
     if (pick != NULL) {
         return mk_j_eval(c, pick, e, out);
     }
-    *out = mk_j_hint("the inline if-expression evaluated to false and no else section was defined.");
+    *out =
+        mk_j_hint("the inline if-expression evaluated to false and no else section was defined.");
     return true;
 }
 
 static const eval_fn table[] = {
-    [JN_NONE] = ev_none,   [JN_TRUE] = ev_bool,    [JN_FALSE] = ev_bool,     [JN_INT] = ev_int,
-    [JN_FLOAT] = ev_float, [JN_STR] = ev_str,      [JN_NAME] = ev_name,      [JN_TUPLE] = ev_list,
-    [JN_LIST] = ev_list,   [JN_DICT] = ev_dict,    [JN_ATTR] = ev_attr,      [JN_ITEM] = ev_item,
-    [JN_SLICE] = ev_slice, [JN_CALL] = ev_call,    [JN_FILTER] = ev_filter,  [JN_TEST] = ev_test,
-    [JN_NOT] = ev_not,     [JN_NEG] = ev_sign,     [JN_POS] = ev_sign,       [JN_BIN] = ev_bin,
-    [JN_AND] = ev_logic,   [JN_OR] = ev_logic,     [JN_CONCAT] = ev_concat,  [JN_COMPARE] = ev_compare,
+    [JN_NONE] = ev_none,   [JN_TRUE] = ev_bool, [JN_FALSE] = ev_bool,    [JN_INT] = ev_int,
+    [JN_FLOAT] = ev_float, [JN_STR] = ev_str,   [JN_NAME] = ev_name,     [JN_TUPLE] = ev_list,
+    [JN_LIST] = ev_list,   [JN_DICT] = ev_dict, [JN_ATTR] = ev_attr,     [JN_ITEM] = ev_item,
+    [JN_SLICE] = ev_slice, [JN_CALL] = ev_call, [JN_FILTER] = ev_filter, [JN_TEST] = ev_test,
+    [JN_NOT] = ev_not,     [JN_NEG] = ev_sign,  [JN_POS] = ev_sign,      [JN_BIN] = ev_bin,
+    [JN_AND] = ev_logic,   [JN_OR] = ev_logic,  [JN_CONCAT] = ev_concat, [JN_COMPARE] = ev_compare,
     [JN_COND] = ev_cond,
 };
 

@@ -126,7 +126,8 @@ static bool assign_many(jctx *c, const jnode *target, const jval *v, jenv *e) {
         return mk_j_raise(c, "too many values to unpack (expected %u)", want);
     }
     if (items.u.list->n < want) {
-        return mk_j_raise(c, "not enough values to unpack (expected %u, got %u)", want, items.u.list->n);
+        return mk_j_raise(c, "not enough values to unpack (expected %u, got %u)", want,
+                          items.u.list->n);
     }
     for (const jnode *k = target->a; k != NULL; k = k->next) {
         if (!mk_j_assign(c, k, &items.u.list->v[i++], e)) {
@@ -143,7 +144,9 @@ static bool assign_namespace(jctx *c, const jnode *target, const jval *v, const 
         return mk_j_raise(c, "cannot assign attribute on non-namespace object");
     }
     if (name.p[0] == '_') {
-        return mk_j_raise(c, "Chat templates cannot store underscore-prefixed attributes on a namespace, but got '%.*s'.",
+        return mk_j_raise(c,
+                          "Chat templates cannot store underscore-prefixed attributes on a "
+                          "namespace, but got '%.*s'.",
                           (int)name.n, name.p);
     }
     jval key = mk_j_str(name.p, name.n, NULL);
@@ -154,7 +157,8 @@ bool mk_j_assign(jctx *c, const jnode *target, const jval *v, jenv *e) {
     if (target->kind == JN_NAME) {
         return mk_j_bind(c, e, target->sym, v);
     }
-    return target->kind == JN_NSREF ? assign_namespace(c, target, v, e) : assign_many(c, target, v, e);
+    return target->kind == JN_NSREF ? assign_namespace(c, target, v, e)
+                                    : assign_many(c, target, v, e);
 }
 
 // --- simple statements ---------------------------------------------------------------------------------------------
@@ -263,7 +267,8 @@ static bool ex_break(jctx *c, const jnode *n, jenv *e, jflow *flow) {
 
 static bool ex_unavailable(jctx *c, const jnode *n, jenv *e, jflow *flow) {
     (void)e, (void)flow;
-    return mk_j_raise(c, "'%.*s' is not available: a chat template stands alone", (int)n->v.text.n, n->v.text.p);
+    return mk_j_raise(c, "'%.*s' is not available: a chat template stands alone", (int)n->v.text.n,
+                      n->v.text.p);
 }
 
 static bool ex_for(jctx *c, const jnode *n, jenv *e, jflow *flow) {
@@ -272,11 +277,21 @@ static bool ex_for(jctx *c, const jnode *n, jenv *e, jflow *flow) {
 }
 
 static const exec_fn table[] = {
-    [JN_DATA] = ex_data,         [JN_OUTPUT] = ex_output,       [JN_IF] = ex_if,
-    [JN_FOR] = ex_for,           [JN_SET] = ex_set,             [JN_SETBLOCK] = ex_setblock,
-    [JN_MACRO] = ex_macro,       [JN_CALLBLOCK] = ex_callblock, [JN_FILTERBLOCK] = ex_filterblock,
-    [JN_WITH] = ex_with,         [JN_SCOPE] = ex_scope,         [JN_BLOCK] = ex_scope,
-    [JN_BREAK] = ex_break,       [JN_CONTINUE] = ex_break,      [JN_UNAVAILABLE] = ex_unavailable,
+    [JN_DATA] = ex_data,
+    [JN_OUTPUT] = ex_output,
+    [JN_IF] = ex_if,
+    [JN_FOR] = ex_for,
+    [JN_SET] = ex_set,
+    [JN_SETBLOCK] = ex_setblock,
+    [JN_MACRO] = ex_macro,
+    [JN_CALLBLOCK] = ex_callblock,
+    [JN_FILTERBLOCK] = ex_filterblock,
+    [JN_WITH] = ex_with,
+    [JN_SCOPE] = ex_scope,
+    [JN_BLOCK] = ex_scope,
+    [JN_BREAK] = ex_break,
+    [JN_CONTINUE] = ex_break,
+    [JN_UNAVAILABLE] = ex_unavailable,
 };
 
 bool mk_j_exec(jctx *c, const jnode *list, jenv *e, jflow *flow) {
@@ -313,7 +328,8 @@ static bool bind_vars(jctx *c) {
             v = json_object_getn(c->vars->user, name.p, name.n);
         }
         jval val;
-        if (v != NULL && (!mk_j_from_json(c, v, user, 0, &val) || !mk_j_bind(c, c->root, i, &val))) {
+        if (v != NULL &&
+            (!mk_j_from_json(c, v, user, 0, &val) || !mk_j_bind(c, c->root, i, &val))) {
             return false;
         }
     }
@@ -323,13 +339,14 @@ static bool bind_vars(jctx *c) {
 static void set_limits(jctx *c, const mk_jinja_limits *limits) {
     c->lim = limits != NULL ? *limits : (mk_jinja_limits){0};
     c->lim.max_steps = c->lim.max_steps == 0 ? 1000000 : c->lim.max_steps;
-    c->lim.max_output_bytes = c->lim.max_output_bytes == 0 ? (size_t)64 << 20 : c->lim.max_output_bytes;
+    c->lim.max_output_bytes =
+        c->lim.max_output_bytes == 0 ? (size_t)64 << 20 : c->lim.max_output_bytes;
     c->lim.max_time_ms = c->lim.max_time_ms == 0 ? 5000 : c->lim.max_time_ms;
     c->lim.now = c->lim.now == 0 ? 1721952000 : c->lim.now;  // 2024-07-26
 }
 
-mk_status mk_jinja_render_text(const mk_jinja *j, const mk_jinja_vars *vars, const mk_jinja_limits *limits,
-                               mk_jinja_text *out, mk_err *err) {
+mk_status mk_jinja_render_text(const mk_jinja *j, const mk_jinja_vars *vars,
+                               const mk_jinja_limits *limits, mk_jinja_text *out, mk_err *err) {
     jctx c = {.tpl = j, .vars = vars, .out = out, .err = err, .line = 1};
     jflow flow = JFLOW_NEXT;
     set_limits(&c, limits);
@@ -348,10 +365,13 @@ mk_status mk_jinja_render_text(const mk_jinja *j, const mk_jinja_vars *vars, con
     return c.status;
 }
 
-mk_status mk_jinja_render(const mk_jinja *j, const json_t *vars, const mk_jinja_limits *limits, mk_buf *out, mk_err *err) {
+mk_status mk_jinja_render(const mk_jinja *j, const json_t *vars, const mk_jinja_limits *limits,
+                          mk_buf *out, mk_err *err) {
     mk_jinja_text t;
     MK_TRY(mk_jinja_render_text(j, &(mk_jinja_vars){.model = vars}, limits, &t, err));
     mk_buf_add(out, t.text.data != NULL ? t.text.data : "", t.text.len);
     mk_jinja_text_free(&t);
-    return out->failed ? MK_FAIL(err, MK_ENOMEM, "chat template: the rendered text does not fit in the buffer") : MK_OK;
+    return out->failed ? MK_FAIL(err, MK_ENOMEM,
+                                 "chat template: the rendered text does not fit in the buffer")
+                       : MK_OK;
 }

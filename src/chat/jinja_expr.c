@@ -19,8 +19,10 @@ static bool set_height(jparser *p, jnode *n) {
     }
     n->height = (uint16_t)(h + 1);
     if (n->height > MK_J_MAX_EXPR) {
-        p->status = MK_FAIL(p->err, MK_ELIMIT, "chat template, line %d: an expression is nested more than %d levels deep",
-                            n->line, MK_J_MAX_EXPR);
+        p->status =
+            MK_FAIL(p->err, MK_ELIMIT,
+                    "chat template, line %d: an expression is nested more than %d levels deep",
+                    n->line, MK_J_MAX_EXPR);
         return false;
     }
     return true;
@@ -90,7 +92,8 @@ static bool parse_dict(jparser *p, jnode **out) {
         if (mk_j_is(p, JT_RBRACE)) {
             break;
         }
-        if (!mk_j_parse_expr(p, &key) || !mk_j_expect(p, JT_COLON, "':'") || !mk_j_parse_expr(p, &val)) {
+        if (!mk_j_parse_expr(p, &key) || !mk_j_expect(p, JT_COLON, "':'") ||
+            !mk_j_parse_expr(p, &val)) {
             return false;
         }
         chain_add(&items, key);
@@ -114,7 +117,8 @@ static bool parse_string(jparser *p, jnode **out) {
         size_t len = (size_t)n->v.text.n + more.n;
         char *s = len <= MK_J_MAX_TEMPLATE ? mk_arena_try(p->tpl->arena, len + 1, 1) : NULL;
         if (s == NULL) {
-            p->status = MK_FAIL(p->err, MK_ENOMEM, "chat template, line %d: strings too long", p->cur.line);
+            p->status =
+                MK_FAIL(p->err, MK_ENOMEM, "chat template, line %d: strings too long", p->cur.line);
             return false;
         }
         memcpy(s, n->v.text.p, n->v.text.n);
@@ -147,7 +151,8 @@ static void note_name(jparser *p, jtext name) {
     static const struct {
         const char *name;
         uint8_t bit;
-    } special[] = {{"caller", JMACRO_CALLER}, {"varargs", JMACRO_VARARGS}, {"kwargs", JMACRO_KWARGS}};
+    } special[] = {
+        {"caller", JMACRO_CALLER}, {"varargs", JMACRO_VARARGS}, {"kwargs", JMACRO_KWARGS}};
     for (size_t i = 0; i < 3; i++) {
         if (mk_j_text_is(name, special[i].name)) {
             p->macro_bits |= special[i].bit;
@@ -258,7 +263,8 @@ static bool parse_subscribed(jparser *p, jnode **out) {
         *out = part[0];
         return true;
     }
-    if (!slice_part(p, &part[1]) || !mk_j_skip(p, JT_COLON, &colon) || (colon && !slice_part(p, &part[2]))) {
+    if (!slice_part(p, &part[1]) || !mk_j_skip(p, JT_COLON, &colon) ||
+        (colon && !slice_part(p, &part[2]))) {
         return false;
     }
     jnode *n = make(p, JN_SLICE, line, part[0], part[1]);
@@ -322,7 +328,8 @@ static bool parse_arg(jparser *p, int *rank, jnode **out) {
             return mk_j_fail(p, "invalid syntax for function call expression");
         }
         *rank = k;
-        return mk_j_advance(p) && mk_j_parse_expr(p, &val) && (*out = make(p, star_kind[k - 2], line, val, NULL)) != NULL;
+        return mk_j_advance(p) && mk_j_parse_expr(p, &val) &&
+               (*out = make(p, star_kind[k - 2], line, val, NULL)) != NULL;
     }
     jtok after;
     if (mk_j_is(p, JT_NAME) && mk_j_look(p, &after) && after.kind == JT_ASSIGN) {
@@ -343,7 +350,8 @@ static bool parse_arg(jparser *p, int *rank, jnode **out) {
     if (p->status != MK_OK) {
         return false;
     }
-    return *rank > 0 ? mk_j_fail(p, "invalid syntax for function call expression") : mk_j_parse_expr(p, out);
+    return *rank > 0 ? mk_j_fail(p, "invalid syntax for function call expression")
+                     : mk_j_parse_expr(p, out);
 }
 
 static bool parse_args(jparser *p, jnode **out) {
@@ -447,8 +455,8 @@ bool mk_j_parse_filters(jparser *p, jnode *in, bool inline_start, jnode **out) {
 
 // A test may have one argument without parentheses: x is divisibleby 3.
 static bool bare_test_arg(jparser *p, jnode **args) {
-    bool start = mk_j_is(p, JT_NAME) || mk_j_is(p, JT_STRING) || mk_j_is(p, JT_INT) || mk_j_is(p, JT_FLOAT) ||
-                 mk_j_is(p, JT_LBRACKET) || mk_j_is(p, JT_LBRACE);
+    bool start = mk_j_is(p, JT_NAME) || mk_j_is(p, JT_STRING) || mk_j_is(p, JT_INT) ||
+                 mk_j_is(p, JT_FLOAT) || mk_j_is(p, JT_LBRACKET) || mk_j_is(p, JT_LBRACE);
     *args = NULL;
     if (!start || mk_j_is_name(p, "else") || mk_j_is_name(p, "or") || mk_j_is_name(p, "and")) {
         return true;
@@ -542,8 +550,9 @@ static bool parse_concat(jparser *p, jnode **out) {
 static bool parse_operand(jparser *p, int level, jnode **out) {
     static const uint8_t first[] = {JT_ADD, JT_MUL, JT_POW}, last[] = {JT_SUB, JT_MOD, JT_POW};
     jnode *left, *right;
-    bool ok = level == 0 ? parse_concat(p, &left)
-                         : level == 1 ? parse_operand(p, 2, &left) : parse_unary(p, true, &left);
+    bool ok = level == 0   ? parse_concat(p, &left)
+              : level == 1 ? parse_operand(p, 2, &left)
+                           : parse_unary(p, true, &left);
     if (!ok) {
         return false;
     }
@@ -553,8 +562,9 @@ static bool parse_operand(jparser *p, int level, jnode **out) {
         if (!mk_j_advance(p)) {
             return false;
         }
-        ok = level == 0 ? parse_concat(p, &right)
-                        : level == 1 ? parse_operand(p, 2, &right) : parse_unary(p, true, &right);
+        ok = level == 0   ? parse_concat(p, &right)
+             : level == 1 ? parse_operand(p, 2, &right)
+                          : parse_unary(p, true, &right);
         if (!ok || (left = make(p, JN_BIN, line, left, right)) == NULL) {
             return false;
         }
@@ -718,7 +728,9 @@ bool mk_j_parse_tuple(jparser *p, jtuple_opts o, jnode **out) {
             (o.stop != NULL && mk_j_is_name(p, o.stop))) {
             break;
         }
-        bool ok = o.target ? parse_primary(p, o.ns, &n) : o.no_cond ? mk_j_parse_or(p, &n) : mk_j_parse_expr(p, &n);
+        bool ok = o.target    ? parse_primary(p, o.ns, &n)
+                  : o.no_cond ? mk_j_parse_or(p, &n)
+                              : mk_j_parse_expr(p, &n);
         if (!ok) {
             return false;
         }

@@ -6,7 +6,8 @@
 
 #include "chat/jinja_int.h"
 
-#define FILTER(name) static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
+#define FILTER(name)                                                                               \
+    static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
 #define UNUSED_ARGS ((void)a, (void)args)
 
 // soft_str: texts stay as they are (markup too), all else becomes str().
@@ -74,7 +75,8 @@ FILTER(f_title) {
             end += sep ? 0 : k;
         }
         part = mk_j_sub(&t, word, end - word);
-        if (!mk_j_sb_val(c, &b, &gap) || !mk_j_case(c, &part, JCASE_CAPITALIZE, &part) || !mk_j_sb_val(c, &b, &part)) {
+        if (!mk_j_sb_val(c, &b, &gap) || !mk_j_case(c, &part, JCASE_CAPITALIZE, &part) ||
+            !mk_j_sb_val(c, &b, &part)) {
             return false;
         }
         at = end;
@@ -116,7 +118,8 @@ static bool indent_unit(jctx *c, const jval *width, int64_t dflt, jval *out) {
         return true;
     }
     if (width->kind != JV_MISSING && !mk_j_as_int(width, &n)) {
-        return mk_j_raise(c, "can't multiply sequence by non-int of type '%s'", mk_j_type_name(width));
+        return mk_j_raise(c, "can't multiply sequence by non-int of type '%s'",
+                          mk_j_type_name(width));
     }
     jval blank = mk_j_lit(" ");
     return mk_j_repeat(c, &blank, n, out);
@@ -129,12 +132,14 @@ FILTER(f_indent) {
     bool first = flag(&a[1]), blank = flag(&a[2]);
     mk_j_sb_init(&b);
     if (s->kind != JV_STR) {
-        return s->kind == JV_UNDEF ? mk_j_undef_error(c, s)
-                                   : mk_j_raise(c, "indent needs a string, not %s", mk_j_type_name(s));
+        return s->kind == JV_UNDEF
+                   ? mk_j_undef_error(c, s)
+                   : mk_j_raise(c, "indent needs a string, not %s", mk_j_type_name(s));
     }
     // a line end is added so that a text ending in one keeps an empty last line
     if (!indent_unit(c, &a[0], 4, &unit) || !mk_j_concat(c, s, &newline, &ended) ||
-        !mk_j_list_new(c, JV_LIST, 0, &lines) || !mk_j_split_lines(c, &ended, false, lines.u.list)) {
+        !mk_j_list_new(c, JV_LIST, 0, &lines) ||
+        !mk_j_split_lines(c, &ended, false, lines.u.list)) {
         return false;
     }
     for (uint32_t i = 0; i < lines.u.list->n; i++) {
@@ -165,12 +170,13 @@ FILTER(f_truncate) {
     if (s->kind != JV_STR || end.kind != JV_STR) {
         return mk_j_raise(c, "truncate needs a string, not %s", mk_j_type_name(s));
     }
-    if (!opt_int(c, &a[0], 255, &length) || !opt_int(c, &a[3], 5, &leeway) || !mk_j_length(c, s, &n) ||
-        !mk_j_length(c, &end, &n_end)) {
+    if (!opt_int(c, &a[0], 255, &length) || !opt_int(c, &a[3], 5, &leeway) ||
+        !mk_j_length(c, s, &n) || !mk_j_length(c, &end, &n_end)) {
         return false;
     }
     if (length < n_end || leeway < 0) {
-        return mk_j_raise(c, "expected length >= %lld, got %lld", (long long)n_end, (long long)length);
+        return mk_j_raise(c, "expected length >= %lld, got %lld", (long long)n_end,
+                          (long long)length);
     }
     *out = *s;
     if (n - leeway <= length) {
@@ -200,7 +206,9 @@ FILTER(f_wordcount) {
     for (uint32_t at = 0; at < t.n;) {
         uint32_t cp;
         at += mk_j_decode(t.u.p + at, t.u.p + t.n, &cp);
-        bool word = cp == '_' || !(mk_j_is_space(cp) || (cp < 0x80 && strchr("!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~", (int)cp)));
+        bool word =
+            cp == '_' || !(mk_j_is_space(cp) ||
+                           (cp < 0x80 && strchr("!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~", (int)cp)));
         out->u.i += word && !inside;
         inside = word;
     }
@@ -243,7 +251,8 @@ FILTER(f_format) {
     if (args->n_kw > 0 && args->n_pos > 0) {
         return mk_j_raise(c, "can't handle positional and keyword arguments at the same time");
     }
-    if (!(args->n_kw > 0 ? mk_j_dict_new(c, JV_DICT, args->n_kw, &v) : mk_j_list_new(c, JV_TUPLE, args->n_pos, &v))) {
+    if (!(args->n_kw > 0 ? mk_j_dict_new(c, JV_DICT, args->n_kw, &v)
+                         : mk_j_list_new(c, JV_TUPLE, args->n_pos, &v))) {
         return false;
     }
     for (uint32_t i = 0; i < args->n_kw; i++) {
@@ -300,7 +309,8 @@ static bool read_int(const jval *s, int base, int64_t *out) {
         }
     }
     num[k] = 0;
-    if (at < t.n || k == 0 || base == 1 || base < 0 || base > 36 || mk_j_is_space((unsigned char)num[0])) {
+    if (at < t.n || k == 0 || base == 1 || base < 0 || base > 36 ||
+        mk_j_is_space((unsigned char)num[0])) {
         return false;
     }
     char *end;
@@ -312,8 +322,9 @@ static bool read_int(const jval *s, int base, int64_t *out) {
 static bool read_float(const jval *s, double *out) {
     jval t = mk_j_strip(s, NULL, 3);
     char num[400];
-    if (t.n == 0 || t.n >= sizeof num || memchr(t.u.p, 'x', t.n) != NULL || memchr(t.u.p, 'X', t.n) != NULL ||
-        memchr(t.u.p, '(', t.n) != NULL || memchr(t.u.p, 0, t.n) != NULL) {
+    if (t.n == 0 || t.n >= sizeof num || memchr(t.u.p, 'x', t.n) != NULL ||
+        memchr(t.u.p, 'X', t.n) != NULL || memchr(t.u.p, '(', t.n) != NULL ||
+        memchr(t.u.p, 0, t.n) != NULL) {
         return false;
     }
     memcpy(num, t.u.p, t.n);
@@ -334,9 +345,11 @@ FILTER(f_int) {
     if (!opt_int(c, &a[1], 10, &base)) {
         return false;
     }
-    if (mk_j_as_int(s, &v) || (s->kind == JV_STR && read_int(s, (int)(base > 99 ? 99 : base), &v))) {
+    if (mk_j_as_int(s, &v) ||
+        (s->kind == JV_STR && read_int(s, (int)(base > 99 ? 99 : base), &v))) {
         *out = mk_j_int(v);
-    } else if ((mk_j_as_number(s, &d) || (s->kind == JV_STR && read_float(s, &d))) && fabs(d) < 9.2e18) {
+    } else if ((mk_j_as_number(s, &d) || (s->kind == JV_STR && read_float(s, &d))) &&
+               fabs(d) < 9.2e18) {
         *out = mk_j_int((int64_t)d);
     }
     return true;

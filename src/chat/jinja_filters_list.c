@@ -4,7 +4,8 @@
 
 #include "chat/jinja_int.h"
 
-#define FILTER(name) static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
+#define FILTER(name)                                                                               \
+    static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
 #define UNUSED_ARGS ((void)a, (void)args)
 
 static bool flag(const jval *v) {
@@ -173,7 +174,8 @@ static bool fold_case(jctx *c, bool sensitive, jval *key) {
 }
 
 // Key of an item: the value at a path, or a list of them for "a,b".
-static bool sort_key(jctx *c, const jval *item, const jval *attribute, const jval *dflt, bool sensitive, jval *out) {
+static bool sort_key(jctx *c, const jval *item, const jval *attribute, const jval *dflt,
+                     bool sensitive, jval *out) {
     if (attribute->kind != JV_STR || memchr(attribute->u.p, ',', attribute->n) == NULL) {
         return mk_j_path(c, item, attribute, dflt, out) && fold_case(c, sensitive, out);
     }
@@ -199,7 +201,8 @@ typedef struct {
 } sort_opts;
 
 static bool sort_list(jctx *c, jlist *l, sort_opts o) {
-    keyed *v = mk_j_alloc(c, l->n, sizeof *v), *tmp = v != NULL ? mk_j_alloc(c, l->n, sizeof *tmp) : NULL;
+    keyed *v = mk_j_alloc(c, l->n, sizeof *v),
+          *tmp = v != NULL ? mk_j_alloc(c, l->n, sizeof *tmp) : NULL;
     if (tmp == NULL) {
         return false;
     }
@@ -220,7 +223,8 @@ static bool sort_list(jctx *c, jlist *l, sort_opts o) {
 
 FILTER(f_sort) {
     (void)args;
-    return mk_j_to_list(c, s, out) && sort_list(c, out->u.list, (sort_opts){&a[2], NULL, flag(&a[1]), flag(&a[0])});
+    return mk_j_to_list(c, s, out) &&
+           sort_list(c, out->u.list, (sort_opts){&a[2], NULL, flag(&a[1]), flag(&a[0])});
 }
 
 FILTER(f_dictsort) {
@@ -231,11 +235,14 @@ FILTER(f_dictsort) {
         return mk_j_raise(c, "You can only sort by either \"key\" or \"value\"");
     }
     if (s->kind != JV_DICT) {
-        return s->kind == JV_UNDEF ? mk_j_undef_error(c, s)
-                                   : mk_j_raise(c, "'%s object' has no attribute 'items'", mk_j_type_name(s));
+        return s->kind == JV_UNDEF
+                   ? mk_j_undef_error(c, s)
+                   : mk_j_raise(c, "'%s object' has no attribute 'items'", mk_j_type_name(s));
     }
-    jval view = {.kind = JV_VIEW, .sub = 2, .u.dict = s->u.dict}, at = mk_j_int(name.n == 3 ? 0 : 1);
-    return mk_j_to_list(c, &view, out) && sort_list(c, out->u.list, (sort_opts){&at, NULL, flag(&a[0]), flag(&a[2])});
+    jval view = {.kind = JV_VIEW, .sub = 2, .u.dict = s->u.dict},
+         at = mk_j_int(name.n == 3 ? 0 : 1);
+    return mk_j_to_list(c, &view, out) &&
+           sort_list(c, out->u.list, (sort_opts){&at, NULL, flag(&a[0]), flag(&a[2])});
 }
 
 static bool extreme(jctx *c, const jval *s, const jval *a, bool max, jval *out) {
@@ -287,7 +294,8 @@ FILTER(f_sum) {
             return false;
         }
         jval sum = total;
-        if (more && (!mk_j_path(c, &item, &a[0], NULL, &part) || !mk_j_binary(c, JT_ADD, &sum, &part, &total))) {
+        if (more && (!mk_j_path(c, &item, &a[0], NULL, &part) ||
+                     !mk_j_binary(c, JT_ADD, &sum, &part, &total))) {
             return false;
         }
     }
@@ -311,11 +319,12 @@ FILTER(f_unique) {
         if (!more) {
             return true;
         }
-        if (!mk_j_path(c, &item, &a[1], NULL, &key) || !fold_case(c, flag(&a[0]), &key) || !mk_j_hashable(c, &key) ||
-            !mk_j_dict_get(c, seen.u.dict, &key, &old)) {
+        if (!mk_j_path(c, &item, &a[1], NULL, &key) || !fold_case(c, flag(&a[0]), &key) ||
+            !mk_j_hashable(c, &key) || !mk_j_dict_get(c, seen.u.dict, &key, &old)) {
             return false;
         }
-        if (old == NULL && (!mk_j_dict_set(c, seen.u.dict, &key, &item) || !mk_j_list_push(c, &out->u.gen->list, &item))) {
+        if (old == NULL && (!mk_j_dict_set(c, seen.u.dict, &key, &item) ||
+                            !mk_j_list_push(c, &out->u.gen->list, &item))) {
             return false;
         }
     }
@@ -325,7 +334,8 @@ FILTER(f_groupby) {
     (void)args;
     jval list, key, group, pair, last = {.kind = JV_MISSING};
     bool sensitive = flag(&a[2]);
-    if (!mk_j_to_list(c, s, &list) || !sort_list(c, list.u.list, (sort_opts){&a[0], &a[1], sensitive, false}) ||
+    if (!mk_j_to_list(c, s, &list) ||
+        !sort_list(c, list.u.list, (sort_opts){&a[0], &a[1], sensitive, false}) ||
         !mk_j_list_new(c, JV_LIST, 0, out)) {
         return false;
     }
@@ -340,9 +350,10 @@ FILTER(f_groupby) {
         if (!fold_case(c, sensitive, &key) || (i > 0 && !mk_j_equal(c, &key, &last, 0, &same))) {
             return false;
         }
-        if (!same && (!mk_j_list_new(c, JV_TUPLE, 2, &pair) || !mk_j_list_new(c, JV_LIST, 0, &group) ||
-                      !mk_j_list_push(c, pair.u.list, &raw) || !mk_j_list_push(c, pair.u.list, &group) ||
-                      !mk_j_list_push(c, out->u.list, &pair))) {
+        if (!same &&
+            (!mk_j_list_new(c, JV_TUPLE, 2, &pair) || !mk_j_list_new(c, JV_LIST, 0, &group) ||
+             !mk_j_list_push(c, pair.u.list, &raw) || !mk_j_list_push(c, pair.u.list, &group) ||
+             !mk_j_list_push(c, out->u.list, &pair))) {
             return false;
         }
         if (!mk_j_list_push(c, group.u.list, item)) {
@@ -365,7 +376,8 @@ FILTER(f_batch) {
         return false;
     }
     for (uint32_t i = 0; i < list.u.list->n; i++) {
-        if (i % (uint64_t)size == 0 && (!mk_j_list_new(c, JV_LIST, 0, &row) || !mk_j_list_push(c, &out->u.gen->list, &row))) {
+        if (i % (uint64_t)size == 0 &&
+            (!mk_j_list_new(c, JV_LIST, 0, &row) || !mk_j_list_push(c, &out->u.gen->list, &row))) {
             return false;
         }
         if (!mk_j_list_push(c, row.u.list, &list.u.list->v[i])) {
@@ -463,7 +475,8 @@ FILTER(f_map) {
     }
     while (more) {
         if (!mk_j_next(c, &it, &item, &more) ||
-            (more && (!mk_j_enter(c) || !map_item(c, op, args, &item, &v) || !mk_j_list_push(c, &out->u.gen->list, &v)))) {
+            (more && (!mk_j_enter(c) || !map_item(c, op, args, &item, &v) ||
+                      !mk_j_list_push(c, &out->u.gen->list, &v)))) {
             return false;
         }
         c->depth -= more;
@@ -475,7 +488,8 @@ typedef struct {
     bool by_attr, keep;  // keep: select; else reject
 } choice;
 
-static bool choose_item(jctx *c, const jop *op, const jargs *args, choice how, const jval *item, bool *keep) {
+static bool choose_item(jctx *c, const jop *op, const jargs *args, choice how, const jval *item,
+                        bool *keep) {
     jval v = *item, r;
     if (how.by_attr && !mk_j_path(c, item, &args->pos[0], NULL, &v)) {
         return false;
@@ -507,7 +521,8 @@ static bool choose(jctx *c, const jval *s, const jargs *args, choice how, jval *
         return false;
     }
     while (more) {
-        if (!mk_j_next(c, &it, &item, &more) || (more && !choose_item(c, op, args, how, &item, &keep)) ||
+        if (!mk_j_next(c, &it, &item, &more) ||
+            (more && !choose_item(c, op, args, how, &item, &keep)) ||
             (more && keep && !mk_j_list_push(c, &out->u.gen->list, &item))) {
             return false;
         }

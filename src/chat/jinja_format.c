@@ -57,14 +57,21 @@ static void float_digits(double v, const fspec *f, char *out, size_t cap) {
     }
     char type = f->type == 0 ? 'g' : f->type == '%' ? 'f' : f->type;
     snprintf(fmt, sizeof fmt, "%%%s.*%c%s", f->alt ? "#" : "", type, f->type == '%' ? "%%" : "");
-    snprintf(out, cap, fmt, f->prec < 0 ? 6 : f->prec > 100 ? 100 : f->prec, f->type == '%' ? a * 100 : a);
+    snprintf(out, cap, fmt,
+             f->prec < 0     ? 6
+             : f->prec > 100 ? 100
+                             : f->prec,
+             f->type == '%' ? a * 100 : a);
 }
 
 // Pads head (sign and prefix) and body to the width.
 static bool pad(jctx *c, jsb *b, const char *head, const jval *body, const fspec *f, char align) {
     int64_t room = f->width - (int64_t)strlen(head) - (int64_t)mk_j_count_cp(body);
     room = room < 0 ? 0 : room;
-    int64_t left = align == '>' ? room : align == '^' ? room / 2 : 0, inner = align == '=' ? room : 0;
+    int64_t left = align == '>'   ? room
+                   : align == '^' ? room / 2
+                                  : 0,
+            inner = align == '=' ? room : 0;
     bool ok = true;
     for (int64_t i = 0; ok && i < left; i++) {
         ok = mk_j_sb_puts(c, b, f->fill, NULL);
@@ -80,9 +87,15 @@ static bool pad(jctx *c, jsb *b, const char *head, const jval *body, const fspec
     return ok && mk_j_steps(c, (uint64_t)room);
 }
 
-static bool put_number(jctx *c, jsb *b, bool negative, const char *prefix, const char *digits, const fspec *f) {
+static bool put_number(jctx *c, jsb *b, bool negative, const char *prefix, const char *digits,
+                       const fspec *f) {
     char grouped[640], head[8];
-    snprintf(head, sizeof head, "%s%s", negative ? "-" : f->sign == '+' ? "+" : f->sign == ' ' ? " " : "", prefix);
+    snprintf(head, sizeof head, "%s%s",
+             negative         ? "-"
+             : f->sign == '+' ? "+"
+             : f->sign == ' ' ? " "
+                              : "",
+             prefix);
     if (f->comma) {
         group_digits(digits, grouped, sizeof grouped);
         digits = grouped;
@@ -95,7 +108,11 @@ static bool put_int(jctx *c, jsb *b, int64_t v, const fspec *f) {
     char digits[72];
     uint64_t mag = v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v;
     int base = f->type == 'x' || f->type == 'X' ? 16 : f->type == 'o' ? 8 : f->type == 'b' ? 2 : 10;
-    const char *prefix = !f->alt || base == 10 ? "" : f->type == 'x' ? "0x" : f->type == 'X' ? "0X" : base == 8 ? "0o" : "0b";
+    const char *prefix = !f->alt || base == 10 ? ""
+                         : f->type == 'x'      ? "0x"
+                         : f->type == 'X'      ? "0X"
+                         : base == 8           ? "0o"
+                                               : "0b";
     int_digits(mag, base, f->type == 'X', digits);
     return put_number(c, b, v < 0, prefix, digits, f);
 }
@@ -230,7 +247,8 @@ static bool percent_number(jctx *c, jsb *b, const jval *v, fspec *f) {
         return mk_j_undef_error(c, v);
     }
     if (!mk_j_as_number(v, &d)) {
-        return as_int ? mk_j_raise(c, "%%%c format: a real number is required, not %s", f->type, mk_j_type_name(v))
+        return as_int ? mk_j_raise(c, "%%%c format: a real number is required, not %s", f->type,
+                                   mk_j_type_name(v))
                       : mk_j_raise(c, "must be real number, not %s", mk_j_type_name(v));
     }
     if (!as_int) {
@@ -283,8 +301,8 @@ static bool percent_field(jctx *c, jsb *b, percent *p) {
     }
     if (f.type == 0 || strchr("srdiufFeEgGxXoc", f.type) == NULL) {
         return f.type == 0 ? mk_j_raise(c, "incomplete format")
-                           : mk_j_raise(c, "unsupported format character '%c' (0x%x) at index %u", f.type,
-                                        (unsigned)(unsigned char)f.type, p->at - 1);
+                           : mk_j_raise(c, "unsupported format character '%c' (0x%x) at index %u",
+                                        f.type, (unsigned)(unsigned char)f.type, p->at - 1);
     }
     if (!next_value(c, p, named, &v)) {
         return false;
@@ -309,7 +327,8 @@ bool mk_j_percent(jctx *c, const jval *fmt, const jval *arg, jval *out) {
     while (p.at < fmt->n) {
         const char *hit = memchr(fmt->u.p + p.at, '%', fmt->n - p.at);
         uint32_t to = hit != NULL ? (uint32_t)(hit - fmt->u.p) : fmt->n;
-        if (!mk_j_step(c) || !mk_j_sb_add(c, &b, fmt->u.p + p.at, to - p.at, mk_j_tag_at(fmt->tag, p.at))) {
+        if (!mk_j_step(c) ||
+            !mk_j_sb_add(c, &b, fmt->u.p + p.at, to - p.at, mk_j_tag_at(fmt->tag, p.at))) {
             return false;
         }
         p.at = to + (hit != NULL);
@@ -385,7 +404,8 @@ static bool format_value(jctx *c, jsb *b, const jval *v, jtext spec) {
     if (!parse_spec(c, spec, &f)) {
         return false;
     }
-    if (v->kind == JV_FLOAT || (v->kind == JV_INT && f.type != 0 && strchr("fFeEgG%", f.type) != NULL)) {
+    if (v->kind == JV_FLOAT ||
+        (v->kind == JV_INT && f.type != 0 && strchr("fFeEgG%", f.type) != NULL)) {
         double d = 0;
         mk_j_as_number(v, &d);
         return (f.type != 0 && strchr("sdxXob", f.type) != NULL)
@@ -397,10 +417,12 @@ static bool format_value(jctx *c, jsb *b, const jval *v, jtext spec) {
                              : put_int(c, b, v->kind == JV_BOOL ? v->u.b : v->u.i, &f);
     }
     if (f.type != 0 && f.type != 's') {
-        return mk_j_raise(c, "Unknown format code '%c' for object of type '%s'", f.type, mk_j_type_name(v));
+        return mk_j_raise(c, "Unknown format code '%c' for object of type '%s'", f.type,
+                          mk_j_type_name(v));
     }
     if (v->kind != JV_STR && spec.n > 0) {
-        return mk_j_raise(c, "unsupported format string passed to %s.__format__", mk_j_type_name(v));
+        return mk_j_raise(c, "unsupported format string passed to %s.__format__",
+                          mk_j_type_name(v));
     }
     return mk_j_to_str(c, v, &s) && put_text(c, b, &s, &f);
 }
@@ -421,7 +443,8 @@ static bool format_field(jctx *c, jtext path, auto_index *ai, jval *out) {
         }
         index = n == 0 ? ai->next++ : index;
         if (index >= ai->args->n_pos) {
-            return mk_j_raise(c, "Replacement index %u out of range for positional args tuple", index);
+            return mk_j_raise(c, "Replacement index %u out of range for positional args tuple",
+                              index);
         }
         *out = ai->args->pos[index];
     } else {
@@ -479,7 +502,8 @@ static bool format_replacement(jctx *c, jsb *b, jtext body, auto_index *ai) {
         s = mk_j_sb_done(&r);
         return format_value(c, b, &s, spec);
     }
-    return conv != 0 ? mk_j_raise(c, "Unknown conversion specifier '%c'", conv) : format_value(c, b, &v, spec);
+    return conv != 0 ? mk_j_raise(c, "Unknown conversion specifier '%c'", conv)
+                     : format_value(c, b, &v, spec);
 }
 
 bool mk_j_format(jctx *c, const jval *fmt, const jargs *args, jval *out) {
@@ -507,7 +531,8 @@ bool mk_j_format(jctx *c, const jval *fmt, const jargs *args, jval *out) {
         }
         const char *close = ch == '{' ? memchr(fmt->u.p + at, '}', fmt->n - at) : NULL;
         if (close == NULL) {
-            return mk_j_raise(c, ch == '{' ? "expected '}' before end of string" : "Single '}' encountered in format string");
+            return mk_j_raise(c, ch == '{' ? "expected '}' before end of string"
+                                           : "Single '}' encountered in format string");
         }
         uint32_t n = (uint32_t)(close - fmt->u.p) - at - 1;
         char *body = mk_j_alloc(c, (size_t)n + 1, 1);

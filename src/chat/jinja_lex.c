@@ -18,7 +18,8 @@ static bool lex_fail(jlex *lx, const char *what) {
 }
 
 static bool lex_nomem(jlex *lx) {
-    lx->status = MK_FAIL(lx->err, MK_ENOMEM, "chat template: out of memory while reading %u bytes", lx->n);
+    lx->status =
+        MK_FAIL(lx->err, MK_ENOMEM, "chat template: out of memory while reading %u bytes", lx->n);
     return false;
 }
 
@@ -107,7 +108,8 @@ static uint32_t tag_end(const jlex *lx, uint32_t at, const char *close, bool plu
         at += 2;
         return trim && at < lx->n && lx->src[at] == '\n' ? at + 1 : at;
     }
-    if (at < lx->n && (lx->src[at] == '-' || (plus_ok && lx->src[at] == '+')) && starts(lx, at + 1, close)) {
+    if (at < lx->n && (lx->src[at] == '-' || (plus_ok && lx->src[at] == '+')) &&
+        starts(lx, at + 1, close)) {
         return lx->src[at] == '-' ? skip_space(lx, at + 3) : at + 3;
     }
     return 0;
@@ -232,9 +234,9 @@ static bool is_digit(char ch) {
 
 // (\d+_)*\d+ from at: position behind, or at itself.
 static uint32_t digits(const jlex *lx, uint32_t at) {
-    while (at < lx->n && (is_digit(lx->src[at]) ||
-                          (lx->src[at] == '_' && at > 0 && is_digit(lx->src[at - 1]) && at + 1 < lx->n &&
-                           is_digit(lx->src[at + 1])))) {
+    while (at < lx->n &&
+           (is_digit(lx->src[at]) || (lx->src[at] == '_' && at > 0 && is_digit(lx->src[at - 1]) &&
+                                      at + 1 < lx->n && is_digit(lx->src[at + 1])))) {
         at++;
     }
     return at;
@@ -313,7 +315,8 @@ static bool lex_int(jlex *lx, jtok *t, uint32_t *end) {
         if (d >= base || (zero && d != 0)) {
             break;
         }
-        if (__builtin_mul_overflow(v, (int64_t)base, &v) || __builtin_add_overflow(v, (int64_t)d, &v)) {
+        if (__builtin_mul_overflow(v, (int64_t)base, &v) ||
+            __builtin_add_overflow(v, (int64_t)d, &v)) {
             return lex_fail(lx, "integer does not fit in 64 bits");
         }
     }
@@ -330,8 +333,8 @@ static bool is_word(uint32_t cp, bool first) {
     }
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)cp);
     return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) || k == UTF8PROC_CATEGORY_NL ||
-           (!first && (k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ND ||
-                       k == UTF8PROC_CATEGORY_PC));
+           (!first && (k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC ||
+                       k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_PC));
 }
 
 static uint32_t word_end(const jlex *lx, uint32_t at) {
@@ -442,11 +445,11 @@ static const struct {
     const char *text;  // longer ones first
     uint8_t kind;
 } operators[] = {
-    {"//", JT_FLOORDIV}, {"**", JT_POW},     {"==", JT_EQ},       {"!=", JT_NE},       {">=", JT_GE},
-    {"<=", JT_LE},       {"+", JT_ADD},      {"-", JT_SUB},       {"/", JT_DIV},       {"*", JT_MUL},
-    {"%", JT_MOD},       {"~", JT_TILDE},    {"[", JT_LBRACKET},  {"]", JT_RBRACKET},  {"(", JT_LPAREN},
-    {")", JT_RPAREN},    {"{", JT_LBRACE},   {"}", JT_RBRACE},    {">", JT_GT},        {"<", JT_LT},
-    {"=", JT_ASSIGN},    {".", JT_DOT},      {":", JT_COLON},     {"|", JT_PIPE},      {",", JT_COMMA},
+    {"//", JT_FLOORDIV}, {"**", JT_POW},   {"==", JT_EQ},      {"!=", JT_NE},      {">=", JT_GE},
+    {"<=", JT_LE},       {"+", JT_ADD},    {"-", JT_SUB},      {"/", JT_DIV},      {"*", JT_MUL},
+    {"%", JT_MOD},       {"~", JT_TILDE},  {"[", JT_LBRACKET}, {"]", JT_RBRACKET}, {"(", JT_LPAREN},
+    {")", JT_RPAREN},    {"{", JT_LBRACE}, {"}", JT_RBRACE},   {">", JT_GT},       {"<", JT_LT},
+    {"=", JT_ASSIGN},    {".", JT_DOT},    {":", JT_COLON},    {"|", JT_PIPE},     {",", JT_COMMA},
     {";", JT_SEMICOLON},
 };
 
@@ -455,7 +458,8 @@ static bool balance(jlex *lx, char ch) {
     const char *o = strchr(open, ch);
     if (o != NULL) {
         if (lx->n_close >= MK_J_MAX_NEST) {
-            lx->status = MK_FAIL(lx->err, MK_ELIMIT, "chat template, line %d: more than %d brackets inside each other",
+            lx->status = MK_FAIL(lx->err, MK_ELIMIT,
+                                 "chat template, line %d: more than %d brackets inside each other",
                                  lx->line, MK_J_MAX_NEST);
             return false;
         }
@@ -467,8 +471,9 @@ static bool balance(jlex *lx, char ch) {
     }
     char want = lx->n_close > 0 ? lx->close[--lx->n_close] : 0;
     if (want != ch) {
-        lx->status = MK_FAIL(lx->err, MK_ETEMPLATE, "chat template, line %d: unexpected '%c', expected %s%c%s", lx->line,
-                             ch, want ? "'" : "the end of the ta", want ? want : 'g', want ? "'" : "");
+        lx->status = MK_FAIL(
+            lx->err, MK_ETEMPLATE, "chat template, line %d: unexpected '%c', expected %s%c%s",
+            lx->line, ch, want ? "'" : "the end of the ta", want ? want : 'g', want ? "'" : "");
         return false;
     }
     return true;
@@ -562,15 +567,9 @@ bool mk_j_lex(jlex *lx, jtok *t) {
 
 void mk_j_tok_describe(const jtok *t, char *out, size_t n) {
     static const char *const special[] = {
-        [JT_STRING] = "a string",
-        [JT_INT] = "a number",
-        [JT_FLOAT] = "a number",
-        [JT_DATA] = "template text",
-        [JT_VAR_BEGIN] = "'{{'",
-        [JT_VAR_END] = "'}}'",
-        [JT_BLOCK_BEGIN] = "'{%'",
-        [JT_BLOCK_END] = "'%}'",
-        [JT_EOF] = "the end of the template",
+        [JT_STRING] = "a string",    [JT_INT] = "a number",   [JT_FLOAT] = "a number",
+        [JT_DATA] = "template text", [JT_VAR_BEGIN] = "'{{'", [JT_VAR_END] = "'}}'",
+        [JT_BLOCK_BEGIN] = "'{%'",   [JT_BLOCK_END] = "'%}'", [JT_EOF] = "the end of the template",
     };
     if (t->kind < sizeof special / sizeof special[0] && special[t->kind] != NULL) {
         snprintf(out, n, "%s", special[t->kind]);

@@ -152,9 +152,10 @@ static const struct {
     const char *name;
     bool (*get)(jctx *c, jloop *l, jval *out);
 } attrs[] = {
-    {"index", at_index},   {"index0", at_index0},     {"first", at_first},       {"last", at_last},
-    {"length", at_length}, {"previtem", at_previtem}, {"nextitem", at_nextitem}, {"revindex", at_revindex},
-    {"revindex0", at_revindex0}, {"depth", at_depth}, {"depth0", at_depth0},
+    {"index", at_index},       {"index0", at_index0},     {"first", at_first},
+    {"last", at_last},         {"length", at_length},     {"previtem", at_previtem},
+    {"nextitem", at_nextitem}, {"revindex", at_revindex}, {"revindex0", at_revindex0},
+    {"depth", at_depth},       {"depth0", at_depth0},
 };
 
 bool mk_j_loop_attr(jctx *c, jloop *l, jtext name, jval *out) {
@@ -189,7 +190,8 @@ bool mk_j_loop_call(jctx *c, jloop *l, const jargs *args, jval *out) {
     }
     mk_j_sb_init(&b);
     c->capture = &b;
-    bool ok = mk_j_enter(c) && mk_j_loop_run(c, l->node, &args->pos[0], l->env, l->depth0 + 1, &flow);
+    bool ok =
+        mk_j_enter(c) && mk_j_loop_run(c, l->node, &args->pos[0], l->env, l->depth0 + 1, &flow);
     c->capture = outer;
     c->depth--;
     *out = mk_j_sb_done(&b);
@@ -205,7 +207,8 @@ static bool run_body(jctx *c, jloop *l, const jval *item, jenv *e, jflow *flow) 
            mk_j_exec(c, l->node->c->a, e, flow);
 }
 
-bool mk_j_loop_run(jctx *c, const jnode *n, const jval *items, jenv *e, int64_t depth0, jflow *flow) {
+bool mk_j_loop_run(jctx *c, const jnode *n, const jval *items, jenv *e, int64_t depth0,
+                   jflow *flow) {
     jloop *l = mk_j_alloc(c, 1, sizeof *l);
     jenv *inner = l != NULL ? mk_j_alloc(c, 1, sizeof *inner) : NULL;
     bool more = true, completed = false;

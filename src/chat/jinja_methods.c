@@ -5,7 +5,8 @@
 
 #include "chat/jinja_int.h"
 
-#define METHOD(name) static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
+#define METHOD(name)                                                                               \
+    static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
 #define UNUSED_ARGS ((void)a, (void)args)
 
 static bool want_str(jctx *c, const jval *v, const char *what) {
@@ -151,7 +152,8 @@ static bool split_sep(jctx *c, const jval *s, const jval *sep, int64_t max, jlis
 
 // The search from the right is the plain quadratic one; long patterns pay for it.
 static bool pay_for_search(jctx *c, const jval *s, const jval *sep) {
-    return mk_j_steps(c, s->n / 64) && (sep->n <= 16 || mk_j_steps(c, (uint64_t)s->n * sep->n / 4096));
+    return mk_j_steps(c, s->n / 64) &&
+           (sep->n <= 16 || mk_j_steps(c, (uint64_t)s->n * sep->n / 4096));
 }
 
 static bool find_last(const jval *s, size_t end, const jval *sep, size_t *at) {
@@ -235,8 +237,8 @@ static bool partition(jctx *c, const jval *s, const jval *a, bool right, jval *o
     if (right ? find_last(s, s->n, &a[0], &at) : mk_j_find_text(s, 0, a[0].u.p, a[0].n, &at)) {
         next = at + a[0].n;
     }
-    return mk_j_steps(c, s->n / 64) && push_part(c, out->u.list, s, 0, at) && push_part(c, out->u.list, s, at, next) &&
-           push_part(c, out->u.list, s, next, s->n);
+    return mk_j_steps(c, s->n / 64) && push_part(c, out->u.list, s, 0, at) &&
+           push_part(c, out->u.list, s, at, next) && push_part(c, out->u.list, s, next, s->n);
 }
 
 METHOD(m_partition) {
@@ -298,10 +300,12 @@ static bool find(jctx *c, const jval *s, const jval *a, bool last, int64_t *out)
     jval part;
     size_t at = 0;
     *out = -1;
-    if (!want_str(c, &a[0], "search text") || !part_of(c, s, a, &part) || !pay_for_search(c, &part, &a[0])) {
+    if (!want_str(c, &a[0], "search text") || !part_of(c, s, a, &part) ||
+        !pay_for_search(c, &part, &a[0])) {
         return false;
     }
-    if (last ? find_last(&part, part.n, &a[0], &at) : mk_j_find_text(&part, 0, a[0].u.p, a[0].n, &at)) {
+    if (last ? find_last(&part, part.n, &a[0], &at)
+             : mk_j_find_text(&part, 0, a[0].u.p, a[0].n, &at)) {
         jval before = mk_j_sub(s, 0, (size_t)(part.u.p - s->u.p) + at);
         *out = (int64_t)mk_j_count_cp(&before);
     }
@@ -323,13 +327,15 @@ METHOD(m_rfind) {
 METHOD(m_index) {
     (void)args;
     *out = mk_j_int(0);
-    return find(c, s, a, false, &out->u.i) && (out->u.i >= 0 || mk_j_raise(c, "substring not found"));
+    return find(c, s, a, false, &out->u.i) &&
+           (out->u.i >= 0 || mk_j_raise(c, "substring not found"));
 }
 
 METHOD(m_rindex) {
     (void)args;
     *out = mk_j_int(0);
-    return find(c, s, a, true, &out->u.i) && (out->u.i >= 0 || mk_j_raise(c, "substring not found"));
+    return find(c, s, a, true, &out->u.i) &&
+           (out->u.i >= 0 || mk_j_raise(c, "substring not found"));
 }
 
 METHOD(m_count) {
@@ -355,9 +361,9 @@ METHOD(m_replace) {
     (void)args;
     int64_t count;
     jval to = a[1];
-    if (!want_str(c, &a[0], "replace() argument 1") || !want_str(c, &a[1], "replace() argument 2") ||
-        !opt_int(c, &a[2], -1, &count) || (s->sub && !mk_j_escape(c, &a[1], &to)) ||
-        !mk_j_replace(c, s, &a[0], &to, count, out)) {
+    if (!want_str(c, &a[0], "replace() argument 1") ||
+        !want_str(c, &a[1], "replace() argument 2") || !opt_int(c, &a[2], -1, &count) ||
+        (s->sub && !mk_j_escape(c, &a[1], &to)) || !mk_j_replace(c, s, &a[0], &to, count, out)) {
         return false;
     }
     out->sub = s->sub;
@@ -382,8 +388,8 @@ METHOD(m_join) {
             break;
         }
         if (item.kind != JV_STR) {
-            return mk_j_raise(c, "sequence item %lld: expected str instance, %s found", (long long)i,
-                              mk_j_type_name(&item));
+            return mk_j_raise(c, "sequence item %lld: expected str instance, %s found",
+                              (long long)i, mk_j_type_name(&item));
         }
         if ((!first && !mk_j_sb_val(c, &b, s)) || (s->sub && !mk_j_escape(c, &item, &item)) ||
             !mk_j_sb_val(c, &b, &item)) {

@@ -4,7 +4,8 @@
 
 #include "chat/jinja_int.h"
 
-#define METHOD(name) static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
+#define METHOD(name)                                                                               \
+    static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
 #define UNUSED_ARGS ((void)a, (void)args)
 
 // --- strings: what are the characters? -----------------------------------------------------------------------------
@@ -29,7 +30,8 @@ static bool cp_decimal(uint32_t cp) {
 
 static bool cp_alnum(uint32_t cp) {
     utf8proc_category_t k = category(cp);
-    return cp_alpha(cp) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    return cp_alpha(cp) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL ||
+           k == UTF8PROC_CATEGORY_NO;
 }
 
 static bool cp_ascii(uint32_t cp) {
@@ -132,7 +134,8 @@ static bool justify(jctx *c, const jval *s, const jval *a, int align, jval *out)
     int64_t width, have = (int64_t)mk_j_count_cp(s);
     jval pad = a[1].kind == JV_MISSING ? mk_j_lit(" ") : a[1];
     if (!mk_j_as_int(&a[0], &width)) {
-        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer", mk_j_type_name(&a[0]));
+        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer",
+                          mk_j_type_name(&a[0]));
     }
     if (pad.kind != JV_STR || mk_j_count_cp(&pad) != 1) {
         return mk_j_raise(c, "The fill character must be exactly one character long");
@@ -170,13 +173,15 @@ METHOD(m_zfill) {
     int64_t width, have = (int64_t)mk_j_count_cp(s);
     jval zero = mk_j_lit("0");
     if (!mk_j_as_int(&a[0], &width)) {
-        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer", mk_j_type_name(&a[0]));
+        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer",
+                          mk_j_type_name(&a[0]));
     }
     size_t sign = s->n > 0 && (s->u.p[0] == '-' || s->u.p[0] == '+');
     jval head = mk_j_sub(s, 0, sign), tail = mk_j_sub(s, sign, s->n - sign);
     jsb b;
     mk_j_sb_init(&b);
-    if (!mk_j_sb_val(c, &b, &head) || !fill(c, &b, &zero, width - have) || !mk_j_sb_val(c, &b, &tail)) {
+    if (!mk_j_sb_val(c, &b, &head) || !fill(c, &b, &zero, width - have) ||
+        !mk_j_sb_val(c, &b, &tail)) {
         return false;
     }
     *out = mk_j_sb_done(&b);
@@ -189,7 +194,8 @@ METHOD(m_expandtabs) {
     jval blank = mk_j_lit(" ");
     jsb b;
     if (a[0].kind != JV_MISSING && !mk_j_as_int(&a[0], &size)) {
-        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer", mk_j_type_name(&a[0]));
+        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer",
+                          mk_j_type_name(&a[0]));
     }
     mk_j_sb_init(&b);
     for (uint32_t at = 0; at < s->n;) {
@@ -207,12 +213,21 @@ METHOD(m_expandtabs) {
 }
 
 static const jop str_rows[] = {
-    {"isalpha", m_isalpha, "", 0},     {"isdigit", m_isdigit, "", 0},  {"isdecimal", m_isdecimal, "", 0},
-    {"isnumeric", m_isdigit, "", 0},   {"isalnum", m_isalnum, "", 0},  {"isspace", m_isspace, "", 0},
-    {"isascii", m_isascii, "", 0},     {"isupper", m_isupper, "", 0},  {"islower", m_islower, "", 0},
-    {"istitle", m_istitle, "", 0},     {"ljust", m_ljust, "width,fillchar", 1},
-    {"rjust", m_rjust, "width,fillchar", 1}, {"center", m_center, "width,fillchar", 1},
-    {"zfill", m_zfill, "width", 1},    {"expandtabs", m_expandtabs, "tabsize", 0},
+    {"isalpha", m_isalpha, "", 0},
+    {"isdigit", m_isdigit, "", 0},
+    {"isdecimal", m_isdecimal, "", 0},
+    {"isnumeric", m_isdigit, "", 0},
+    {"isalnum", m_isalnum, "", 0},
+    {"isspace", m_isspace, "", 0},
+    {"isascii", m_isascii, "", 0},
+    {"isupper", m_isupper, "", 0},
+    {"islower", m_islower, "", 0},
+    {"istitle", m_istitle, "", 0},
+    {"ljust", m_ljust, "width,fillchar", 1},
+    {"rjust", m_rjust, "width,fillchar", 1},
+    {"center", m_center, "width,fillchar", 1},
+    {"zfill", m_zfill, "width", 1},
+    {"expandtabs", m_expandtabs, "tabsize", 0},
 };
 
 // --- dictionaries --------------------------------------------------------------------------------------------------
@@ -317,7 +332,8 @@ METHOD(l_copy) {
     return mk_j_to_list(c, s, out);
 }
 
-static const jop list_rows[] = {{"count", l_count, "value", 1}, {"index", l_index, "value", 1}, {"copy", l_copy, "", 0}};
+static const jop list_rows[] = {
+    {"count", l_count, "value", 1}, {"index", l_index, "value", 1}, {"copy", l_copy, "", 0}};
 
 // --- loops ---------------------------------------------------------------------------------------------------------
 METHOD(p_cycle) {
@@ -387,10 +403,12 @@ const jop *mk_j_find_method(jval_kind k, jtext name) {
 // What changes its object exists in Python but is refused by the sandbox.
 bool mk_j_method_unsafe(jval_kind k, jtext name) {
     static const char *const of_dict[] = {"clear", "pop", "popitem", "setdefault", "update"};
-    static const char *const of_list[] = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"};
+    static const char *const of_list[] = {"append", "clear",  "extend",  "insert",
+                                          "pop",    "remove", "reverse", "sort"};
     if (k == JV_DICT || k == JV_LIST) {
         const char *const *names = k == JV_DICT ? of_dict : of_list;
-        size_t n = k == JV_DICT ? sizeof of_dict / sizeof of_dict[0] : sizeof of_list / sizeof of_list[0];
+        size_t n =
+            k == JV_DICT ? sizeof of_dict / sizeof of_dict[0] : sizeof of_list / sizeof of_list[0];
         for (size_t i = 0; i < n; i++) {
             if (mk_j_text_is(name, names[i])) {
                 return true;

@@ -148,7 +148,8 @@ static bool int_op(jctx *c, int op, int64_t a, int64_t b, jval *out) {
 static bool float_op(jctx *c, int op, double a, double b, jval *out) {
     double r = 0;
     if (b == 0 && (op == JT_DIV || op == JT_FLOORDIV || op == JT_MOD)) {
-        return mk_j_raise(c, op == JT_DIV ? "float division by zero" : "float floor division by zero");
+        return mk_j_raise(c,
+                          op == JT_DIV ? "float division by zero" : "float floor division by zero");
     }
     switch (op) {
     case JT_ADD:
@@ -184,12 +185,14 @@ static bool sequence_op(jctx *c, int op, const jval *a, const jval *b, jval *out
     *done = true;
     if (op == JT_ADD && a->kind == JV_STR) {
         return b->kind == JV_STR ? mk_j_concat(c, a, b, out)
-                                 : mk_j_raise(c, "can only concatenate str (not \"%s\") to str", mk_j_type_name(b));
+                                 : mk_j_raise(c, "can only concatenate str (not \"%s\") to str",
+                                              mk_j_type_name(b));
     }
     if (op == JT_ADD && is_list(a)) {
-        return a->kind == b->kind ? join_lists(c, a, b, out)
-                                  : mk_j_raise(c, "can only concatenate %s (not \"%s\") to %s", mk_j_type_name(a),
-                                               mk_j_type_name(b), mk_j_type_name(a));
+        return a->kind == b->kind
+                   ? join_lists(c, a, b, out)
+                   : mk_j_raise(c, "can only concatenate %s (not \"%s\") to %s", mk_j_type_name(a),
+                                mk_j_type_name(b), mk_j_type_name(a));
     }
     if (op == JT_MOD && a->kind == JV_STR) {
         return mk_j_percent(c, a, b, out);
@@ -278,7 +281,8 @@ bool mk_j_unary(jctx *c, int kind, const jval *a, jval *out) {
         *out = mk_j_float(kind == JN_NEG ? -a->u.f : a->u.f);
         return true;
     }
-    return mk_j_raise(c, "bad operand type for unary %s: '%s'", kind == JN_NEG ? "-" : "+", mk_j_type_name(a));
+    return mk_j_raise(c, "bad operand type for unary %s: '%s'", kind == JN_NEG ? "-" : "+",
+                      mk_j_type_name(a));
 }
 
 // --- attributes ----------------------------------------------------------------------------------------------------
@@ -368,7 +372,8 @@ static bool index_sequence(jctx *c, const jval *o, int64_t i, jval *out, bool *f
         *out = mk_j_sub(o, at, mk_j_decode(o->u.p + at, o->u.p + o->n, &cp));
         return mk_j_steps(c, at / 256);
     }
-    *out = o->kind == JV_RANGE ? mk_j_int(o->u.range->start + i * o->u.range->step) : o->u.list->v[i];
+    *out =
+        o->kind == JV_RANGE ? mk_j_int(o->u.range->start + i * o->u.range->step) : o->u.list->v[i];
     return true;
 }
 
@@ -436,8 +441,9 @@ static bool slice_plan(jctx *c, const jval part[3], int64_t len, jslice *s) {
         return false;
     }
     start = clamp_index(start, len, low, high);
-    stop = part[1].kind == JV_MISSING || part[1].kind == JV_NONE ? (down ? -1 : len)
-                                                                  : clamp_index(stop, len, low, high);
+    stop = part[1].kind == JV_MISSING || part[1].kind == JV_NONE
+               ? (down ? -1 : len)
+               : clamp_index(stop, len, low, high);
     s->step = s->step < -len - 1 ? -len - 1 : s->step > len + 1 ? len + 1 : s->step;
     int64_t span = down ? start - stop : stop - start, stride = down ? -s->step : s->step;
     s->start = start;
@@ -467,7 +473,8 @@ static bool slice_str(jctx *c, const jval *o, const jslice *s, jval *out) {
     mk_j_sb_init(&b);
     for (int64_t k = 0; k < s->n; k++) {
         int64_t i = s->start + k * s->step;
-        if (!mk_j_step(c) || !mk_j_sb_add(c, &b, o->u.p + off[i], off[i + 1] - off[i], mk_j_tag_at(o->tag, off[i]))) {
+        if (!mk_j_step(c) || !mk_j_sb_add(c, &b, o->u.p + off[i], off[i + 1] - off[i],
+                                          mk_j_tag_at(o->tag, off[i]))) {
             return false;
         }
     }
@@ -500,7 +507,8 @@ bool mk_j_slice(jctx *c, const jval *o, const jval part[3], jval *out) {
         jval key = mk_j_lit("slice(...)");
         return no_element(c, o, &key, out);
     }
-    if (!mk_j_length(c, o, &len) || !slice_plan(c, part, len, &s) || !mk_j_steps(c, (uint64_t)len / 64)) {
+    if (!mk_j_length(c, o, &len) || !slice_plan(c, part, len, &s) ||
+        !mk_j_steps(c, (uint64_t)len / 64)) {
         return false;
     }
     if (o->kind == JV_STR) {
@@ -553,7 +561,8 @@ bool mk_j_path(jctx *c, const jval *o, const jval *path, const jval *dflt, jval 
         if (!path_part(c, path, from, to, &key) || !mk_j_item(c, &obj, &key, out)) {
             return false;
         }
-        if (dflt != NULL && dflt->kind != JV_MISSING && dflt->kind != JV_NONE && out->kind == JV_UNDEF) {
+        if (dflt != NULL && dflt->kind != JV_MISSING && dflt->kind != JV_NONE &&
+            out->kind == JV_UNDEF) {
             *out = *dflt;
         }
         from = to + 1;

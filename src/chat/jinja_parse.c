@@ -84,8 +84,9 @@ bool mk_j_down(jparser *p) {
     if (++p->nest <= 4 * MK_J_MAX_NEST) {
         return true;
     }
-    p->status = MK_FAIL(p->err, MK_ELIMIT, "chat template, line %d: nested more than %d levels deep", p->cur.line,
-                        4 * MK_J_MAX_NEST);
+    p->status =
+        MK_FAIL(p->err, MK_ELIMIT, "chat template, line %d: nested more than %d levels deep",
+                p->cur.line, 4 * MK_J_MAX_NEST);
     return false;
 }
 
@@ -232,7 +233,8 @@ static bool parse_body(jparser *p, const char *const *ends, jnode **out) {
 // The body of a tag whose opening is being read: [:] %} body, up to but not including the end tag's name.
 static bool parse_inner(jparser *p, const char *const *ends, jnode **out) {
     bool found;
-    return mk_j_skip(p, JT_COLON, &found) && mk_j_expect(p, JT_BLOCK_END, "'%}'") && parse_body(p, ends, out);
+    return mk_j_skip(p, JT_COLON, &found) && mk_j_expect(p, JT_BLOCK_END, "'%}'") &&
+           parse_body(p, ends, out);
 }
 
 // The same for a scope of its own: loops around it do not count, and neither do conditions.
@@ -266,7 +268,8 @@ static bool can_assign(jparser *p, const jnode *t, int depth) {
 }
 
 static bool parse_target(jparser *p, const char *stop, bool ns, jnode **out) {
-    return mk_j_parse_tuple(p, (jtuple_opts){.target = true, .ns = ns, .stop = stop}, out) && can_assign(p, *out, 0);
+    return mk_j_parse_tuple(p, (jtuple_opts){.target = true, .ns = ns, .stop = stop}, out) &&
+           can_assign(p, *out, 0);
 }
 
 static bool parse_plain_name(jparser *p, int32_t *sym) {
@@ -314,7 +317,8 @@ static bool parse_for(jparser *p, jnode *n) {
     static const char *const last[] = {"endfor", NULL};
     bool found, soft = p->soft;
     n->kind = JN_FOR;
-    if ((n->c = mk_j_node(p, JN_PARTS)) == NULL || !mk_j_advance(p) || !parse_target(p, "in", false, &n->a)) {
+    if ((n->c = mk_j_node(p, JN_PARTS)) == NULL || !mk_j_advance(p) ||
+        !parse_target(p, "in", false, &n->a)) {
         return false;
     }
     if (!mk_j_is_name(p, "in")) {
@@ -343,7 +347,8 @@ static bool parse_for(jparser *p, jnode *n) {
 static bool parse_set(jparser *p, jnode *n) {
     bool found;
     n->kind = JN_SET;
-    if (!mk_j_advance(p) || !parse_target(p, NULL, true, &n->a) || !mk_j_skip(p, JT_ASSIGN, &found)) {
+    if (!mk_j_advance(p) || !parse_target(p, NULL, true, &n->a) ||
+        !mk_j_skip(p, JT_ASSIGN, &found)) {
         return false;
     }
     if (found) {
@@ -361,9 +366,9 @@ static bool parse_params(jparser *p, jnode **out) {
     }
     while (!mk_j_is(p, JT_RPAREN)) {
         jnode *n;
-        if ((first != NULL && !mk_j_expect(p, JT_COMMA, "',' or ')'")) || (n = mk_j_node(p, JN_PARAM)) == NULL ||
-            !parse_plain_name(p, &n->sym) || !mk_j_skip(p, JT_ASSIGN, &found) ||
-            (found && !mk_j_parse_expr(p, &n->a))) {
+        if ((first != NULL && !mk_j_expect(p, JT_COMMA, "',' or ')'")) ||
+            (n = mk_j_node(p, JN_PARAM)) == NULL || !parse_plain_name(p, &n->sym) ||
+            !mk_j_skip(p, JT_ASSIGN, &found) || (found && !mk_j_parse_expr(p, &n->a))) {
             return false;
         }
         if (defaults && !found) {
@@ -391,7 +396,8 @@ static bool parse_function(jparser *p, jnode *n, const char *end) {
 
 static bool parse_macro(jparser *p, jnode *n) {
     n->kind = JN_MACRO;
-    return mk_j_advance(p) && parse_plain_name(p, &n->sym) && parse_params(p, &n->a) && parse_function(p, n, "endmacro");
+    return mk_j_advance(p) && parse_plain_name(p, &n->sym) && parse_params(p, &n->a) &&
+           parse_function(p, n, "endmacro");
 }
 
 static bool parse_call_block(jparser *p, jnode *n) {
@@ -406,12 +412,14 @@ static bool parse_call_block(jparser *p, jnode *n) {
     if (!mk_j_parse_expr(p, &n->a)) {
         return false;
     }
-    return n->a->kind == JN_CALL ? parse_function(p, n->b, "endcall") : mk_j_fail(p, "expected call");
+    return n->a->kind == JN_CALL ? parse_function(p, n->b, "endcall")
+                                 : mk_j_fail(p, "expected call");
 }
 
 static bool parse_filter_block(jparser *p, jnode *n) {
     n->kind = JN_FILTERBLOCK;
-    return mk_j_advance(p) && mk_j_parse_filters(p, NULL, true, &n->b) && parse_scope(p, "endfilter", true, &n->c);
+    return mk_j_advance(p) && mk_j_parse_filters(p, NULL, true, &n->b) &&
+           parse_scope(p, "endfilter", true, &n->c);
 }
 
 static bool parse_with(jparser *p, jnode *n) {
@@ -422,8 +430,9 @@ static bool parse_with(jparser *p, jnode *n) {
     }
     while (!mk_j_is(p, JT_BLOCK_END)) {
         jnode *target, *val;
-        if ((n->a != NULL && !mk_j_expect(p, JT_COMMA, "','")) || !parse_target(p, NULL, false, &target) ||
-            !mk_j_expect(p, JT_ASSIGN, "'='") || !mk_j_parse_expr(p, &val)) {
+        if ((n->a != NULL && !mk_j_expect(p, JT_COMMA, "','")) ||
+            !parse_target(p, NULL, false, &target) || !mk_j_expect(p, JT_ASSIGN, "'='") ||
+            !mk_j_parse_expr(p, &val)) {
             return false;
         }
         target->next = val;
@@ -468,7 +477,8 @@ static bool parse_block(jparser *p, jnode *n) {
 
 static bool parse_loop_control(jparser *p, jnode *n) {
     n->kind = mk_j_is_name(p, "break") ? JN_BREAK : JN_CONTINUE;
-    return p->loops > 0 ? mk_j_advance(p) : mk_j_fail(p, "break and continue need a loop around them");
+    return p->loops > 0 ? mk_j_advance(p)
+                        : mk_j_fail(p, "break and continue need a loop around them");
 }
 
 // include, import, from, extends: an error only when reached.
@@ -529,7 +539,8 @@ static bool parse_statement(jparser *p, jnode **out) {
 // --- entry ---------------------------------------------------------------------------------------------------------
 static mk_status check_text(const char *text, size_t n, mk_err *err) {
     if (n > MK_J_MAX_TEMPLATE) {
-        return MK_FAIL(err, MK_ELIMIT, "chat template: %zu bytes, at most %u are allowed", n, MK_J_MAX_TEMPLATE);
+        return MK_FAIL(err, MK_ELIMIT, "chat template: %zu bytes, at most %u are allowed", n,
+                       MK_J_MAX_TEMPLATE);
     }
     size_t bad = mk_utf8_first_invalid(text, n);
     if (bad < n) {
@@ -539,7 +550,8 @@ static mk_status check_text(const char *text, size_t n, mk_err *err) {
 }
 
 static bool fixed_symbols(jparser *p) {
-    static const jtext fixed[JSYM_FIXED] = {{"loop", 4}, {"caller", 6}, {"varargs", 7}, {"kwargs", 6}};
+    static const jtext fixed[JSYM_FIXED] = {
+        {"loop", 4}, {"caller", 6}, {"varargs", 7}, {"kwargs", 6}};
     int32_t sym;
     for (int i = 0; i < JSYM_FIXED; i++) {
         if (!mk_j_symbol(p, fixed[i], &sym)) {

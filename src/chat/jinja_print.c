@@ -78,7 +78,8 @@ static bool put_escaped(jctx *c, jsb *b, const jval *s, escape_fn escape, char q
         }
         at += k;
     }
-    return mk_j_steps(c, s->n / 64) && mk_j_sb_add(c, b, s->u.p + from, s->n - from, mk_j_tag_at(s->tag, from));
+    return mk_j_steps(c, s->n / 64) &&
+           mk_j_sb_add(c, b, s->u.p + from, s->n - from, mk_j_tag_at(s->tag, from));
 }
 
 static bool repr_str(jctx *c, jsb *b, const jval *s) {
@@ -108,8 +109,9 @@ static bool repr_dict(jctx *c, jsb *b, const jdict *d, int depth) {
         return false;
     }
     for (uint32_t i = 0; i < d->n; i++) {
-        if ((i > 0 && !mk_j_sb_puts(c, b, ", ", NULL)) || !mk_j_repr(c, b, &d->e[i].key, depth + 1) ||
-            !mk_j_sb_puts(c, b, ": ", NULL) || !mk_j_repr(c, b, &d->e[i].val, depth + 1)) {
+        if ((i > 0 && !mk_j_sb_puts(c, b, ", ", NULL)) ||
+            !mk_j_repr(c, b, &d->e[i].key, depth + 1) || !mk_j_sb_puts(c, b, ": ", NULL) ||
+            !mk_j_repr(c, b, &d->e[i].val, depth + 1)) {
             return false;
         }
     }
@@ -118,8 +120,9 @@ static bool repr_dict(jctx *c, jsb *b, const jdict *d, int depth) {
 
 static bool repr_view(jctx *c, jsb *b, const jval *v, int depth) {
     jval items;
-    return mk_j_to_list(c, v, &items) && mk_j_sb_puts(c, b, mk_j_type_name(v), NULL) && mk_j_sb_puts(c, b, "(", NULL) &&
-           repr_items(c, b, items.u.list, false, depth) && mk_j_sb_puts(c, b, ")", NULL);
+    return mk_j_to_list(c, v, &items) && mk_j_sb_puts(c, b, mk_j_type_name(v), NULL) &&
+           mk_j_sb_puts(c, b, "(", NULL) && repr_items(c, b, items.u.list, false, depth) &&
+           mk_j_sb_puts(c, b, ")", NULL);
 }
 
 static bool repr_range(jctx *c, jsb *b, const jrange *r) {
@@ -127,8 +130,8 @@ static bool repr_range(jctx *c, jsb *b, const jrange *r) {
     if (r->step == 1) {
         snprintf(num, sizeof num, "range(%lld, %lld)", (long long)r->start, (long long)r->stop);
     } else {
-        snprintf(num, sizeof num, "range(%lld, %lld, %lld)", (long long)r->start, (long long)r->stop,
-                 (long long)r->step);
+        snprintf(num, sizeof num, "range(%lld, %lld, %lld)", (long long)r->start,
+                 (long long)r->stop, (long long)r->step);
     }
     return mk_j_sb_puts(c, b, num, NULL);
 }
@@ -245,7 +248,8 @@ static bool json_ascii_str(jctx *c, jsb *b, const jval *s) {
 
 static bool json_str(jctx *c, jsb *b, const jval *s, bool ascii) {
     return mk_j_sb_puts(c, b, "\"", NULL) &&
-           (ascii ? json_ascii_str(c, b, s) : put_escaped(c, b, s, json_escape, 0)) && mk_j_sb_puts(c, b, "\"", NULL);
+           (ascii ? json_ascii_str(c, b, s) : put_escaped(c, b, s, json_escape, 0)) &&
+           mk_j_sb_puts(c, b, "\"", NULL);
 }
 
 static bool json_newline(jctx *c, jsb *b, const jjson_opts *o, int depth) {
@@ -276,9 +280,11 @@ static bool json_key(jctx *c, jsb *b, const jval *key, const jjson_opts *o) {
         return json_str(c, b, key, o->ascii);
     }
     if (key->kind < JV_NONE || key->kind > JV_FLOAT) {
-        return mk_j_raise(c, "keys must be str, int, float, bool or None, not %s", mk_j_type_name(key));
+        return mk_j_raise(c, "keys must be str, int, float, bool or None, not %s",
+                          mk_j_type_name(key));
     }
-    return mk_j_sb_puts(c, b, "\"", NULL) && mk_j_json(c, b, key, o, 0) && mk_j_sb_puts(c, b, "\"", NULL);
+    return mk_j_sb_puts(c, b, "\"", NULL) && mk_j_json(c, b, key, o, 0) &&
+           mk_j_sb_puts(c, b, "\"", NULL);
 }
 
 // sort_keys: a small selection of the next key in order would be quadratic, so the entries are copied and sorted.
@@ -342,7 +348,11 @@ bool mk_j_json(jctx *c, jsb *b, const jval *v, const jjson_opts *o, int depth) {
         return repr_number(c, b, v);
     case JV_FLOAT:
         if (isnan(v->u.f) || isinf(v->u.f)) {
-            return mk_j_sb_puts(c, b, isnan(v->u.f) ? "NaN" : v->u.f > 0 ? "Infinity" : "-Infinity", NULL);
+            return mk_j_sb_puts(c, b,
+                                isnan(v->u.f) ? "NaN"
+                                : v->u.f > 0  ? "Infinity"
+                                              : "-Infinity",
+                                NULL);
         }
         return repr_number(c, b, v);
     case JV_STR:
@@ -360,8 +370,12 @@ bool mk_j_json(jctx *c, jsb *b, const jval *v, const jjson_opts *o, int depth) {
 // --- HTML ----------------------------------------------------------------------------------------------------------
 static void html_escape(uint32_t cp, char quote, char out[12]) {
     (void)quote;
-    const char *s = cp == '&' ? "&amp;" : cp == '<' ? "&lt;" : cp == '>' ? "&gt;" : cp == '"' ? "&#34;"
-                                                                        : cp == '\'' ? "&#39;" : "";
+    const char *s = cp == '&'    ? "&amp;"
+                    : cp == '<'  ? "&lt;"
+                    : cp == '>'  ? "&gt;"
+                    : cp == '"'  ? "&#34;"
+                    : cp == '\'' ? "&#39;"
+                                 : "";
     snprintf(out, 12, "%s", s);
 }
 

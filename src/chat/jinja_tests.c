@@ -3,7 +3,8 @@
 
 #include "chat/jinja_int.h"
 
-#define TEST(name) static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
+#define TEST(name)                                                                                 \
+    static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
 #define IGNORE ((void)c, (void)s, (void)a, (void)args)
 
 static bool yes(jval *out, bool b) {
@@ -69,8 +70,8 @@ TEST(t_mapping) {
 // Python's "has a length and can be indexed".
 TEST(t_sequence) {
     IGNORE;
-    return yes(out, s->kind == JV_UNDEF || s->kind == JV_STR || s->kind == JV_LIST || s->kind == JV_TUPLE ||
-                        s->kind == JV_DICT || s->kind == JV_RANGE);
+    return yes(out, s->kind == JV_UNDEF || s->kind == JV_STR || s->kind == JV_LIST ||
+                        s->kind == JV_TUPLE || s->kind == JV_DICT || s->kind == JV_RANGE);
 }
 
 TEST(t_iterable) {
@@ -80,8 +81,8 @@ TEST(t_iterable) {
 
 TEST(t_callable) {
     IGNORE;
-    return yes(out, s->kind == JV_MACRO || s->kind == JV_FUNC || s->kind == JV_METHOD || s->kind == JV_LOOP ||
-                        s->kind == JV_UNDEF);
+    return yes(out, s->kind == JV_MACRO || s->kind == JV_FUNC || s->kind == JV_METHOD ||
+                        s->kind == JV_LOOP || s->kind == JV_UNDEF);
 }
 
 TEST(t_escaped) {
@@ -93,7 +94,8 @@ TEST(t_escaped) {
 TEST(t_sameas) {
     (void)args;
     bool same = s->kind == a[0].kind;
-    if (same && (s->kind == JV_STR || s->kind == JV_INT || s->kind == JV_FLOAT || s->kind == JV_BOOL)) {
+    if (same &&
+        (s->kind == JV_STR || s->kind == JV_INT || s->kind == JV_FLOAT || s->kind == JV_BOOL)) {
         return mk_j_equal(c, s, &a[0], 0, &same) && yes(out, same);
     }
     return yes(out, same && (s->kind <= JV_NONE || s->u.list == a[0].u.list));
@@ -126,7 +128,8 @@ static bool is_case(jctx *c, const jval *s, const char *method, jval *out) {
     jval str;
     jargs none = {0};
     return mk_j_to_str(c, s, &str) &&
-           mk_j_apply(c, mk_j_find_method(JV_STR, (jtext){method, (uint32_t)strlen(method)}), "test", &str, &none, out);
+           mk_j_apply(c, mk_j_find_method(JV_STR, (jtext){method, (uint32_t)strlen(method)}),
+                      "test", &str, &none, out);
 }
 
 TEST(t_lower) {
@@ -185,26 +188,45 @@ TEST(t_test) {
 }
 
 static const jop rows[] = {
-    {"defined", t_defined, "", 0},     {"undefined", t_undefined, "", 0},
-    {"none", t_none, "", 0},           {"boolean", t_boolean, "", 0},
-    {"true", t_true, "", 0},           {"false", t_false, "", 0},
-    {"integer", t_integer, "", 0},     {"float", t_float, "", 0},
-    {"number", t_number, "", 0},       {"string", t_string, "", 0},
-    {"mapping", t_mapping, "", 0},     {"sequence", t_sequence, "", 0},
-    {"iterable", t_iterable, "", 0},   {"callable", t_callable, "", 0},
-    {"escaped", t_escaped, "", 0},     {"sameas", t_sameas, "other", 1},
-    {"odd", t_odd, "", 0},             {"even", t_even, "", 0},
+    {"defined", t_defined, "", 0},
+    {"undefined", t_undefined, "", 0},
+    {"none", t_none, "", 0},
+    {"boolean", t_boolean, "", 0},
+    {"true", t_true, "", 0},
+    {"false", t_false, "", 0},
+    {"integer", t_integer, "", 0},
+    {"float", t_float, "", 0},
+    {"number", t_number, "", 0},
+    {"string", t_string, "", 0},
+    {"mapping", t_mapping, "", 0},
+    {"sequence", t_sequence, "", 0},
+    {"iterable", t_iterable, "", 0},
+    {"callable", t_callable, "", 0},
+    {"escaped", t_escaped, "", 0},
+    {"sameas", t_sameas, "other", 1},
+    {"odd", t_odd, "", 0},
+    {"even", t_even, "", 0},
     {"divisibleby", t_divisibleby, "num", 1},
-    {"lower", t_lower, "", 0},         {"upper", t_upper, "", 0},
-    {"in", t_in, "seq", 1},            {"filter", t_filter, "", 0},
-    {"test", t_test, "", 0},           {"eq", t_eq, "other", 1},
-    {"equalto", t_eq, "other", 1},     {"==", t_eq, "other", 1},
-    {"ne", t_ne, "other", 1},          {"!=", t_ne, "other", 1},
-    {"lt", t_lt, "other", 1},          {"lessthan", t_lt, "other", 1},
-    {"<", t_lt, "other", 1},           {"le", t_le, "other", 1},
-    {"<=", t_le, "other", 1},          {"gt", t_gt, "other", 1},
-    {"greaterthan", t_gt, "other", 1}, {">", t_gt, "other", 1},
-    {"ge", t_ge, "other", 1},          {">=", t_ge, "other", 1},
+    {"lower", t_lower, "", 0},
+    {"upper", t_upper, "", 0},
+    {"in", t_in, "seq", 1},
+    {"filter", t_filter, "", 0},
+    {"test", t_test, "", 0},
+    {"eq", t_eq, "other", 1},
+    {"equalto", t_eq, "other", 1},
+    {"==", t_eq, "other", 1},
+    {"ne", t_ne, "other", 1},
+    {"!=", t_ne, "other", 1},
+    {"lt", t_lt, "other", 1},
+    {"lessthan", t_lt, "other", 1},
+    {"<", t_lt, "other", 1},
+    {"le", t_le, "other", 1},
+    {"<=", t_le, "other", 1},
+    {"gt", t_gt, "other", 1},
+    {"greaterthan", t_gt, "other", 1},
+    {">", t_gt, "other", 1},
+    {"ge", t_ge, "other", 1},
+    {">=", t_ge, "other", 1},
 };
 
 const jop *mk_j_find_test(jtext name) {

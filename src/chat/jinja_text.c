@@ -62,9 +62,15 @@ static const struct {
     uint32_t cp;
     const char *upper, *title;
 } special[] = {
-    {0xdf, "SS", "Ss"},      {0x149, "\xca\xbcN", "\xca\xbcN"}, {0x1f0, "J\xcc\x8c", "J\xcc\x8c"},
-    {0xfb00, "FF", "Ff"},    {0xfb01, "FI", "Fi"},              {0xfb02, "FL", "Fl"},
-    {0xfb03, "FFI", "Ffi"},  {0xfb04, "FFL", "Ffl"},            {0xfb05, "ST", "St"},
+    {0xdf, "SS", "Ss"},
+    {0x149, "\xca\xbcN", "\xca\xbcN"},
+    {0x1f0, "J\xcc\x8c", "J\xcc\x8c"},
+    {0xfb00, "FF", "Ff"},
+    {0xfb01, "FI", "Fi"},
+    {0xfb02, "FL", "Fl"},
+    {0xfb03, "FFI", "Ffi"},
+    {0xfb04, "FFL", "Ffl"},
+    {0xfb05, "ST", "St"},
     {0xfb06, "ST", "St"},
 };
 
@@ -140,7 +146,8 @@ static bool replace_empty(jctx *c, const jval *s, const jval *to, int64_t count,
     return at >= s->n || mk_j_sb_add(c, b, s->u.p + at, s->n - at, mk_j_tag_at(s->tag, at));
 }
 
-bool mk_j_replace(jctx *c, const jval *s, const jval *from, const jval *to, int64_t count, jval *out) {
+bool mk_j_replace(jctx *c, const jval *s, const jval *from, const jval *to, int64_t count,
+                  jval *out) {
     jsb b;
     size_t at = 0, hit;
     mk_j_sb_init(&b);
@@ -159,7 +166,8 @@ bool mk_j_replace(jctx *c, const jval *s, const jval *from, const jval *to, int6
         at = hit + from->n;
         count -= count > 0;
     }
-    if (!mk_j_steps(c, s->n / 256) || !mk_j_sb_add(c, &b, s->u.p + at, s->n - at, mk_j_tag_at(s->tag, at))) {
+    if (!mk_j_steps(c, s->n / 256) ||
+        !mk_j_sb_add(c, &b, s->u.p + at, s->n - at, mk_j_tag_at(s->tag, at))) {
         return false;
     }
     *out = mk_j_sb_done(&b);
@@ -167,7 +175,8 @@ bool mk_j_replace(jctx *c, const jval *s, const jval *from, const jval *to, int6
 }
 
 static bool is_line_end(uint32_t cp) {
-    return (cp >= 0x0a && cp <= 0x0d) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 || cp == 0x2029;
+    return (cp >= 0x0a && cp <= 0x0d) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 ||
+           cp == 0x2029;
 }
 
 bool mk_j_split_lines(jctx *c, const jval *s, bool keep, jlist *out) {

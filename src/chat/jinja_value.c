@@ -32,8 +32,9 @@ bool mk_j_limit(jctx *c, const char *what) {
 
 bool mk_j_nomem(jctx *c) {
     if (c->status == MK_OK) {
-        c->status = MK_FAIL(c->err, MK_ENOMEM, "chat template, line %d: out of memory with %zu bytes of values", c->line,
-                            c->n_bytes);
+        c->status = MK_FAIL(c->err, MK_ENOMEM,
+                            "chat template, line %d: out of memory with %zu bytes of values",
+                            c->line, c->n_bytes);
     }
     return false;
 }
@@ -59,7 +60,8 @@ bool mk_j_steps(jctx *c, uint64_t n) {
             c->deadline_ms = now + c->lim.max_time_ms;
         } else if (now > c->deadline_ms) {
             char msg[96];
-            snprintf(msg, sizeof msg, "took more than %llu ms", (unsigned long long)c->lim.max_time_ms);
+            snprintf(msg, sizeof msg, "took more than %llu ms",
+                     (unsigned long long)c->lim.max_time_ms);
             return mk_j_limit(c, msg);
         }
     }
@@ -137,7 +139,8 @@ jval mk_j_sub(const jval *s, size_t off, size_t n) {
 }
 
 jval mk_j_undef(int how, jval_kind owner, jtext text) {
-    return (jval){.kind = JV_UNDEF, .sub = (uint8_t)how, .owner = (uint8_t)owner, .n = text.n, .u.p = text.p};
+    return (jval){
+        .kind = JV_UNDEF, .sub = (uint8_t)how, .owner = (uint8_t)owner, .n = text.n, .u.p = text.p};
 }
 
 jval mk_j_hint(const char *s) {
@@ -264,12 +267,24 @@ jval mk_j_sb_done(const jsb *b) {
 // --- properties ----------------------------------------------------------------------------------------------------
 const char *mk_j_type_name(const jval *v) {
     static const char *const name[JV_N_KINDS] = {
-        [JV_MISSING] = "missing", [JV_UNDEF] = "Undefined",   [JV_NONE] = "NoneType",
-        [JV_BOOL] = "bool",       [JV_INT] = "int",           [JV_FLOAT] = "float",
-        [JV_STR] = "str",         [JV_LIST] = "list",         [JV_TUPLE] = "tuple",
-        [JV_DICT] = "dict",       [JV_NS] = "TemplateNamespace", [JV_VIEW] = "dict_items",
-        [JV_RANGE] = "range",     [JV_GEN] = "generator",     [JV_LOOP] = "LoopContext",
-        [JV_MACRO] = "Macro",     [JV_FUNC] = "function",     [JV_METHOD] = "builtin_function_or_method",
+        [JV_MISSING] = "missing",
+        [JV_UNDEF] = "Undefined",
+        [JV_NONE] = "NoneType",
+        [JV_BOOL] = "bool",
+        [JV_INT] = "int",
+        [JV_FLOAT] = "float",
+        [JV_STR] = "str",
+        [JV_LIST] = "list",
+        [JV_TUPLE] = "tuple",
+        [JV_DICT] = "dict",
+        [JV_NS] = "TemplateNamespace",
+        [JV_VIEW] = "dict_items",
+        [JV_RANGE] = "range",
+        [JV_GEN] = "generator",
+        [JV_LOOP] = "LoopContext",
+        [JV_MACRO] = "Macro",
+        [JV_FUNC] = "function",
+        [JV_METHOD] = "builtin_function_or_method",
     };
     static const char *const view[] = {"dict_keys", "dict_values", "dict_items"};
     if (v->kind == JV_VIEW) {
@@ -347,7 +362,8 @@ bool mk_j_undef_error(jctx *c, const jval *v) {
         }
         return mk_j_raise(c, "'%s%s object' has no attribute '%.*s'", module, type, n, v->u.p);
     case JU_UNSAFE:
-        return mk_j_raise(c, "access to attribute '%.*s' of '%s' object is unsafe.", n, v->u.p, type);
+        return mk_j_raise(c, "access to attribute '%.*s' of '%s' object is unsafe.", n, v->u.p,
+                          type);
     default:
         return mk_j_raise(c, "%.*s", n, v->u.p);
     }
@@ -462,7 +478,8 @@ bool mk_j_equal(jctx *c, const jval *a, const jval *b, int depth, bool *out) {
     case JV_DICT:
         return equal_dicts(c, a->u.dict, b->u.dict, depth, out);
     case JV_RANGE:
-        *out = a->u.range->n == b->u.range->n && (a->u.range->n == 0 || a->u.range->start == b->u.range->start) &&
+        *out = a->u.range->n == b->u.range->n &&
+               (a->u.range->n == 0 || a->u.range->start == b->u.range->start) &&
                (a->u.range->n < 2 || a->u.range->step == b->u.range->step);
         return true;
     case JV_FUNC:
@@ -505,9 +522,10 @@ bool mk_j_less(jctx *c, const jval *a, const jval *b, const char *op, int depth,
     if (a->kind == JV_UNDEF || b->kind == JV_UNDEF) {
         return mk_j_undef_error(c, l0->kind == JV_UNDEF ? l0 : r0);
     }
-    if ((a->kind != JV_LIST && a->kind != JV_TUPLE) || a->kind != b->kind || depth > MK_J_MAX_DATA_DEPTH) {
-        return mk_j_raise(c, "'%s' not supported between instances of '%s' and '%s'", op, mk_j_type_name(l0),
-                          mk_j_type_name(r0));
+    if ((a->kind != JV_LIST && a->kind != JV_TUPLE) || a->kind != b->kind ||
+        depth > MK_J_MAX_DATA_DEPTH) {
+        return mk_j_raise(c, "'%s' not supported between instances of '%s' and '%s'", op,
+                          mk_j_type_name(l0), mk_j_type_name(r0));
     }
     const jlist *l = a->u.list, *r = b->u.list;
     for (uint32_t k = 0; k < l->n && k < r->n; k++) {
@@ -528,7 +546,8 @@ bool mk_j_contains(jctx *c, const jval *seq, const jval *v, bool *out) {
     size_t at;
     if (seq->kind == JV_STR) {
         if (v->kind == JV_UNDEF || v->kind != JV_STR) {
-            return mk_j_raise(c, "'in <string>' requires string as left operand, not %s", mk_j_type_name(v));
+            return mk_j_raise(c, "'in <string>' requires string as left operand, not %s",
+                              mk_j_type_name(v));
         }
         *out = mk_j_find_text(seq, 0, v->u.p, v->n, &at);
         return mk_j_steps(c, seq->n / 256);

@@ -24,7 +24,8 @@ static json_t *parse(const char *text) {
     return j;
 }
 
-static mk_status render(const char *tpl, size_t n, const json_t *vars, mk_jinja_text *out, mk_err *err) {
+static mk_status render(const char *tpl, size_t n, const json_t *vars, mk_jinja_text *out,
+                        mk_err *err) {
     mk_jinja *j = NULL;
     mk_jinja_limits lim = {.now = NOW};
     *out = (mk_jinja_text){0};
@@ -47,13 +48,16 @@ static bool contains_printable(const char *msg, const char *want) {
     return strstr(msg, text) != NULL;
 }
 
-static bool agrees(const char *kind, const json_t *want, mk_status st, const mk_jinja_text *out, const mk_err *err) {
+static bool agrees(const char *kind, const json_t *want, mk_status st, const mk_jinja_text *out,
+                   const mk_err *err) {
     const char *text = json_string_value(want), *got = out->text.data != NULL ? out->text.data : "";
     if (strcmp(kind, "ok") == 0) {
-        return st == MK_OK && out->text.len == json_string_length(want) && memcmp(got, text, out->text.len) == 0;
+        return st == MK_OK && out->text.len == json_string_length(want) &&
+               memcmp(got, text, out->text.len) == 0;
     }
     if (strcmp(kind, "raised") == 0 || strcmp(kind, "undefined") == 0) {
-        return st == MK_ETEMPLATE && (contains_printable(err->msg, text) || strstr(text, "gen_templates.") != NULL);
+        return st == MK_ETEMPLATE &&
+               (contains_printable(err->msg, text) || strstr(text, "gen_templates.") != NULL);
     }
     return st == MK_ETEMPLATE || (st == MK_ELIMIT && strstr(text, "recursion") != NULL);
 }
@@ -79,7 +83,9 @@ static void small_templates(void **state) {
             bad++;
             fprintf(stderr, "%s\n    want %s: %s\n    got  %s: %s\n", json_string_value(tpl), kind,
                     json_string_value(want), mk_status_name(st),
-                    st != MK_OK ? err.msg : out.text.data != NULL ? out.text.data : "");
+                    st != MK_OK             ? err.msg
+                    : out.text.data != NULL ? out.text.data
+                                            : "");
         }
         mk_jinja_text_free(&out);
     }
@@ -93,12 +99,15 @@ static void small_templates(void **state) {
 static void assert_origin(const char *tpl, const char *text, const char *origin) {
     mk_err err = {0};
     mk_jinja_text out;
-    json_t *vars = parse("{\"u\":\"<U é>\",\"l\":[\"ab\",\"cd\"],\"d\":{\"key\":\"val\"},\"m\":[{\"role\":\"user\"},{\"role\":\"evil\"}]}");
+    json_t *vars = parse("{\"u\":\"<U "
+                         "é>\",\"l\":[\"ab\",\"cd\"],\"d\":{\"key\":\"val\"},\"m\":[{\"role\":"
+                         "\"user\"},{\"role\":\"evil\"}]}");
     static const char *const roles[] = {"user", NULL};
     mk_jinja *j = NULL;
     char got[256];
     assert_int_equal(mk_jinja_compile(tpl, strlen(tpl), &j, &err), MK_OK);
-    if (mk_jinja_render_text(j, &(mk_jinja_vars){.user = vars, .plain_roles = roles}, NULL, &out, &err) != MK_OK) {
+    if (mk_jinja_render_text(j, &(mk_jinja_vars){.user = vars, .plain_roles = roles}, NULL, &out,
+                             &err) != MK_OK) {
         fail_msg("%s: %s", tpl, err.msg);
     }
     assert_string_equal(out.text.data, text);
@@ -131,7 +140,8 @@ static void origin_survives(void **state) {
     assert_origin("{{ d }}", "{'key': 'val'}", "..uuu....uuu..");
     assert_origin("{% for k, v in d.items() %}{{ k }}={{ v }}{% endfor %}", "key=val", "uuu.uuu");
     assert_origin("{% set x %}[{{ u }}]{% endset %}{{ x }}{{ x|length }}", "[<U é>]7", ".uuuuuu..");
-    assert_origin("{% macro f(a) %}({{ a }}){% endmacro %}{{ f(u)|e }}", "(&lt;U é&gt;)", ".uuuuuuuuuuuu.");
+    assert_origin("{% macro f(a) %}({{ a }}){% endmacro %}{{ f(u)|e }}", "(&lt;U é&gt;)",
+                  ".uuuuuuuuuuuu.");
     assert_origin("{{ '%s-%5s' % (u, 'q') }}", "<U é>-    q", "uuuuuu......");
     assert_origin("{{ '{}:{!r}'.format(l[0], l[1]) }}", "ab:'cd'", "uu..uu.");
     assert_origin("{{ (u ~ 'T')|indent(2, true) }}", "  <U é>T", "..uuuuuu.");
@@ -151,7 +161,8 @@ static void assert_bounded(const char *tpl, mk_status want) {
     mk_status st = render(tpl, strlen(tpl), vars, &out, &err);
     clock_gettime(CLOCK_MONOTONIC, &b);
     if (st != want) {
-        fail_msg("%.80s: want %s, got %s: %s", tpl, mk_status_name(want), mk_status_name(st), err.msg);
+        fail_msg("%.80s: want %s, got %s: %s", tpl, mk_status_name(want), mk_status_name(st),
+                 err.msg);
     }
     assert_true(b.tv_sec - a.tv_sec < 12);
     mk_jinja_text_free(&out);
@@ -160,20 +171,33 @@ static void assert_bounded(const char *tpl, mk_status want) {
 
 static void bounds(void **state) {
     (void)state;
-    assert_bounded("{% for a in range(10**9) %}x{% endfor %}", MK_ETEMPLATE);  // the sandbox's own bound
-    assert_bounded("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", MK_ELIMIT);
+    assert_bounded("{% for a in range(10**9) %}x{% endfor %}",
+                   MK_ETEMPLATE);  // the sandbox's own bound
+    assert_bounded(
+        "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+        MK_ELIMIT);
     assert_bounded("{{ 'x' * 10**9 }}", MK_ELIMIT);
     assert_bounded("{{ 'x' * 10**8 }}", MK_ELIMIT);
     assert_bounded("{{ [0] * 10**9 }}", MK_ELIMIT);
-    assert_bounded("{% set ns = namespace(s=s) %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", MK_ELIMIT);
-    assert_bounded("{% set ns = namespace(s=l) %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", MK_ELIMIT);
+    assert_bounded("{% set ns = namespace(s=s) %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s "
+                   "%}{% endfor %}",
+                   MK_ELIMIT);
+    assert_bounded("{% set ns = namespace(s=l) %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s "
+                   "%}{% endfor %}",
+                   MK_ELIMIT);
     assert_bounded("{% set x = 'y' * 30000000 %}{{ x }}{{ x }}{{ x }}", MK_ELIMIT);  // output
     assert_bounded("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", MK_ELIMIT);
     assert_bounded("{% macro f(x) %}{{ f(x + 1) ~ f(x + 1) }}{% endmacro %}{{ f(0) }}", MK_ELIMIT);
     assert_bounded("{% for x in [l] recursive %}{{ loop([x]) }}{% endfor %}", MK_ELIMIT);
-    assert_bounded("{% set ns = namespace(x=1) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}", MK_ELIMIT);
-    assert_bounded("{% set ns = namespace(x=1) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}", MK_ELIMIT);
-    assert_bounded("{% set ns = namespace(x=1, y=1) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}", MK_ELIMIT);
+    assert_bounded("{% set ns = namespace(x=1) %}{% for a in range(9999) %}{% set ns.x = [ns.x] "
+                   "%}{% endfor %}{{ ns.x }}",
+                   MK_ELIMIT);
+    assert_bounded("{% set ns = namespace(x=1) %}{% for a in range(9999) %}{% set ns.x = [ns.x] "
+                   "%}{% endfor %}{{ ns.x|tojson }}",
+                   MK_ELIMIT);
+    assert_bounded("{% set ns = namespace(x=1, y=1) %}{% for a in range(9999) %}{% set ns.x = "
+                   "[ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+                   MK_ELIMIT);
     assert_bounded("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}", MK_ELIMIT);
     assert_bounded("{{ '%9999999d' % 1 }}", MK_ELIMIT);
     assert_bounded("{{ 'a'.center(10**12) }}", MK_ELIMIT);
@@ -185,7 +209,9 @@ static void bounds(void **state) {
     assert_bounded("{{ (-9223372036854775807 - 1) // -1 }}", MK_ETEMPLATE);
     assert_bounded("{{ (-9223372036854775807 - 1) % -1 }}", MK_OK);
     assert_bounded("{{ -(-9223372036854775807 - 1) }}", MK_ETEMPLATE);
-    assert_bounded("{{ l[9223372036854775807:] }}{{ l[-9223372036854775807 - 1::-9223372036854775807 - 1] }}", MK_OK);
+    assert_bounded(
+        "{{ l[9223372036854775807:] }}{{ l[-9223372036854775807 - 1::-9223372036854775807 - 1] }}",
+        MK_OK);
 }
 
 static char *repeat(const char *open, const char *mid, const char *close, int n) {
@@ -221,11 +247,16 @@ static void nesting(void **state) {
             mk_free(deep);
         }
     }
-    static const char *const inner[][2] = {{"(", ")"}, {"[", "]"}, {"not ", ""}, {"-", ""}, {"1 if 1 else ", ""},
-                                           {"{1:", "}"}, {"x(", ")"}, {"x[", "]"}, {"1 + ", ""}, {"1 ** ", ""}, {"", "|e"},
-                                           {"", ".a"}, {"1 < (", ")"}, {"", " is defined or 1"}};
+    static const char *const inner[][2] = {{"(", ")"},           {"[", "]"},
+                                           {"not ", ""},         {"-", ""},
+                                           {"1 if 1 else ", ""}, {"{1:", "}"},
+                                           {"x(", ")"},          {"x[", "]"},
+                                           {"1 + ", ""},         {"1 ** ", ""},
+                                           {"", "|e"},           {"", ".a"},
+                                           {"1 < (", ")"},       {"", " is defined or 1"}};
     for (size_t i = 0; i < sizeof inner / sizeof inner[0]; i++) {
-        char *body = repeat(inner[i][0], "1", inner[i][1], 50000), *tpl = mk_alloc(strlen(body) + 16);
+        char *body = repeat(inner[i][0], "1", inner[i][1], 50000),
+             *tpl = mk_alloc(strlen(body) + 16);
         sprintf(tpl, "{{ %s }}", body);
         assert_bounded(tpl, MK_ELIMIT);
         mk_free(tpl);
@@ -283,15 +314,20 @@ static void line_numbers(void **state) {
 
 // --- memory --------------------------------------------------------------------------------------------------------
 static const char everything[] =
-    "{% macro f(a, b=1) %}{{ a }}{{ varargs }}{{ caller() if caller else '' }}{% endmacro %}{{ f(1, 2, 3) }}"
-    "{% set ns = namespace(x=[]) %}{% for k, v in d.items() %}{% set ns.x = ns.x + [k ~ v] %}{{ loop.last }}{% endfor %}"
-    "{% set t | upper %}{{ u }}é{% endset %}{{ t }}{{ d|tojson(indent=2) }}{{ l|sort|map('string')|join(',') }}"
-    "{{ '%s %5.1f' % (u, 1.5) }}{{ '{:>5}'.format(u) }}{{ u.split('b')[::-1] }}{{ m|groupby('r') }}{% call f(1) %}c{% endcall %}"
+    "{% macro f(a, b=1) %}{{ a }}{{ varargs }}{{ caller() if caller else '' }}{% endmacro %}{{ "
+    "f(1, 2, 3) }}"
+    "{% set ns = namespace(x=[]) %}{% for k, v in d.items() %}{% set ns.x = ns.x + [k ~ v] %}{{ "
+    "loop.last }}{% endfor %}"
+    "{% set t | upper %}{{ u }}é{% endset %}{{ t }}{{ d|tojson(indent=2) }}{{ "
+    "l|sort|map('string')|join(',') }}"
+    "{{ '%s %5.1f' % (u, 1.5) }}{{ '{:>5}'.format(u) }}{{ u.split('b')[::-1] }}{{ m|groupby('r') "
+    "}}{% call f(1) %}c{% endcall %}"
     "{{ u|replace('a', 'bb')|indent|e }}{{ (u ~ 'x') * 300 }}";
 
 static void out_of_memory(void **state) {
     (void)state;
-    json_t *vars = parse("{\"u\":\"abab\",\"l\":[3,1,2],\"d\":{\"k\":\"v\",\"w\":[1,{\"z\":null}]},\"m\":[{\"r\":\"b\"},{\"r\":\"a\"}]}");
+    json_t *vars = parse("{\"u\":\"abab\",\"l\":[3,1,2],\"d\":{\"k\":\"v\",\"w\":[1,{\"z\":null}]},"
+                         "\"m\":[{\"r\":\"b\"},{\"r\":\"a\"}]}");
     int64_t live = mk_alloc_live();
     bool done = false;
     int n = 1;
@@ -315,8 +351,9 @@ static void out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_templates), cmocka_unit_test(origin_survives), cmocka_unit_test(bounds),
-        cmocka_unit_test(nesting),         cmocka_unit_test(json_depth),      cmocka_unit_test(bad_bytes),
+        cmocka_unit_test(small_templates), cmocka_unit_test(origin_survives),
+        cmocka_unit_test(bounds),          cmocka_unit_test(nesting),
+        cmocka_unit_test(json_depth),      cmocka_unit_test(bad_bytes),
         cmocka_unit_test(line_numbers),    cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

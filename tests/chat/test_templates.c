@@ -43,15 +43,18 @@ static json_t *load(const char *path) {
     return j;
 }
 
-static void report(golden *g, const char *name, const char *conv, const char *what, const char *want, const char *got) {
+static void report(golden *g, const char *name, const char *conv, const char *what,
+                   const char *want, const char *got) {
     if (g->n_bad++ < 12) {
         size_t at = 0;
         while (want[at] != 0 && want[at] == got[at]) {
             at++;
         }
         size_t from = at > 60 ? at - 60 : 0;
-        fprintf(stderr, "--- %s / %s: %s (first difference at byte %zu)\n  want ...%.160s\n  got  ...%.160s\n", name, conv,
-                what, at, want + from, got + from);
+        fprintf(
+            stderr,
+            "--- %s / %s: %s (first difference at byte %zu)\n  want ...%.160s\n  got  ...%.160s\n",
+            name, conv, what, at, want + from, got + from);
     }
 }
 
@@ -69,8 +72,8 @@ static void printable(const char *from, char *to, size_t cap) {
     to[i] = 0;
 }
 
-static void check_error(golden *g, const char *name, const char *conv, const json_t *want, mk_status st, const mk_err *err,
-                        const char *text) {
+static void check_error(golden *g, const char *name, const char *conv, const json_t *want,
+                        mk_status st, const mk_err *err, const char *text) {
     const char *kind = json_string_value(json_array_get(want, 0));
     char msg[512];
     printable(json_string_value(json_array_get(want, 1)), msg, sizeof msg);
@@ -79,13 +82,14 @@ static void check_error(golden *g, const char *name, const char *conv, const jso
     }
     if (st != MK_ETEMPLATE) {
         report(g, name, conv, "no error", msg, st == MK_OK ? text : err->msg);
-    } else if ((strcmp(kind, "raised") == 0 || strcmp(kind, "undefined") == 0) && !ends_with(err->msg, msg) &&
-               strstr(msg, "__main__") == NULL) {
+    } else if ((strcmp(kind, "raised") == 0 || strcmp(kind, "undefined") == 0) &&
+               !ends_with(err->msg, msg) && strstr(msg, "__main__") == NULL) {
         report(g, name, conv, "another message", msg, err->msg);
     }
 }
 
-static void check_pair(golden *g, const mk_jinja *j, const char *name, const char *conv, const json_t *want) {
+static void check_pair(golden *g, const mk_jinja *j, const char *name, const char *conv,
+                       const json_t *want) {
     mk_err err = {0};
     mk_buf out;
     mk_jinja_limits lim = {.now = g->date};
@@ -96,10 +100,12 @@ static void check_pair(golden *g, const mk_jinja *j, const char *name, const cha
     if (json_is_array(want)) {
         check_error(g, name, conv, want, st, &err, text);
     } else {
-        const json_t *t = json_array_get(json_object_get(g->expected, "texts"), (size_t)json_integer_value(want));
+        const json_t *t =
+            json_array_get(json_object_get(g->expected, "texts"), (size_t)json_integer_value(want));
         if (st != MK_OK) {
             report(g, name, conv, "an error", json_string_value(t), err.msg);
-        } else if (out.len != json_string_length(t) || memcmp(text, json_string_value(t), out.len) != 0) {
+        } else if (out.len != json_string_length(t) ||
+                   memcmp(text, json_string_value(t), out.len) != 0) {
             report(g, name, conv, "another text", json_string_value(t), text);
         }
     }

@@ -10,9 +10,12 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static const char fallback[] =
-    "{\"messages\":[{\"role\":\"user\",\"content\":\"a <b> '\\\"\\u00e9\\ud83d\\ude42\"},{\"role\":\"assistant\",\"content\":null,"
-    "\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1.5,\"y\":[true,null,-7]}}}]}],"
-    "\"add_generation_prompt\":true,\"tools\":null,\"s\":\"Hello World\",\"n\":42,\"l\":[3,1,2],\"d\":{\"b\":1,\"a\":\"z\"}}";
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"a <b> "
+    "'\\\"\\u00e9\\ud83d\\ude42\"},{\"role\":\"assistant\",\"content\":null,"
+    "\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1.5,\"y\":[true,null,-7]}}}"
+    "]}],"
+    "\"add_generation_prompt\":true,\"tools\":null,\"s\":\"Hello "
+    "World\",\"n\":42,\"l\":[3,1,2],\"d\":{\"b\":1,\"a\":\"z\"}}";
 
 static void check(const mk_jinja_text *t) {
     size_t at = 0;
@@ -44,7 +47,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     }
     mk_jinja_limits lim = {.max_steps = 50000, .max_output_bytes = 1 << 20, .max_time_ms = 2000};
     mk_jinja_text out;
-    if (mk_jinja_render_text(j, &(mk_jinja_vars){.user = vars, .plain_roles = roles}, &lim, &out, &err) == MK_OK) {
+    if (mk_jinja_render_text(j, &(mk_jinja_vars){.user = vars, .plain_roles = roles}, &lim, &out,
+                             &err) == MK_OK) {
         check(&out);
         mk_jinja_text_free(&out);
     }
