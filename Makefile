@@ -59,7 +59,7 @@ lint:
 
 asan:
 	@tools/deps build test
-	@tools/build $(BUILD)/asan -DMK_TESTS=ON -DMK_SANITIZE=ON -DMK_WERROR=OFF -DCMAKE_C_FLAGS_RELEASE="-O1 -g -DMK_DEBUG"
+	@tools/build $(BUILD)/asan -DMK_TESTS=ON -DMK_SANITIZE=ON -DMK_WERROR=OFF -DCMAKE_BUILD_TYPE=Check
 	@tools/ctest $(BUILD)/asan
 
 tsan:

@@ -15,7 +15,7 @@ static bool always(void) {
     return true;
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MK_ONLY_SCALAR)
 extern const mk_kernels mk_kernels_avx2, mk_kernels_avx512, mk_kernels_avx512bf16;
 
 // These also ask the operating system (XGETBV) whether it saves the registers.
@@ -30,7 +30,7 @@ static bool has_avx512(void) {
 static bool has_avx512bf16(void) {
     return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(MK_ONLY_SCALAR)
 #include <sys/auxv.h>
 extern const mk_kernels mk_kernels_neon;
 static bool has_dotprod(void) {
@@ -41,11 +41,11 @@ static bool has_dotprod(void) {
 // From simple to fast; "auto" takes the last that runs.
 static const isa_row isa_rows[] = {
     {&mk_kernels_scalar, always},
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MK_ONLY_SCALAR)
     {&mk_kernels_avx2, has_avx2},
     {&mk_kernels_avx512, has_avx512},
     {&mk_kernels_avx512bf16, has_avx512bf16},
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(MK_ONLY_SCALAR)
     {&mk_kernels_neon, has_dotprod},
 #endif
 };
