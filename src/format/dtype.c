@@ -20,8 +20,8 @@ typedef void (*plain_fn)(const uint8_t *src, int64_t n, float *dst);
 
 typedef struct {
     mk_dtype_info info;
-    mk_block_fn ints; // quantised types
-    plain_fn plain;   // plain floats; neither for integers
+    mk_block_fn ints;  // quantised types
+    plain_fn plain;    // plain floats; neither for integers
 } dtype_row;
 
 // --- plain types ---------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ static float f32_from_f64_bits(uint64_t u) {
         memcpy(&x, &u, sizeof x);
         return (float)x;
     }
-    if (e == 0 || shift > 54) { // below half a unit: zero
+    if (e == 0 || shift > 54) {  // below half a unit: zero
         return mk_f32_from_bits(sign);
     }
     uint64_t m = (u & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
@@ -196,14 +196,14 @@ void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float 
 // scale * q where the scale is subnormal (MXFP4 only: 2^-128 or 2^-127, and |q| <= 12): done on the
 // bits, because the multiplication would read the scale as zero in a thread that flushes denormals.
 static float tiny_product(float scale, int8_t q) {
-    enum { UNIT = 149 }; // the bits of a subnormal float count units of 2^-149
+    enum { UNIT = 149 };  // the bits of a subnormal float count units of 2^-149
     uint32_t sign = q < 0 ? 0x80000000u : 0, magnitude = (uint32_t)abs(q);
     uint32_t units = mk_f32_bits(scale) * magnitude;
     if (units == 0) {
         return mk_f32_from_bits(0);
     }
     uint32_t exponent = (uint32_t)(31 - __builtin_clz(units));
-    if (exponent < 24) { // subnormal or the first normal binade: the encoding is linear
+    if (exponent < 24) {  // subnormal or the first normal binade: the encoding is linear
         return mk_f32_from_bits(sign | units);
     }
     uint32_t mantissa = units >> (exponent - 23) & 0x7FFFFF;
@@ -247,7 +247,7 @@ void mk_dtype_to_f32(mk_dtype t, const void *src, int64_t n, float *dst) {
     const mk_dtype_info *info = mk_dtype_get((int64_t)t);
     MK_ASSERT(info != NULL && mk_dtype_is_float(t) && n >= 0 && n % info->block == 0);
     if (n == 0) {
-        return; // src may be NULL
+        return;  // src may be NULL
     }
     if (table[t].plain != NULL) {
         table[t].plain(src, n, dst);

@@ -57,11 +57,11 @@ typedef enum {
 } mk_dtype;
 
 typedef struct {
-    const char *name;    // "Q4_K"; NULL in the table for ids that do not exist
-    int32_t block;       // elements per block, 1 for plain types
-    int32_t block_bytes; // bytes per block
-    int32_t group;       // quantised types: elements per scale, 16 or 32; 0 for plain types
-    bool has_shift;      // quantised types: the group has a shift
+    const char *name;     // "Q4_K"; NULL in the table for ids that do not exist
+    int32_t block;        // elements per block, 1 for plain types
+    int32_t block_bytes;  // bytes per block
+    int32_t group;        // quantised types: elements per scale, 16 or 32; 0 for plain types
+    bool has_shift;       // quantised types: the group has a shift
 } mk_dtype_info;
 
 // NULL for an id that is not in the table.
@@ -84,7 +84,7 @@ void mk_dtype_row_ints(mk_dtype t, const void *src, int64_t n, int8_t *q, float 
 // Any float or quantised type to float32: dst f32[n].  src may be unaligned.  F64 is rounded.
 // Integers are refused (assertion): use mk_dtype_is_float first.
 void mk_dtype_to_f32(mk_dtype t, const void *src, int64_t n, float *dst);
-bool mk_dtype_is_float(mk_dtype t); // plain floats and quantised types
+bool mk_dtype_is_float(mk_dtype t);  // plain floats and quantised types
 
 // float32 to F32, F16, BF16 (round to nearest even) or Q8_0 (d = max|x|/127 as f16, q = x/d rounded
 // half away from zero, as ggml does; a block with infinity or NaN becomes all NaN).  n is a

@@ -9,7 +9,7 @@
 #include "format/dtype_int.h"
 
 // What the codes of the grids stand for; IQ1's grid holds -1, 0, 1 (code - 1).
-static const int8_t value_iq2[4] = {8, 25, 43, 0}; // code 3 does not occur
+static const int8_t value_iq2[4] = {8, 25, 43, 0};  // code 3 does not occur
 static const int8_t value_iq3xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
 static const int8_t value_iq3s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 

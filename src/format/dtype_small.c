@@ -122,7 +122,7 @@ void mk_block_tq1_0(const uint8_t *src, int8_t *q, float *scale, float *shift) {
 void mk_block_tq2_0(const uint8_t *src, int8_t *q, float *scale, float *shift) {
     (void)shift;
     repeat_scale(src + 64, scale);
-    for (int i = 0; i < TQ_BLOCK; i++) { // i = 128 * half + 32 * field + byte
+    for (int i = 0; i < TQ_BLOCK; i++) {  // i = 128 * half + 32 * field + byte
         int byte = (i >> 7) * 32 + (i & 31), field = i >> 5 & 3;
         q[i] = (int8_t)((src[byte] >> 2 * field & 3) - 1);
     }

@@ -98,7 +98,7 @@ static mk_status open_part(mk_gguf *g, int64_t i, int64_t count, mk_err *err) {
 static mk_status join_tensors(mk_gguf *g, mk_err *err) {
     const char *what = g->parts[0]->what;
     for (size_t i = 0; i < g->n_part; i++) {
-        g->n_tensor += g->parts[i]->n_tensor; // each count is below the size of a mapped file
+        g->n_tensor += g->parts[i]->n_tensor;  // each count is below the size of a mapped file
     }
     g->tensors = g->parts[0]->tensors;
     if (g->n_part > 1) {
@@ -186,7 +186,7 @@ mk_status mk_gguf_open_memory(const void *data, size_t n_bytes, const char *what
     if (part == NULL) {
         return MK_FAIL(err, MK_ENOMEM, "%s: no memory", what);
     }
-    part->map = (mk_map){.data = data, .n_bytes = n_bytes, .path = (char *)what}; // never freed
+    part->map = (mk_map){.data = data, .n_bytes = n_bytes, .path = (char *)what};  // never freed
     part->what = what;
     mk_status st = mk_gguf_parse(part, err);
     if (st != MK_OK) {

@@ -28,7 +28,7 @@ typedef enum {
 } mk_gguf_type;
 
 typedef struct {
-    const char *p; // not NUL-terminated, any bytes
+    const char *p;  // not NUL-terminated, any bytes
     size_t n;
 } mk_gguf_str;
 
@@ -49,7 +49,7 @@ void mk_gguf_close(mk_gguf *g);
 int64_t mk_gguf_n_kv(const mk_gguf *g);
 const char *mk_gguf_key(const mk_gguf *g, int64_t i);
 mk_gguf_type mk_gguf_kv_type(const mk_gguf *g, int64_t i);
-int64_t mk_gguf_find(const mk_gguf *g, const char *key); // index, or -1
+int64_t mk_gguf_find(const mk_gguf *g, const char *key);  // index, or -1
 
 // Typed optional values: a missing key leaves *out as it is and returns MK_OK; a wrong type or a
 // value out of range is MK_ECORRUPT with key, expected and actual.  Any integer type is taken for
@@ -77,11 +77,11 @@ mk_status mk_gguf_arr_f64(const mk_gguf *g, const char *key, int64_t i, double *
 mk_status mk_gguf_arr_strs(const mk_gguf *g, const char *key, mk_gguf_str **out, int64_t *n,
                            mk_err *err) MK_WARN_UNUSED;
 
-int64_t mk_gguf_n_tensor(const mk_gguf *g); // over all parts
+int64_t mk_gguf_n_tensor(const mk_gguf *g);  // over all parts
 const mk_tensor_view *mk_gguf_tensor(const mk_gguf *g, int64_t i);
 // Hash lookup; NULL if there is none.
 const mk_tensor_view *mk_gguf_find_tensor(const mk_gguf *g, const char *name);
-size_t mk_gguf_file_bytes(const mk_gguf *g); // over all parts
+size_t mk_gguf_file_bytes(const mk_gguf *g);  // over all parts
 
 // --- writer: collect metadata and tensor descriptions, then stream the data in the order described
 // Sticky: nothing here fails but mk_gguf_out_write, which reports the first mistake (a shape or
@@ -91,7 +91,7 @@ mk_gguf_out *mk_gguf_out_create(void);
 void mk_gguf_out_destroy(mk_gguf_out *o);
 void mk_gguf_out_u32(mk_gguf_out *o, const char *key, uint32_t v);
 void mk_gguf_out_i64(mk_gguf_out *o, const char *key, mk_gguf_type type,
-                     int64_t v); // any integer type, BOOL too
+                     int64_t v);  // any integer type, BOOL too
 void mk_gguf_out_f32(mk_gguf_out *o, const char *key, float v);
 void mk_gguf_out_str(mk_gguf_out *o, const char *key, const char *p, size_t n);
 void mk_gguf_out_arr_str(mk_gguf_out *o, const char *key, const mk_gguf_str *v, int64_t n);

@@ -7,7 +7,7 @@
 
 // A number read from the file, whatever its type.
 typedef struct {
-    enum { NONE, SIGNED, UNSIGNED, REAL } kind; // NONE: not a number
+    enum { NONE, SIGNED, UNSIGNED, REAL } kind;  // NONE: not a number
     int64_t i;
     uint64_t u;
     double d;
@@ -225,13 +225,13 @@ mk_status mk_gguf_arr_strs(const mk_gguf *g, const char *key, mk_gguf_str **out,
         return wrong_type(part, kv, "an array of strings", err);
     }
     mk_gguf_str *v = mk_try_alloc((size_t)kv->n + 1,
-                                  sizeof *v); // kv->n was checked: each string has 8 bytes or more
+                                  sizeof *v);  // kv->n was checked: each string has 8 bytes or more
     if (v == NULL) {
         return MK_FAIL(err, MK_ENOMEM, "%s: key '%.64s': no memory for %llu strings", part->what,
                        key, (unsigned long long)kv->n);
     }
     const uint8_t *p = kv->p;
-    for (uint64_t i = 0; i < kv->n; i++) { // lengths were checked while parsing
+    for (uint64_t i = 0; i < kv->n; i++) {  // lengths were checked while parsing
         size_t len = (size_t)unsigned_at(p, 8);
         v[i] = (mk_gguf_str){(const char *)p + 8, len};
         p += 8 + len;

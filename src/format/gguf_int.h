@@ -9,7 +9,7 @@
 // text, or of an array's first element; n is the length of a string or the number of elements.  All
 // of it was checked to lie inside the file.
 typedef struct {
-    const char *key; // first member: see names.h
+    const char *key;  // first member: see names.h
     mk_gguf_type type, elem_type;
     const uint8_t *p;
     uint64_t n;
@@ -18,20 +18,20 @@ typedef struct {
 // One file: a whole model, or a part of a split one.
 typedef struct {
     mk_map map;
-    bool mapped;      // else map.data belongs to the caller of mk_gguf_open_memory
-    const char *what; // name for messages; outlives the part
+    bool mapped;       // else map.data belongs to the caller of mk_gguf_open_memory
+    const char *what;  // name for messages; outlives the part
     mk_gguf_kv *kv;
     size_t n_kv;
-    mk_tensor_view *tensors; // data pointers set, ranges checked
+    mk_tensor_view *tensors;  // data pointers set, ranges checked
     size_t n_tensor;
-    char *texts; // the NUL-terminated keys and names
+    char *texts;  // the NUL-terminated keys and names
     mk_names key_index;
 } mk_gguf_part;
 
 struct mk_gguf {
-    mk_gguf_part **parts; // the first one has the metadata
+    mk_gguf_part **parts;  // the first one has the metadata
     size_t n_part;
-    mk_tensor_view *tensors; // of all parts; the only part's own array if there is one part
+    mk_tensor_view *tensors;  // of all parts; the only part's own array if there is one part
     size_t n_tensor;
     mk_names tensor_index;
 };

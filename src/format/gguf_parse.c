@@ -18,12 +18,12 @@
 
 enum {
     MAX_DIMS = 4,
-    MAX_NAME = 1024, // ggml itself stops at 63
-    MAX_KEY = 65535, // the specification's limit
+    MAX_NAME = 1024,  // ggml itself stops at 63
+    MAX_KEY = 65535,  // the specification's limit
     MIN_KV_BYTES = 8 + 1 + 4 + 1,
     MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8,
     DEFAULT_ALIGNMENT = 32,
-    SHOWN = 64 // characters of a name in a message
+    SHOWN = 64  // characters of a name in a message
 };
 
 typedef struct {
@@ -48,8 +48,8 @@ typedef struct {
     cursor c;
     mk_gguf_part *part;
     size_t cap_kv, cap_tensor;
-    text *keys;      // [n_kv]
-    raw_tensor *raw; // [n_tensor]
+    text *keys;       // [n_kv]
+    raw_tensor *raw;  // [n_tensor]
     uint64_t want_kv, want_tensor;
     uint64_t alignment;
     size_t data_start;
@@ -515,7 +515,7 @@ static mk_status parse_all(parser *ps) {
 }
 
 mk_status mk_gguf_parse(mk_gguf_part *part, mk_err *err) {
-    mk_err local; // mk_err_prefix needs one even if the caller wants none
+    mk_err local;  // mk_err_prefix needs one even if the caller wants none
     parser ps = {.part = part,
                  .c = {.data = part->map.data,
                        .n = part->map.n_bytes,

@@ -14,16 +14,16 @@ enum { DEFAULT_ALIGNMENT = 32, MAX_DIMS = 4, MAX_NAME = 63, MAX_PAD = 1 << 16 };
 static const size_t max_kv_bytes = (size_t)4 << 30;
 
 typedef struct {
-    const char *name; // owned; first member: see names.h
+    const char *name;  // owned; first member: see names.h
     mk_dtype dtype;
     int n_dim;
     int64_t shape[MAX_DIMS];
     size_t n_bytes;
-    uint64_t offset; // from the start of the data
+    uint64_t offset;  // from the start of the data
 } declared;
 
 typedef struct {
-    const char *name; // owned; first member: see names.h
+    const char *name;  // owned; first member: see names.h
 } key_row;
 
 struct mk_gguf_out {
@@ -33,7 +33,7 @@ struct mk_gguf_out {
     declared *tensors;
     size_t n_tensor, cap_tensor;
     uint64_t alignment, data_bytes;
-    mk_err err; // code MK_OK as long as nothing went wrong
+    mk_err err;  // code MK_OK as long as nothing went wrong
 };
 
 mk_gguf_out *mk_gguf_out_create(void) {
@@ -122,7 +122,7 @@ void mk_gguf_out_i64(mk_gguf_out *o, const char *key, mk_gguf_type type, int64_t
         [MK_GGUF_U64] = {0, INT64_MAX},  [MK_GGUF_I64] = {INT64_MIN, INT64_MAX},
         [MK_GGUF_BOOL] = {0, 1},
     };
-    MK_ASSERT(range[type].max > 0); // an integer type
+    MK_ASSERT(range[type].max > 0);  // an integer type
     if (v < range[type].min || v > range[type].max) {
         if (o->err.code == MK_OK) {
             (void)MK_FAIL(&o->err, MK_EUSAGE, "key '%.128s': %lld does not fit type %s", key,
@@ -131,7 +131,8 @@ void mk_gguf_out_i64(mk_gguf_out *o, const char *key, mk_gguf_type type, int64_t
         return;
     }
     if (put_key(o, key, type)) {
-        mk_buf_add(&o->kv, &v, mk_gguf_type_bytes(type)); // little-endian: the low bytes come first
+        mk_buf_add(&o->kv, &v,
+                   mk_gguf_type_bytes(type));  // little-endian: the low bytes come first
     }
 }
 
@@ -267,7 +268,7 @@ static mk_status check_names(const mk_gguf_out *o, mk_err *err) {
 static void put_tensor(mk_buf *b, const declared *d) {
     put_text(b, d->name, strlen(d->name));
     put_u32(b, (uint32_t)d->n_dim);
-    for (int i = d->n_dim - 1; i >= 0; i--) { // fastest dimension first
+    for (int i = d->n_dim - 1; i >= 0; i--) {  // fastest dimension first
         put_u64(b, (uint64_t)d->shape[i]);
     }
     put_u32(b, (uint32_t)d->dtype);

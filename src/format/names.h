@@ -15,8 +15,8 @@
 typedef struct {
     const void *records;
     size_t n, stride;
-    uint64_t *slots; // 0 = empty, else high 32 bits of the hash and index + 1
-    size_t mask;     // number of slots - 1; a power of two, at most half full
+    uint64_t *slots;  // 0 = empty, else high 32 bits of the hash and index + 1
+    size_t mask;      // number of slots - 1; a power of two, at most half full
 } mk_names;
 
 // `kind` names the records in messages ("tensor", "key").  Errors: MK_ECORRUPT (a name occurs
@@ -24,6 +24,6 @@ typedef struct {
 mk_status mk_names_build(mk_names *x, const char *kind, const void *records, size_t n,
                          size_t stride, mk_err *err) MK_WARN_UNUSED;
 void mk_names_free(mk_names *x);
-int64_t mk_names_find(const mk_names *x, const char *name); // index, or -1
+int64_t mk_names_find(const mk_names *x, const char *name);  // index, or -1
 
 #endif

@@ -223,7 +223,7 @@ mk_status mk_safetensors_open_memory(const void *data, size_t n_bytes, const cha
     if (m == NULL || s == NULL) {
         st = MK_FAIL(err, MK_ENOMEM, "%s: no memory", what);
     } else {
-        s->map = (mk_map){.data = data, .n_bytes = n_bytes, .path = (char *)what}; // never freed
+        s->map = (mk_map){.data = data, .n_bytes = n_bytes, .path = (char *)what};  // never freed
         s->what = what;
         st = mk_st_parse(s, err);
     }

@@ -20,7 +20,7 @@ enum { MAX_HEADER = 100000000, LENGTH_BYTES = 8 };
 // What a parse is about, for messages.
 typedef struct {
     mk_st_shard *shard;
-    const uint8_t *data; // behind the header
+    const uint8_t *data;  // behind the header
     size_t n_data;
     char *text_at;
     mk_err *err;
@@ -98,7 +98,7 @@ static bool bytes_of(const mk_tensor_view *v, size_t *out) {
     int64_t n = 1;
     for (int i = 0; i < v->n_dim; i++) {
         if (v->shape[i] ==
-            0) { // [2^40, 2^40, 0] has no elements, whatever the product of the others
+            0) {  // [2^40, 2^40, 0] has no elements, whatever the product of the others
             *out = 0;
             return true;
         }
@@ -185,7 +185,7 @@ static mk_status reserve(parser *ps, json_t *header) {
     json_t *v;
     size_t total = 1;
     json_object_foreach(header, key, v) {
-        total += strlen(key) + 1; // below the size of the header
+        total += strlen(key) + 1;  // below the size of the header
     }
     mk_st_shard *s = ps->shard;
     s->tensors = mk_try_alloc(json_object_size(header) + 1, sizeof *s->tensors);
@@ -281,7 +281,7 @@ static mk_status parse_header(parser *ps, json_t **header) {
 }
 
 mk_status mk_st_parse(mk_st_shard *shard, mk_err *err) {
-    mk_err local; // mk_err_prefix needs one even if the caller wants none
+    mk_err local;  // mk_err_prefix needs one even if the caller wants none
     parser ps = {.shard = shard, .err = err != NULL ? err : &local};
     json_t *header = NULL;
     MK_TRY(parse_header(&ps, &header));

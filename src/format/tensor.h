@@ -9,13 +9,13 @@
 #define MK_MAX_DIMS 8
 
 typedef struct {
-    const char *name; // owned by the file object it came from
+    const char *name;  // owned by the file object it came from
     mk_dtype dtype;
-    int n_dim;                  // 0..MK_MAX_DIMS; GGUF: 1..4
-    int64_t shape[MK_MAX_DIMS]; // unused entries are 1
-    const uint8_t *data;        // n_bytes inside the map; may be unaligned
+    int n_dim;                   // 0..MK_MAX_DIMS; GGUF: 1..4
+    int64_t shape[MK_MAX_DIMS];  // unused entries are 1
+    const uint8_t *data;         // n_bytes inside the map; may be unaligned
     size_t n_bytes;
-    const mk_map *map; // the file; lives as long as the file object
+    const mk_map *map;  // the file; lives as long as the file object
 } mk_tensor_view;
 
 #endif

@@ -11,7 +11,7 @@
 #include "format/gguf.h"
 #include "format/names.h"
 
-#include "fuzz/fuzz_gguf.c" // LLVMFuzzerTestOneInput: opens bytes and reads everything in them
+#include "fuzz/fuzz_gguf.c"  // LLVMFuzzerTestOneInput: opens bytes and reads everything in them
 
 #define DIR "tests/golden/format/"
 
@@ -119,7 +119,7 @@ static void check_all_file(const char *path) {
     check_tensor(g, "f16", MK_DTYPE_F16, 1, 1, 4, 0);
     check_tensor(g, "bf16", MK_DTYPE_BF16, 2, 2, 8, 0);
     check_tensor(g, "q8_0", MK_DTYPE_Q8_0, 2, 2, 64,
-                 63.0 / 254 + 0.05); // half a step of the largest block
+                 63.0 / 254 + 0.05);  // half a step of the largest block
     const mk_tensor_view *v = mk_gguf_find_tensor(g, "i32.4d");
     assert_non_null(v);
     const int64_t shape[] = {2, 3, 2, 2, 1};
@@ -711,7 +711,7 @@ static void test_large_vocabulary(void **state) {
     int64_t n = 0;
     clock_t start = clock();
     assert_int_equal(mk_gguf_open_memory(b.data, b.len, "vocabulary", &g, NULL), MK_OK);
-    assert_true(clock() - start < CLOCKS_PER_SEC / 2); // 1 ms in a release build
+    assert_true(clock() - start < CLOCKS_PER_SEC / 2);  // 1 ms in a release build
     assert_int_equal(mk_gguf_arr_strs(g, "tokens", &s, &n, NULL), MK_OK);
     assert_int_equal(n, N_TOKEN);
     assert_memory_equal(s[N_TOKEN - 1].p, "token149999", 11);

@@ -24,7 +24,7 @@ static place make_place(void) {
 static void drop_place(place *p) {
     (void)unlink(p->path);
     mk_free(p->path);
-    assert_int_equal(rmdir(p->dir), 0); // fails if a temporary file is left
+    assert_int_equal(rmdir(p->dir), 0);  // fails if a temporary file is left
 }
 
 static void assert_same_file(const char *got_path, const char *want_path) {

@@ -41,7 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
             read_tensor(t, n);
             sum += t->n_bytes;
         }
-        MK_ASSERT(sum < n); // no byte is served twice
+        MK_ASSERT(sum < n);  // no byte is served twice
         mk_safetensors_close(s);
     } else {
         MK_ASSERT(s == NULL && err.msg[0] != '\0');
