@@ -14,7 +14,6 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 
-#define NAME_MAX_BYTES 256
 #define FP8_TILE 128
 
 static int64_t dim_of(const mk_model *m, size_t offset) {
@@ -23,10 +22,9 @@ static int64_t dim_of(const mk_model *m, size_t offset) {
     return v;
 }
 
-// Writes `pattern` with {L} and {E} replaced.
-static void make_name(char out[NAME_MAX_BYTES], const char *pattern, int layer, int64_t expert) {
+void mk_bind_name(char out[MK_NAME_MAX], const char *pattern, int layer, int64_t expert) {
     size_t n = 0;
-    for (const char *p = pattern; *p && n + 24 < NAME_MAX_BYTES;) {
+    for (const char *p = pattern; *p && n + 24 < MK_NAME_MAX;) {
         if (p[0] == '{' && p[2] == '}') {
             n += (size_t)snprintf(out + n, 24, "%lld", p[1] == 'L' ? (long long)layer : (long long)expert);
             p += 3;
@@ -112,8 +110,8 @@ static mk_status find_views(mk_model *m, const mk_tensor_row *row, int layer, mk
         return MK_FAIL(err, MK_ENOMEM, "no memory for %lld tensor references", (long long)n);
     }
     for (int64_t e = 0; e < n; e++) {
-        char name[NAME_MAX_BYTES];
-        make_name(name, pattern, layer, e);
+        char name[MK_NAME_MAX];
+        mk_bind_name(name, pattern, layer, e);
         const mk_tensor_view *v = mk_source_find(m->src, name);
         v = v ? v : find_tied(m, row);
         if (!v && (row->flags & MK_T_OPTIONAL) && e == 0) {
@@ -216,7 +214,7 @@ void mk_bind_free(mk_model *m) {
 
 mk_status mk_bind_tile_scale(const mk_model *m, const mk_tensor_view *view, float **scale, int64_t *n_col,
                              mk_err *err) {
-    char name[NAME_MAX_BYTES];
+    char name[MK_NAME_MAX];
     int n = snprintf(name, sizeof name, "%s_scale_inv", view->name);
     const mk_tensor_view *v = n > 0 && (size_t)n < sizeof name ? mk_source_find(m->src, name) : NULL;
     if (!v) {

@@ -4,6 +4,10 @@
 
 #include "model/model.h"
 
+// Writes `pattern` with {L} and {E} replaced.
+#define MK_NAME_MAX 256
+void mk_bind_name(char out[MK_NAME_MAX], const char *pattern, int layer, int64_t expert);
+
 // Fills m->binding.  Errors: MK_ECORRUPT (missing tensor, wrong shape), MK_EUNSUPPORTED (type that cannot be packed, a
 // tensor that no row and no ignore pattern knows), MK_ENOMEM.
 mk_status mk_bind_all(mk_model *m, mk_err *err) MK_WARN_UNUSED;

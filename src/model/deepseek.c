@@ -361,6 +361,38 @@ static mk_status layout(mk_model *m, int layer, mk_err *err) {
     return mk_weight_layout(&vs, &m->layer[layer].wv_b, err);
 }
 
+// --- writing GGUF in layout (c) --------------------------------------------------------------------------------------
+
+static void make_k_b(const mk_hparams *hp, const float *kv_b, float *k_b) {
+    transpose_keys(hp, (const uint8_t *)kv_b, (uint8_t *)k_b, sizeof *k_b);
+}
+
+static void make_v_b(const mk_hparams *hp, const float *kv_b, float *v_b) {
+    size_t n = (size_t)(hp->d_v * hp->kv_lora);
+    for (int64_t h = 0; h < hp->n_head; h++) {
+        const float *head = kv_b + h * (hp->d_nope + hp->d_v) * hp->kv_lora;
+        memcpy(v_b + (size_t)h * n, head + hp->d_nope * hp->kv_lora, n * sizeof *v_b);
+    }
+}
+
+static const mk_made_row made[] = {
+    {"blk.{L}.attn_k_b.weight", ROW_KV_B, 3, {MK_HP(n_head), MK_HP(kv_lora), MK_HP(d_nope)}, make_k_b},
+    {"blk.{L}.attn_v_b.weight", ROW_KV_B, 3, {MK_HP(n_head), MK_HP(d_v), MK_HP(kv_lora)}, make_v_b},
+    {NULL, 0, 0, {0}, NULL},
+};
+
+// The latent is the one key/value head; the head widths of the plain form have their own keys.  Prediction layers are left
+// out.
+static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
+    mk_gguf_out_u32(out, "deepseek2.attention.head_count_kv", 1);
+    hp->key_length_mla = hp->d_qk;
+    hp->value_length_mla = hp->d_v;
+    hp->key_length = hp->kv_lora + hp->d_rope;
+    hp->value_length = hp->kv_lora;
+    hp->rope_yarn_log_mul = hp->rope_scale == MK_ROPE_SCALE_YARN ? 0.1 * hp->rope_mscale_all_dim : 0;
+    hp->n_nextn = 0;
+}
+
 // --- forward ---------------------------------------------------------------------------------------------------------
 
 // Columns [first, first + n) of every head, as one tall matrix where the memory allows it.
@@ -486,6 +518,8 @@ const mk_arch mk_arch_deepseek = {
     .finish = finish,
     .rope_dims = rope_dims,
     .attn = attn,
+    .made = made,
+    .gguf_config = gguf_config,
     .check = check,
     .pack = pack,
     .layout = layout,

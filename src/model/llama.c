@@ -118,6 +118,11 @@ static mk_attn attn(const mk_hparams *hp, int layer) {
                      .scale = (float)(1.0 / __builtin_sqrt((double)hp->d_head))};
 }
 
+static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
+    (void)out;
+    hp->d_rope = hp->value_length = hp->d_head;
+}
+
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     float eps = (float)m->hp.rms_eps;
     mk_mat x = mk_block_embed(m, ops, b);             // [n_tok, d_model]
@@ -151,6 +156,7 @@ const mk_arch mk_arch_llama = {
     .finish = finish,
     .rope_dims = rope_dims,
     .attn = attn,
+    .gguf_config = gguf_config,
     .forward = forward,
 };
 
@@ -166,5 +172,6 @@ const mk_arch mk_arch_qwen2 = {
     .finish = finish,
     .rope_dims = rope_dims,
     .attn = attn,
+    .gguf_config = gguf_config,
     .forward = forward,
 };

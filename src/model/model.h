@@ -125,6 +125,15 @@ typedef struct {
     int64_t n_view;
 } mk_binding;
 
+// Writing GGUF: a tensor that files of that format hold in place of the CUSTOM rows.  float32 in, float32 out.
+typedef struct {
+    const char *gguf;                 // name with {L}; NULL ends a list
+    int from;                         // row of the tensor table it is made of
+    int n_dim;
+    size_t shape[3];                  // offsets of the dims in mk_hparams, slowest first
+    void (*make)(const mk_hparams *hp, const float *from, float *to);
+} mk_made_row;
+
 typedef struct {
     const char *name;                 // "llama"
     const char *const *hf_class;      // NULL-terminated: "LlamaForCausalLM"
@@ -145,6 +154,10 @@ typedef struct {
     mk_status (*check)(const mk_model *m, int layer, mk_err *err);
     mk_status (*layout)(mk_model *m, int layer, mk_err *err);
     mk_status (*pack)(mk_model *m, int layer, mk_pool *pool, mk_err *err);
+    // For writing GGUF, may be NULL: the list above; and a function that changes a copy of the numbers to what GGUF's keys
+    // mean, and writes keys that no row of the configuration table has.
+    const mk_made_row *made;
+    void (*gguf_config)(mk_hparams *hp, mk_gguf_out *out);
     // logits [n_out, n_vocab]
     mk_mat (*forward)(const mk_model *m, mk_ops *ops, const mk_batch *b);
 } mk_arch;
