@@ -1,0 +1,111 @@
+// minke convert: a model folder or GGUF file to one GGUF file.
+#include "cmd.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "model/export.h"
+
+typedef struct {
+    cmd_model_args model;
+    const char *out, *type;
+} convert_args;
+
+static const mk_opt opts[] = {
+    CMD_OPT_MODEL(convert_args, model),
+    {.name = "out", .short_name = "o", .type = MK_OPT_STR, .offset = offsetof(convert_args, out), .arg = "FILE.gguf",
+     .help = "where to write"},
+    {.name = "type", .type = MK_OPT_STR, .offset = offsetof(convert_args, type), .dflt = "keep",
+     .choices = "keep|f32|f16|bf16|q8_0", .arg = "TYPE",
+     .help = "type of the matrices; keep turns FP8 into bf16. Norms and routers stay f32"},
+    CMD_OPT_TEMPLATE(convert_args, model),
+    {.name = "quiet", .short_name = "q", .type = MK_OPT_FLAG, .offset = offsetof(convert_args, model.quiet),
+     .help = "nothing on standard error but errors"},
+};
+
+const mk_opt_spec cmd_convert_spec = {
+    .program = "minke convert",
+    .usage = "MODEL -o FILE.gguf [--type TYPE]",
+    .about = "Writes a GGUF file from a Hugging Face folder or another GGUF file, with tokenizer, chat template and "
+             "sampling defaults.",
+    .opts = opts,
+    .n_opts = MK_OPT_COUNT(opts),
+    .max_args = 1,
+};
+
+typedef struct {
+    const mk_llm *llm;
+    mk_progress bar;
+} state;
+
+// What a folder says in files of its own, as GGUF keys.
+static void add_metadata(void *arg, mk_gguf_out *o) {
+    const mk_llm *llm = ((state *)arg)->llm;
+    mk_sample_params p = mk_llm_sampling(llm);
+    mk_tokenizer_to_gguf(mk_llm_tokenizer(llm), o);
+    const mk_chat_template *t = mk_llm_template(llm);
+    if (t) {
+        size_t n = 0;
+        const char *text = mk_chat_template_text(t, &n);
+        mk_gguf_out_str(o, "tokenizer.chat_template", text, n);
+    }
+    mk_gguf_out_i64(o, "general.sampling.top_k", MK_GGUF_I32, p.top_k);
+    mk_gguf_out_f32(o, "general.sampling.top_p", p.top_p);
+    mk_gguf_out_f32(o, "general.sampling.min_p", p.min_p);
+    mk_gguf_out_f32(o, "general.sampling.temp", p.temperature);
+    mk_gguf_out_f32(o, "general.sampling.penalty_repeat", p.repetition_penalty);
+}
+
+static mk_status on_step(void *arg, uint64_t done, uint64_t total) {
+    state *s = arg;
+    s->bar.total = total;
+    mk_progress_update(&s->bar, done);
+    return cmd_interrupted() ? MK_EINTR : MK_OK;
+}
+
+static mk_dtype parse_type(const char *name) {
+    static const struct {
+        const char *name;
+        mk_dtype type;
+    } types[] = {
+        {"f32", MK_DTYPE_F32}, {"f16", MK_DTYPE_F16}, {"bf16", MK_DTYPE_BF16}, {"q8_0", MK_DTYPE_Q8_0}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(types[i].name, name) == 0) {
+            return types[i].type;
+        }
+    }
+    return MK_DTYPE_N;
+}
+
+static mk_status run(const convert_args *a, mk_err *err) {
+    if (!a->out) {
+        return MK_FAIL(err, MK_EUSAGE, "expected an output file: -o FILE.gguf");
+    }
+    mk_llm *llm = NULL;
+    MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &llm, err));
+    const mk_model *m = mk_llm_model(llm);
+    state s = {.llm = llm};
+    mk_export_opts o = {.type = parse_type(a->type), .name = mk_path_base(mk_source_path(m->src)),
+                        .metadata = add_metadata, .step = on_step, .arg = &s};
+    cmd_catch_interrupt();
+    mk_progress_start(&s.bar, "convert", "B", mk_model_file_bytes(m));
+    mk_status st = mk_export_gguf(m, &o, a->out, err);
+    if (st == MK_OK) {
+        mk_progress_end(&s.bar, s.bar.total);
+    }
+    mk_llm_close(llm);
+    return st;
+}
+
+mk_status cmd_convert(int argc, char *const *argv, mk_err *err) {
+    convert_args a = {0};
+    mk_opt_result r = {0};
+    mk_status st = cmd_parse(&cmd_convert_spec, argc, argv, &a, &r, err);
+    if (st == MK_OK && !r.help) {
+        a.model.model = r.n_args > 0 ? r.args[0] : a.model.model;
+        st = run(&a, err);
+    }
+    mk_opt_free(&cmd_convert_spec, &a, &r);
+    return st;
+}

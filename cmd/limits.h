@@ -1,0 +1,20 @@
+// What this machine can do at most, measured: the yardstick of `minke bench`.
+//
+// Bandwidth: all threads read an array much larger than the caches.  Compute: all threads run chains of the instruction
+// the kernels use, out of registers, with the instruction set in use.
+#ifndef MK_CMD_LIMITS_H
+#define MK_CMD_LIMITS_H
+
+#include "base/pool.h"
+#include "base/status.h"
+
+typedef struct {
+    double read_bytes_per_second;
+    double f32_ops_per_second;   // a multiply-add is two operations
+    double int8_ops_per_second;  // the same for int8 products summed in int32; the f32 rate where a set has no such instruction
+} mk_limits;
+
+// isa: name of the kernels in use.  Takes about two seconds.  Errors: MK_ENOMEM (needs 512 MB for the array).
+mk_status mk_limits_measure(mk_pool *pool, const char *isa, mk_limits *out, mk_err *err) MK_WARN_UNUSED;
+
+#endif
