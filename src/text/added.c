@@ -45,8 +45,40 @@ void mk_added_free(mk_added_set *s) {
     memset(s, 0, sizeof *s);
 }
 
-static bool wanted(const mk_added *a, const mk_added_query *q) {
-    return a->normalized == q->normalized && (q->parse_special || !a->special);
+bool mk_runs_touch_user(const mk_text_run *runs, size_t n_runs, size_t start, size_t end) {
+    size_t lo = 0, hi = n_runs;
+    while (lo < hi) {  // first run that ends behind start
+        size_t mid = lo + (hi - lo) / 2;
+        if (runs[mid].end <= start) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    for (size_t i = lo; i < n_runs && (i == lo || runs[i - 1].end < end); i++) {
+        if (runs[i].user) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Some vocabularies do not flag their role markers as special ("<｜User｜>" of DeepSeek).
+static bool looks_like_control(const mk_added *a) {
+    return a->special || (a->n > 2 && memcmp(a->text, "<|", 2) == 0) ||
+           (a->n > 4 && memcmp(a->text, "<\xEF\xBD\x9C", 4) == 0);
+}
+
+// Is the token at byte `at` of the query one to cut out?
+static bool wanted(const mk_added *a, const mk_added_query *q, size_t at) {
+    if (a->normalized != q->normalized || (a->special && !q->parse_special)) {
+        return false;
+    }
+    if (!q->runs || !looks_like_control(a)) {
+        return true;
+    }
+    size_t start = q->base + at;
+    return !q->all_user && !mk_runs_touch_user(q->runs, q->n_runs, start, start + a->n);
 }
 
 // First entry in [lo, hi) whose byte k is at least b (entries that end before k sort first).
@@ -68,7 +100,7 @@ static int64_t longest_at(const mk_added_set *s, const mk_added_query *q, size_t
     int64_t lo = s->first[b], hi = s->first[b + 1], best = -1;
     for (size_t k = 1; lo < hi; k++) {
         for (int64_t i = lo; i < hi && s->a[i].n == k; i++) {
-            best = wanted(&s->a[i], q) ? i : best;
+            best = wanted(&s->a[i], q, at) ? i : best;
         }
         if (at + k >= q->n) {
             break;

@@ -28,11 +28,13 @@ mk_status mk_ids_push(mk_ids *ids, int32_t id, mk_err *err) {
 
 typedef mk_status (*gap_fn)(mk_enc *c, const char *p, size_t n, bool at_start);
 
-// Cuts the added tokens of one kind out of p[0..n) and gives the gaps to fn.
-static mk_status cut_added(mk_enc *c, const char *p, size_t n, bool normalized, bool at_start,
-                           gap_fn fn) {
-    mk_added_query q = {
-        .p = p, .n = n, .normalized = normalized, .parse_special = c->parse_special};
+// Cuts the added tokens of one kind out of what the query describes and gives the gaps to fn.
+static mk_status cut_added(mk_enc *c, mk_added_query q, bool at_start, gap_fn fn) {
+    const char *p = q.p;
+    size_t n = q.n;
+    q.parse_special = c->parse_special;
+    q.runs = c->runs;
+    q.n_runs = c->n_runs;
     while (q.from < n) {
         size_t start, end;
         int64_t i = mk_added_find(&c->t->added, &c->t->uc, &q, &start, &end);
@@ -55,11 +57,25 @@ static mk_status plain_gap(mk_enc *c, const char *p, size_t n, bool at_start) {
 }
 
 static mk_status raw_gap(mk_enc *c, const char *p, size_t n, bool at_start) {
+    size_t base = (size_t)(p - c->text), n_raw = n;
+    const char *raw = p;
     MK_TRY(mk_norm_run(c, p, n, &p, &n));
-    if (c->t->added.any_normalized) {
-        return cut_added(c, p, n, true, at_start, plain_gap);
+    if (!c->t->added.any_normalized) {
+        return plain_gap(c, p, n, at_start);
     }
-    return plain_gap(c, p, n, at_start);
+    // where the normaliser moved bytes, one user byte makes the whole gap the user's
+    bool moved = n != n_raw || memcmp(p, raw, n) != 0;
+    bool all_user = moved && c->runs && mk_runs_touch_user(c->runs, c->n_runs, base, base + n_raw);
+    mk_added_query q = {
+        .p = p, .n = n, .normalized = true, .base = moved ? 0 : base, .all_user = all_user};
+    if (moved && !all_user) {
+        const mk_text_run *runs = c->runs;
+        c->runs = NULL;  // no byte of this gap is the user's
+        mk_status st = cut_added(c, q, at_start, plain_gap);
+        c->runs = runs;
+        return st;
+    }
+    return cut_added(c, q, at_start, plain_gap);
 }
 
 static void enc_init(mk_enc *c, const mk_tokenizer *t, size_t n) {
@@ -94,7 +110,7 @@ static mk_status encode(mk_enc *c, const char *text, size_t n, bool add_special)
     if (add_special) {
         MK_TRY(push_all(c->ids, t->prefix, t->n_prefix, c->err));
     }
-    MK_TRY(cut_added(c, text, n, false, true, raw_gap));
+    MK_TRY(cut_added(c, (mk_added_query){.p = text, .n = n}, true, raw_gap));
     return add_special ? push_all(c->ids, t->suffix, t->n_suffix, c->err) : MK_OK;
 }
 
@@ -105,7 +121,13 @@ mk_status mk_tokenizer_encode(const mk_tokenizer *t, const char *text, size_t n,
                        MAX_TEXT);
     }
     int64_t mark = ids->n;
-    mk_enc c = {.t = t, .ids = ids, .err = err, .parse_special = opts.parse_special};
+    mk_enc c = {.t = t,
+                .ids = ids,
+                .err = err,
+                .parse_special = opts.parse_special,
+                .text = text,
+                .runs = opts.runs,
+                .n_runs = opts.n_runs};
     enc_init(&c, t, n);
     mk_status st = encode(&c, text, n, opts.add_special);
     enc_free(&c);

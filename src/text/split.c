@@ -83,7 +83,7 @@ static bool tail_ok(const mk_split_alt *a, const mk_uclass *u, const char *p, si
 // Matches items i.. at p[at..n); greedy, giving back one unit at a time.  Depth is at most the four items.
 static bool match_items(const mk_split_alt *a, unsigned i, const mk_uclass *u, const char *p,
                         size_t n, size_t at, size_t *end) {
-    if (i == a->n_item) {
+    if (i >= a->n_item || i >= MK_SPLIT_MAX_ITEM) {
         *end = at;
         return tail_ok(a, u, p, n, end);
     }

@@ -22,6 +22,8 @@ typedef struct {
     uint16_t n_set;
 } mk_split_item;
 
+#define MK_SPLIT_MAX_ITEM 4
+
 enum {                         // mk_split_alt.flags
     MK_ALT_CONTRACT = 1,       // the whole alternative: 's 't 're 've 'm 'll 'd
     MK_ALT_CONTRACT_CI = 2,    // the same in any case
@@ -32,7 +34,7 @@ enum {                         // mk_split_alt.flags
 
 typedef struct {
     uint8_t n_item, flags;
-    mk_split_item item[4];
+    mk_split_item item[MK_SPLIT_MAX_ITEM];
 } mk_split_alt;
 
 typedef struct mk_split_rule {

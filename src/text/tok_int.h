@@ -164,7 +164,13 @@ typedef struct {
     const char *p;
     size_t n, from;
     bool normalized, parse_special;
+    // origin of p: with runs, p[0] is byte `base` of the text they cover; all_user: no byte of p is trusted
+    const mk_text_run *runs;
+    size_t n_runs, base;
+    bool all_user;
 } mk_added_query;
+// true if a byte of [start, end) of the text that the runs cover came from a user.
+bool mk_runs_touch_user(const mk_text_run *runs, size_t n_runs, size_t start, size_t end);
 int64_t mk_added_find(const mk_added_set *s, const mk_uclass *u, const mk_added_query *q,
                       size_t *start, size_t *end);
 
@@ -221,6 +227,9 @@ typedef struct {
     mk_match *match;  // for regexes, made when first needed
     mk_buf norm[2];
     bool parse_special;
+    const char *text;  // the whole text, which the runs cover
+    const mk_text_run *runs;
+    size_t n_runs;
     bool at_start;  // the piece in hand starts where the text starts
 } mk_enc;
 

@@ -39,9 +39,20 @@ mk_status mk_tokenizer_from_folder(const char *dir, mk_tokenizer **out, mk_err *
 mk_status mk_tokenizer_from_json(const char *text, size_t n, mk_tokenizer **out, mk_err *err) MK_WARN_UNUSED;
 void mk_tokenizer_destroy(mk_tokenizer *t);
 
+// Where a text came from: runs cover it in order, each up to `end` (exclusive).  Rendered chat templates mix their own
+// text with a user's.
+typedef struct {
+    size_t end;
+    bool user;
+} mk_text_run;
+
 typedef struct {
     bool add_special;    // put BOS (and EOS) as the tokenizer's own settings say
     bool parse_special;  // recognise control and special tokens in the text; user-defined tokens always are
+    // With runs, parse_special holds for template bytes alone: a control token, and any added token that looks like one
+    // ("<|...", "<｜..."), is recognised only where none of its bytes came from the user.
+    const mk_text_run *runs;  // NULL = all of it is the caller's own
+    size_t n_runs;
 } mk_encode_opts;
 
 // Appends the ids of text[0..n) to *ids.  Invalid UTF-8 is legal input: each bad byte is encoded as a byte where the
