@@ -4,7 +4,7 @@
 
 #include "chat/jinja_int.h"
 
-// --- arguments -----------------------------------------------------------------------------------------------------
+// --- arguments -----------------------------------------------------------------------------------
 static bool push_pos(jctx *c, jargs *a, uint32_t *cap, const jval *v) {
     if (a->n_pos == *cap) {
         uint32_t grown = *cap == 0 ? 4 : *cap * 2;
@@ -154,7 +154,7 @@ bool mk_j_apply(jctx *c, const jop *op, const char *what, const jval *self, cons
     return op->fn(c, self, a, args, out);
 }
 
-// --- macros --------------------------------------------------------------------------------------------------------
+// --- macros --------------------------------------------------------------------------------------
 typedef struct {
     const jargs *args;
     uint8_t *kw_used;
@@ -262,7 +262,7 @@ static bool call_macro(jctx *c, const jmacro *macro, const jargs *args, jval *ou
     return true;
 }
 
-// --- global functions ----------------------------------------------------------------------------------------------
+// --- global functions ----------------------------------------------------------------------------
 static bool fn_range(jctx *c, const jval *self, const jval *a, const jargs *args, jval *out) {
     (void)self, (void)args;
     int64_t v[3] = {0, 0, 1}, n = 0;
@@ -416,7 +416,7 @@ int mk_j_global(jtext name) {
     return -1;
 }
 
-// --- calls ---------------------------------------------------------------------------------------------------------
+// --- calls ---------------------------------------------------------------------------------------
 bool mk_j_call(jctx *c, const jval *f, const jargs *args, jval *out) {
     bool ok;
     if (!mk_j_enter(c)) {

@@ -1,8 +1,8 @@
-// Dictionaries: ordered tables with Python's key rules (1, 1.0 and True are one key; lists and dicts are none), and the
-// import of JSON, which keeps the order of keys.
+// Dictionaries: ordered tables with Python's key rules (1, 1.0 and True are one key; lists and
+// dicts are none), and the import of JSON, which keeps the order of keys.
 //
-// Look-up is a linear walk that costs steps: the dictionaries of chat templates have a handful of keys, and the bound on
-// steps turns a huge one into MK_ELIMIT instead of a quadratic stall.
+// Look-up is a linear walk that costs steps: the dictionaries of chat templates have a handful of
+// keys, and the bound on steps turns a huge one into MK_ELIMIT instead of a quadratic stall.
 #include <string.h>
 
 #include "chat/jinja_int.h"
@@ -92,7 +92,7 @@ bool mk_j_dict_set(jctx *c, jdict *d, const jval *key, const jval *v) {
     return dict_append(c, d, key, v);
 }
 
-// --- JSON ----------------------------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 static bool plain_role(const jctx *c, const char *key, const json_t *val) {
     if (strcmp(key, "role") != 0 || !json_is_string(val) || c->vars->plain_roles == NULL) {
         return false;

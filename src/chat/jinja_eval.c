@@ -17,7 +17,7 @@ const jval *mk_j_lookup(const jenv *e, int32_t sym) {
     return NULL;
 }
 
-// --- leaves --------------------------------------------------------------------------------------------------------
+// --- leaves --------------------------------------------------------------------------------------
 static bool ev_none(jctx *c, const jnode *n, jenv *e, jval *out) {
     (void)c, (void)n, (void)e;
     *out = mk_j_none();
@@ -59,7 +59,7 @@ static bool ev_name(jctx *c, const jnode *n, jenv *e, jval *out) {
     return mk_j_step(c);
 }
 
-// --- collections ---------------------------------------------------------------------------------------------------
+// --- collections ---------------------------------------------------------------------------------
 static bool ev_list(jctx *c, const jnode *n, jenv *e, jval *out) {
     jval list, item;
     if (!mk_j_list_new(c, n->kind == JN_LIST ? JV_LIST : JV_TUPLE, 0, &list)) {
@@ -117,7 +117,7 @@ static bool ev_slice(jctx *c, const jnode *n, jenv *e, jval *out) {
     return mk_j_raise(c, "a slice is only possible as the single index");
 }
 
-// --- operations ----------------------------------------------------------------------------------------------------
+// --- operations ----------------------------------------------------------------------------------
 static bool ev_call(jctx *c, const jnode *n, jenv *e, jval *out) {
     return mk_j_eval_call(c, n, e, NULL, out);
 }

@@ -1,15 +1,15 @@
 // Statements, loops and the entry points of rendering.
 //
-// Scopes: a loop body, a macro, a set/filter/call/with block have one of their own; if has none.  Reading walks outwards
-// through the scopes of the text (not of the calls); setting always writes the innermost.  That is what Jinja's compiled
-// templates do.
+// Scopes: a loop body, a macro, a set/filter/call/with block have one of their own; if has none.
+// Reading walks outwards through the scopes of the text (not of the calls); setting always writes
+// the innermost. That is what Jinja's compiled templates do.
 #include <string.h>
 
 #include "chat/jinja_int.h"
 
 typedef bool (*exec_fn)(jctx *c, const jnode *n, jenv *e, jflow *flow);
 
-// --- output --------------------------------------------------------------------------------------------------------
+// --- output --------------------------------------------------------------------------------------
 static bool add_run(jctx *c, size_t n, bool user) {
     mk_jinja_text *t = c->out;
     size_t end = t->text.len;
@@ -78,7 +78,7 @@ bool mk_j_capture(jctx *c, const jnode *list, jenv *e, jval *out) {
     return ok;
 }
 
-// --- scopes --------------------------------------------------------------------------------------------------------
+// --- scopes --------------------------------------------------------------------------------------
 static jenv *env_new(jctx *c, jenv *up) {
     jenv *e = mk_j_alloc(c, 1, sizeof *e);
     if (e != NULL) {
@@ -161,7 +161,7 @@ bool mk_j_assign(jctx *c, const jnode *target, const jval *v, jenv *e) {
                                     : assign_many(c, target, v, e);
 }
 
-// --- simple statements ---------------------------------------------------------------------------------------------
+// --- simple statements ---------------------------------------------------------------------------
 static bool ex_data(jctx *c, const jnode *n, jenv *e, jflow *flow) {
     (void)e, (void)flow;
     jval s = mk_j_str(n->v.text.p, n->v.text.n, NULL);
@@ -309,7 +309,7 @@ bool mk_j_exec(jctx *c, const jnode *list, jenv *e, jflow *flow) {
     return true;
 }
 
-// --- entry points --------------------------------------------------------------------------------------------------
+// --- entry points --------------------------------------------------------------------------------
 void mk_jinja_text_free(mk_jinja_text *t) {
     if (t != NULL) {
         mk_buf_free(&t->text);

@@ -1,14 +1,14 @@
 // Expressions -> tree, with Jinja's precedence, lowest first:
-//   x if y else z  <  or  <  and  <  not  <  comparison chain, in, not in  <  + -  <  ~  <  * / // %  <  ** (left!)
-//   <  unary + -  <  .name [item] (call)  <  |filter, is test
-// Every function leaves *out untouched on failure.  Recursion is guarded in mk_j_down; the height of a tree is bounded in
-// link_height, so that the evaluator's recursion is, too.
+//   x if y else z < or < and < not < comparison chain, in, not in < + - < ~ < * / // % < ** (left!)
+//   < unary + - < .name [item] (call) < |filter, is test
+// Every function leaves *out untouched on failure. Recursion is guarded in mk_j_down; the height of
+// a tree is bounded in link_height, so that the evaluator's recursion is, too.
 #include <string.h>
 
 #include "chat/jinja_int.h"
 
-// Sets the height of n from its children; chains of a + b + c ... grow to the left without recursion of the parser, so
-// the bound is checked here as well.
+// Sets the height of n from its children; chains of a + b + c ... grow to the left without
+// recursion of the parser, so the bound is checked here as well.
 static bool set_height(jparser *p, jnode *n) {
     const jnode *kid[3] = {n->a, n->b, n->c};
     uint16_t h = 0;
@@ -53,7 +53,7 @@ static void chain_add(chain *c, jnode *n) {
     c->tail = &n->next;
 }
 
-// --- primaries -----------------------------------------------------------------------------------------------------
+// --- primaries -----------------------------------------------------------------------------------
 static bool parse_list(jparser *p, jnode **out) {
     chain items;
     chain_init(&items);
@@ -240,7 +240,7 @@ static bool parse_primary(jparser *p, bool ns, jnode **out) {
     return ok;
 }
 
-// --- postfix: attributes, items, calls ---------------------------------------------------------------------------
+// --- postfix: attributes, items, calls -----------------------------------------------------------
 static bool slice_part(jparser *p, jnode **out) {
     if (mk_j_is(p, JT_COLON) || mk_j_is(p, JT_RBRACKET) || mk_j_is(p, JT_COMMA)) {
         *out = NULL;
@@ -402,7 +402,7 @@ static bool parse_postfix(jparser *p, jnode **n) {
     }
 }
 
-// --- filters and tests ---------------------------------------------------------------------------------------------
+// --- filters and tests ---------------------------------------------------------------------------
 // "name" or "a.b"; no filter of ours has a dot, so a dotted name is simply unknown.
 static bool parse_dotted(jparser *p, jtext *name) {
     *name = p->cur.text;
@@ -422,8 +422,9 @@ static bool parse_dotted(jparser *p, jtext *name) {
     return true;
 }
 
-// An unknown name is an error of the template, except where a condition stands around it.  Whether one does is known
-// at the end of the expression ("x | f if y"), so the statement reports it (mk_j_parse_expr, parse_body).
+// An unknown name is an error of the template, except where a condition stands around it. Whether
+// one does is known at the end of the expression ("x | f if y"), so the statement reports it
+// (mk_j_parse_expr, parse_body).
 static void note_unknown(jparser *p, const jnode *n) {
     if (n->entry == NULL && !p->soft && p->unknown == NULL) {
         p->unknown = n;
@@ -505,7 +506,7 @@ static bool parse_filter_expr(jparser *p, jnode **n) {
     }
 }
 
-// --- operators -----------------------------------------------------------------------------------------------------
+// --- operators -----------------------------------------------------------------------------------
 static bool parse_unary(jparser *p, bool with_filter, jnode **out) {
     int32_t line = p->cur.line;
     jnode *n;
@@ -666,7 +667,8 @@ bool mk_j_parse_or(jparser *p, jnode **out) {
     return parse_logic(p, true, out);
 }
 
-// x if y else z; the parts count as conditional for unknown filters, which Jinja then reports only when reached.
+// x if y else z; the parts count as conditional for unknown filters, which Jinja then reports only
+// when reached.
 static bool parse_cond(jparser *p, jnode *value, jnode **out) {
     int32_t line = p->cur.line;
     jnode *test, *other = NULL;

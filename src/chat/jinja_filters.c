@@ -1,6 +1,7 @@
 // Filters on texts and single values, and the look-up of filters by name.
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,7 @@ static bool opt_int(jctx *c, const jval *v, int64_t dflt, int64_t *out) {
            mk_j_raise(c, "'%s' object cannot be interpreted as an integer", mk_j_type_name(v));
 }
 
-// --- case, trim, replace -------------------------------------------------------------------------------------------
+// --- case, trim, replace -------------------------------------------------------------------------
 static bool change_case(jctx *c, const jval *s, int how, jval *out) {
     jval t;
     return soft(c, s, &t) && mk_j_case(c, &t, how, out);
@@ -110,7 +111,7 @@ FILTER(f_replace) {
            opt_int(c, &a[2], -1, &count) && mk_j_replace(c, &t, &from, &to, count, out);
 }
 
-// --- layout --------------------------------------------------------------------------------------------------------
+// --- layout --------------------------------------------------------------------------------------
 static bool indent_unit(jctx *c, const jval *width, int64_t dflt, jval *out) {
     int64_t n = dflt;
     if (width->kind == JV_STR) {
@@ -215,7 +216,7 @@ FILTER(f_wordcount) {
     return mk_j_steps(c, t.n / 64);
 }
 
-// --- markup --------------------------------------------------------------------------------------------------------
+// --- markup --------------------------------------------------------------------------------------
 FILTER(f_safe) {
     UNUSED_ARGS;
     if (!soft(c, s, out)) {
@@ -269,7 +270,7 @@ FILTER(f_format) {
     return mk_j_percent(c, &t, &v, out);
 }
 
-// --- JSON ----------------------------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 FILTER(f_tojson) {
     (void)args;
     jjson_opts o = {.ascii = flag(&a[0]), .sort = flag(&a[3])};
@@ -296,8 +297,9 @@ FILTER(f_tojson) {
     return true;
 }
 
-// --- numbers -------------------------------------------------------------------------------------------------------
-// Digits with optional sign, blanks around and _ between, in `base`; false if it is no integer of 64 bits.
+// --- numbers -------------------------------------------------------------------------------------
+// Digits with optional sign, blanks around and _ between, in `base`; false if it is no integer of
+// 64 bits.
 static bool read_int(const jval *s, int base, int64_t *out) {
     jval t = mk_j_strip(s, NULL, 3);
     char num[80];
@@ -383,6 +385,13 @@ FILTER(f_abs) {
     return i >= 0 || mk_j_binary(c, JT_SUB, &zero, s, out);
 }
 
+// 10 ** e, correctly rounded.
+static double power_of_ten(int64_t e) {
+    char num[16];
+    snprintf(num, sizeof num, "1e%d", (int)(e > 400 ? 400 : e < -400 ? -400 : e));
+    return strtod(num, NULL);
+}
+
 // Python rounds half to even on the decimal value; printf does the same for a given precision.
 static double round_common(double v, int64_t digits) {
     char num[512];
@@ -393,7 +402,7 @@ static double round_common(double v, int64_t digits) {
         snprintf(num, sizeof num, "%.*f", (int)digits, v);
         return strtod(num, NULL);
     }
-    double scale = pow(10, (double)-digits);
+    double scale = power_of_ten(-digits);
     return nearbyint(v / scale) * scale;
 }
 
@@ -414,7 +423,7 @@ FILTER(f_round) {
         return false;
     }
     if (ceil_it || floor_it) {
-        double scale = pow(10, (double)digits);
+        double scale = power_of_ten(digits);
         *out = mk_j_float((ceil_it ? ceil(v * scale) : floor(v * scale)) / scale);
         return true;
     }
@@ -427,7 +436,7 @@ FILTER(f_round) {
     return true;
 }
 
-// --- choice --------------------------------------------------------------------------------------------------------
+// --- choice --------------------------------------------------------------------------------------
 FILTER(f_default) {
     (void)c, (void)args;
     bool use = s->kind == JV_UNDEF || (flag(&a[1]) && !mk_j_truth(s));

@@ -1,5 +1,6 @@
 // Filters on sequences and mappings.
-// Where Jinja gives a generator, so do we (it can be walked once and has no length), but its items are computed at once.
+// Where Jinja gives a generator, so do we (it can be walked once and has no length), but its items
+// are computed at once.
 #include <string.h>
 
 #include "chat/jinja_int.h"
@@ -16,7 +17,7 @@ static bool given(const jval *v) {
     return v->kind != JV_MISSING && v->kind != JV_NONE;
 }
 
-// --- size and ends -------------------------------------------------------------------------------------------------
+// --- size and ends -------------------------------------------------------------------------------
 FILTER(f_length) {
     UNUSED_ARGS;
     *out = mk_j_int(0);
@@ -139,8 +140,9 @@ FILTER(f_reverse) {
     return true;
 }
 
-// --- sorting -------------------------------------------------------------------------------------------------------
-// Items with their keys; a stable merge sort.  Descending keeps equal items in order, too, as Python's reverse does.
+// --- sorting -------------------------------------------------------------------------------------
+// Items with their keys; a stable merge sort. Descending keeps equal items in order, too, as
+// Python's reverse does.
 typedef struct {
     jval key, item;
 } keyed;
@@ -364,7 +366,7 @@ FILTER(f_groupby) {
     return true;
 }
 
-// --- portions ------------------------------------------------------------------------------------------------------
+// --- portions ------------------------------------------------------------------------------------
 FILTER(f_batch) {
     (void)args;
     jval list, row = {.kind = JV_MISSING};
@@ -421,7 +423,7 @@ FILTER(f_slice) {
     return true;
 }
 
-// --- map, select, reject -------------------------------------------------------------------------------------------
+// --- map, select, reject -------------------------------------------------------------------------
 static const jval *keyword(const jargs *args, const char *name) {
     for (uint32_t i = 0; i < args->n_kw; i++) {
         if (mk_j_text_is(args->kw_name[i], name)) {

@@ -1,6 +1,7 @@
-// Formatting: "..." % values and "...".format(values), the parts of Python's rules that templates use.
-// % knows s r a d i u f F e E g G x X o c and %, with flags, width and precision.  {} knows positions, names, .attribute,
-// [item], !s and !r, and specs of fill, align, sign, 0, width, comma, precision and the types s d f F e E g G x X o b %.
+// Formatting: "..." % values and "...".format(values), the parts of Python's rules that templates
+// use. % knows s r a d i u f F e E g G x X o c and %, with flags, width and precision. {} knows
+// positions, names, .attribute, [item], !s and !r, and specs of fill, align, sign, 0, width, comma,
+// precision and the types s d f F e E g G x X o b %.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +19,7 @@ typedef struct {
     char type;        // 0: not given
 } fspec;
 
-// --- numbers -------------------------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------
 static void group_digits(const char *digits, char *out, size_t cap) {
     size_t whole = strspn(digits, "0123456789"), k = 0;
     for (size_t i = 0; digits[i] != 0 && k + 2 < cap; i++) {
@@ -134,7 +135,7 @@ static bool put_text(jctx *c, jsb *b, const jval *s, const fspec *f) {
     return pad(c, b, "", &t, f, f->align != 0 ? f->align : '<');
 }
 
-// --- % -------------------------------------------------------------------------------------------------------------
+// --- % -------------------------------------------------------------------------------------------
 typedef struct {
     const jval *fmt, *arg;
     uint32_t at, next;  // next: number of the next positional value
@@ -345,7 +346,7 @@ bool mk_j_percent(jctx *c, const jval *fmt, const jval *arg, jval *out) {
     return true;
 }
 
-// --- format --------------------------------------------------------------------------------------------------------
+// --- format --------------------------------------------------------------------------------------
 static bool is_align(char ch) {
     return ch == '<' || ch == '>' || ch == '^' || ch == '=';
 }

@@ -1,18 +1,28 @@
 // Shared by the files of the template interpreter; nothing here is for the rest of the program.
 //
-//   jinja_lex.c    template text -> tokens (whitespace control happens here)
-//   jinja_parse.c  statements, jinja_expr.c  expressions: tokens -> tree, in the arena of the compiled template
-//   jinja_value.c  values: construction, truth, equality, order, iteration;  jinja_dict.c  lookup tables
-//   jinja_print.c  str(), repr() and JSON of values
-//   jinja_eval.c   expressions, jinja_exec.c  statements, jinja_call.c  calls, macros and globals
+//   jinja_lex.c        template text -> tokens (whitespace control happens here)
+//   jinja_parse.c      statements -> tree, in the arena of the compiled template
+//   jinja_expr.c       expressions -> tree
+//   jinja_value.c      values: construction, text, truth, equality, order, iteration
+//   jinja_dict.c       lookup tables, import of JSON
+//   jinja_ops.c        operators, attributes, items, slices
+//   jinja_text.c       strip, find, case, replace, lines;  jinja_format.c  % and format()
+//   jinja_print.c      str(), repr() and JSON of values
+//   jinja_eval.c       expressions;  jinja_exec.c  statements, scopes, entry points
+//   jinja_loop.c       the for statement;  jinja_call.c  arguments, macros, global functions
 //   jinja_filters*.c, jinja_tests.c, jinja_methods*.c  the tables of named operations
 //
 // Invariants:
-// 1. Every text is valid UTF-8 and at most 4 GiB (in fact far less: the arena of a rendering is capped).
-// 2. A function that returns bool gives false exactly when c->status is set; the caller returns at once.
-// 3. Values live in the arena of the rendering, in the compiled template or in the caller's JSON, all of which outlive it.
-// 4. Every loop over something sized from outside calls mk_j_step; every recursion passes mk_j_enter or a depth.
-// 5. `tag` runs parallel to text: NULL = all template, mk_j_user = all user, else one byte (0/1) per byte of text.
+// 1. Every text is valid UTF-8 and at most 4 GiB (in fact far less: the arena of a rendering is
+//    capped).
+// 2. A function that returns bool gives false exactly when c->status is set; the caller returns at
+//    once.
+// 3. Values live in the arena of the rendering, in the compiled template or in the caller's JSON,
+//    all of which outlive it.
+// 4. Every loop over something sized from outside calls mk_j_step; every recursion passes
+//    mk_j_enter or a depth.
+// 5. `tag` runs parallel to text: NULL = all template, mk_j_user = all user, else one byte (0/1)
+//    per byte of text.
 #ifndef MK_CHAT_JINJA_INT_H
 #define MK_CHAT_JINJA_INT_H
 
@@ -35,7 +45,7 @@
 #define MK_J_MAX_BYTES ((size_t)256 << 20)  // values of one rendering
 #define MK_J_MAX_RANGE 100000               // Jinja's sandbox has the same bound
 
-// --- text ----------------------------------------------------------------------------------------------------------
+// --- text ----------------------------------------------------------------------------------------
 typedef struct {
     const char *p;  // not NUL-terminated
     uint32_t n;
@@ -46,7 +56,7 @@ typedef struct {
 bool mk_j_text_is(jtext t, const char *s);
 bool mk_j_text_eq(jtext a, jtext b);
 
-// --- tokens --------------------------------------------------------------------------------------------------------
+// --- tokens --------------------------------------------------------------------------------------
 // Binary and comparison operators come first so that an operator token is an operator of the tree.
 typedef enum {
     JT_ADD,
@@ -118,7 +128,7 @@ bool mk_j_lex(jlex *lx, jtok *out);
 bool mk_j_lex_init(jlex *lx, const char *text, size_t n, mk_arena *arena, mk_err *err);
 void mk_j_tok_describe(const jtok *t, char *out, size_t n);
 
-// --- tree ----------------------------------------------------------------------------------------------------------
+// --- tree ----------------------------------------------------------------------------------------
 typedef enum {
     // expressions; children in a, b, c; lists are chained by `next`
     JN_NONE,
@@ -239,9 +249,9 @@ bool mk_j_parse_or(jparser *p, jnode **out);
 bool mk_j_parse_tuple(jparser *p, jtuple_opts o, jnode **out);
 bool mk_j_parse_filters(jparser *p, jnode *in, bool inline_start, jnode **out);
 
-// --- values --------------------------------------------------------------------------------------------------------
+// --- values --------------------------------------------------------------------------------------
 typedef enum {
-    JV_MISSING,  // no value at all: an unbound name, an argument not given; never seen by a template
+    JV_MISSING,  // no value at all: an argument not given; never seen by a template
     JV_UNDEF,
     JV_NONE,
     JV_BOOL,
@@ -316,7 +326,7 @@ struct jgen {
 
 extern const uint8_t mk_j_user[1];
 
-// --- one rendering -------------------------------------------------------------------------------------------------
+// --- one rendering -------------------------------------------------------------------------------
 typedef struct {
     char *p;
     uint8_t *tag;  // NULL while uniform
@@ -483,8 +493,8 @@ bool mk_j_loop_run(jctx *c, const jnode *n, const jval *items, jenv *e, int64_t 
                    jflow *flow);
 bool mk_j_loop_next(jctx *c, jloop *l, jval *out, bool *more);
 
-// A filter, test or method.  `params` names the parameters after the subject, separated by commas; "*" hands the
-// arguments over unbound.  At most MK_J_MAX_PARAMS.
+// A filter, test or method. `params` names the parameters after the subject, separated by commas;
+// "*" hands the arguments over unbound.  At most MK_J_MAX_PARAMS.
 #define MK_J_MAX_PARAMS 6
 typedef bool (*jop_fn)(jctx *c, const jval *self, const jval *a, const jargs *args, jval *out);
 typedef struct {
@@ -517,7 +527,8 @@ bool mk_j_format(jctx *c, const jval *fmt, const jargs *args, jval *out);  // fm
 // Python's idea of white space; the length of a character at p.
 bool mk_j_is_space(uint32_t cp);
 uint32_t mk_j_decode(const char *p, const char *end, uint32_t *cp);
-// Start and end of s without the characters of `chars` (NULL: white space); sides: 1 = left, 2 = right.
+// Start and end of s without the characters of `chars` (NULL: white space); sides: 1 = left, 2 =
+// right.
 jval mk_j_strip(const jval *s, const jval *chars, int sides);
 bool mk_j_find_text(const jval *s, size_t from, const char *p, size_t n, size_t *at);
 size_t mk_j_count_cp(const jval *s);

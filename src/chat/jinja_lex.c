@@ -1,6 +1,8 @@
-// Template text -> tokens.  Whitespace control is decided here, as in Jinja with trim_blocks and lstrip_blocks:
+// Template text -> tokens. Whitespace control is decided here, as in Jinja with trim_blocks and
+// lstrip_blocks:
 //   "-" beside a tag removes all white space on that side; "+" keeps it;
-//   without a sign, blanks between a line's start and a {% or {# tag go, and so does one newline after %} or #}.
+//   without a sign, blanks between a line's start and a {% or {# tag go, and so does one newline
+//   after %} or #}.
 // A comment or raw block never becomes a token; the text in a raw block is data.
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +13,7 @@
 #include "base/utf8.h"
 #include "chat/jinja_int.h"
 
-// --- small helpers -------------------------------------------------------------------------------------------------
+// --- small helpers -------------------------------------------------------------------------------
 static bool lex_fail(jlex *lx, const char *what) {
     lx->status = MK_FAIL(lx->err, MK_ETEMPLATE, "chat template, line %d: %s", lx->line, what);
     return false;
@@ -101,8 +103,9 @@ bool mk_j_lex_init(jlex *lx, const char *text, size_t n, mk_arena *arena, mk_err
     return true;
 }
 
-// --- tags and data -------------------------------------------------------------------------------------------------
-// After the closing sign of a tag at `at` (which is at "-", "+" or the bracket itself): position behind it, or 0.
+// --- tags and data -------------------------------------------------------------------------------
+// After the closing sign of a tag at `at` (which is at "-", "+" or the bracket itself): position
+// behind it, or 0.
 static uint32_t tag_end(const jlex *lx, uint32_t at, const char *close, bool plus_ok, bool trim) {
     if (starts(lx, at, close)) {
         at += 2;
@@ -227,7 +230,7 @@ static bool lex_root(jlex *lx, jtok *t, bool *emitted) {
     return true;
 }
 
-// --- tokens inside a tag -------------------------------------------------------------------------------------------
+// --- tokens inside a tag -------------------------------------------------------------------------
 static bool is_digit(char ch) {
     return ch >= '0' && ch <= '9';
 }
@@ -351,7 +354,7 @@ static uint32_t word_end(const jlex *lx, uint32_t at) {
     return at;
 }
 
-// --- string literals -----------------------------------------------------------------------------------------------
+// --- string literals -----------------------------------------------------------------------------
 static bool hex_escape(jlex *lx, uint32_t *at, uint32_t end, int n_digits, uint32_t *cp) {
     uint32_t v = 0;
     for (int i = 0; i < n_digits; i++) {
@@ -369,7 +372,8 @@ static bool hex_escape(jlex *lx, uint32_t *at, uint32_t end, int n_digits, uint3
     return true;
 }
 
-// The escape behind a backslash at *at; writes 0..4 bytes.  Unknown escapes stay as they are, as in Python.
+// The escape behind a backslash at *at; writes 0..4 bytes. Unknown escapes stay as they are, as in
+// Python.
 static bool escape(jlex *lx, uint32_t *at, uint32_t end, char *out, uint32_t *n_out) {
     static const char from[] = "abfnrtv\\'\"", to[] = "\a\b\f\n\r\t\v\\'\"";
     char ch = lx->src[(*at)++];
@@ -440,7 +444,7 @@ static bool lex_string(jlex *lx, jtok *t, uint32_t *end) {
     return true;
 }
 
-// --- operators -----------------------------------------------------------------------------------------------------
+// --- operators -----------------------------------------------------------------------------------
 static const struct {
     const char *text;  // longer ones first
     uint8_t kind;

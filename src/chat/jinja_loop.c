@@ -1,8 +1,9 @@
 // The for statement and its `loop` object.
 //
-// Items are pulled one at a time and at most one ahead (loop.last, loop.nextitem), as Jinja does, so a filter
-// (for x in y if ...) sees the changes the body makes to namespaces.  loop.length of something without a length pulls the
-// rest into l->all.  The else part runs when no iteration came to its end (so also after break in the first one).
+// Items are pulled one at a time and at most one ahead (loop.last, loop.nextitem), as Jinja does,
+// so a filter (for x in y if ...) sees the changes the body makes to namespaces. loop.length of
+// something without a length pulls the rest into l->all. The else part runs when no iteration came
+// to its end (so also after break in the first one).
 #include <string.h>
 
 #include "chat/jinja_int.h"
@@ -55,7 +56,7 @@ bool mk_j_loop_next(jctx *c, jloop *l, jval *out, bool *more) {
     return true;
 }
 
-// --- the loop object -----------------------------------------------------------------------------------------------
+// --- the loop object -----------------------------------------------------------------------------
 static bool has_length(const jloop *l) {
     return l->node->c->b == NULL && l->items.kind != JV_GEN;
 }
@@ -198,7 +199,7 @@ bool mk_j_loop_call(jctx *c, jloop *l, const jargs *args, jval *out) {
     return ok;
 }
 
-// --- the statement -------------------------------------------------------------------------------------------------
+// --- the statement -------------------------------------------------------------------------------
 static bool run_body(jctx *c, jloop *l, const jval *item, jenv *e, jflow *flow) {
     jval self = {.kind = JV_LOOP, .u.loop = l};
     e->n = 0;  // a fresh scope for every iteration, in the same memory

@@ -26,7 +26,7 @@ static const jval *opt_str(const jval *v) {
     return v->kind == JV_MISSING || v->kind == JV_NONE ? NULL : v;
 }
 
-// --- case and strip ------------------------------------------------------------------------------------------------
+// --- case and strip ------------------------------------------------------------------------------
 METHOD(m_upper) {
     UNUSED_ARGS;
     return mk_j_case(c, s, JCASE_UPPER, out);
@@ -104,7 +104,7 @@ METHOD(m_removesuffix) {
     return remove_affix(c, s, a, false, out);
 }
 
-// --- split ---------------------------------------------------------------------------------------------------------
+// --- split ---------------------------------------------------------------------------------------
 static bool push_part(jctx *c, jlist *l, const jval *s, size_t from, size_t to) {
     jval part = mk_j_sub(s, from, to - from);
     return mk_j_list_push(c, l, &part);
@@ -251,7 +251,7 @@ METHOD(m_rpartition) {
     return partition(c, s, a, true, out);
 }
 
-// --- search --------------------------------------------------------------------------------------------------------
+// --- search --------------------------------------------------------------------------------------
 // s.method(x, start, end): the part of s to look at.
 static bool part_of(jctx *c, const jval *s, const jval *a, jval *out) {
     jval part[3] = {a[1], a[2], {.kind = JV_MISSING}};

@@ -1,4 +1,5 @@
-// Methods of strings that ask or pad, of dictionaries, lists, tuples and loops; and the look-up of methods by type.
+// Methods of strings that ask or pad, of dictionaries, lists, tuples and loops; and the look-up of
+// methods by type.
 #include <string.h>
 #include <utf8proc.h>
 
@@ -8,7 +9,7 @@
     static bool name(jctx *c, const jval *s, const jval *a, const jargs *args, jval *out)
 #define UNUSED_ARGS ((void)a, (void)args)
 
-// --- strings: what are the characters? -----------------------------------------------------------------------------
+// --- strings: what are the characters? -----------------------------------------------------------
 typedef bool (*cp_test)(uint32_t cp);
 
 static utf8proc_category_t category(uint32_t cp) {
@@ -119,7 +120,7 @@ METHOD(m_istitle) {
     return true;
 }
 
-// --- strings: padding ----------------------------------------------------------------------------------------------
+// --- strings: padding ----------------------------------------------------------------------------
 static bool fill(jctx *c, jsb *b, const jval *pad, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (!mk_j_step(c) || !mk_j_sb_val(c, b, pad)) {
@@ -230,7 +231,7 @@ static const jop str_rows[] = {
     {"expandtabs", m_expandtabs, "tabsize", 0},
 };
 
-// --- dictionaries --------------------------------------------------------------------------------------------------
+// --- dictionaries --------------------------------------------------------------------------------
 METHOD(d_get) {
     (void)args;
     const jval *found;
@@ -278,7 +279,7 @@ static const jop dict_rows[] = {
     {"items", d_items, "", 0},        {"copy", d_copy, "", 0},
 };
 
-// --- lists, tuples, ranges -----------------------------------------------------------------------------------------
+// --- lists, tuples, ranges -----------------------------------------------------------------------
 METHOD(l_count) {
     (void)args;
     jiter it;
@@ -335,7 +336,7 @@ METHOD(l_copy) {
 static const jop list_rows[] = {
     {"count", l_count, "value", 1}, {"index", l_index, "value", 1}, {"copy", l_copy, "", 0}};
 
-// --- loops ---------------------------------------------------------------------------------------------------------
+// --- loops ---------------------------------------------------------------------------------------
 METHOD(p_cycle) {
     (void)a;
     if (args->n_pos == 0) {
@@ -368,7 +369,7 @@ METHOD(p_changed) {
 
 static const jop loop_rows[] = {{"cycle", p_cycle, "*", 0}, {"changed", p_changed, "*", 0}};
 
-// --- look-up -------------------------------------------------------------------------------------------------------
+// --- look-up -------------------------------------------------------------------------------------
 #define TABLE(rows) ((jop_table){(rows), sizeof(rows) / sizeof((rows)[0])})
 
 const jop *mk_j_op_find(jop_table t, jtext name) {

@@ -15,7 +15,7 @@ static bool type_error(jctx *c, const char *op, const jval *a, const jval *b) {
                       mk_j_type_name(b));
 }
 
-// --- sequences -----------------------------------------------------------------------------------------------------
+// --- sequences -----------------------------------------------------------------------------------
 bool mk_j_concat(jctx *c, const jval *a, const jval *b, jval *out) {
     jval x = *a, y = *b;
     bool markup = a->sub || b->sub;
@@ -82,10 +82,15 @@ static bool is_list(const jval *v) {
     return v->kind == JV_LIST || v->kind == JV_TUPLE;
 }
 
-// --- arithmetic ----------------------------------------------------------------------------------------------------
+// --- arithmetic ----------------------------------------------------------------------------------
+// Python's ** of floats is the C library's; nothing numeric of a model depends on it.
+static double float_pow(double a, double b) {
+    return pow(a, b);
+}
+
 static bool int_pow(jctx *c, int64_t base, int64_t exp, jval *out) {
     if (exp < 0) {
-        *out = mk_j_float(pow((double)base, (double)exp));
+        *out = mk_j_float(float_pow((double)base, (double)exp));
         return base != 0 || mk_j_raise(c, "0.0 cannot be raised to a negative power");
     }
     int64_t r = 1;
@@ -172,7 +177,7 @@ static bool float_op(jctx *c, int op, double a, double b, jval *out) {
         r += r != 0 && (r < 0) != (b < 0) ? b : 0;
         break;
     default:
-        r = pow(a, b);
+        r = float_pow(a, b);
         break;
     }
     *out = mk_j_float(r);
@@ -285,7 +290,7 @@ bool mk_j_unary(jctx *c, int kind, const jval *a, jval *out) {
                       mk_j_type_name(a));
 }
 
-// --- attributes ----------------------------------------------------------------------------------------------------
+// --- attributes ----------------------------------------------------------------------------------
 static bool method_of(jctx *c, const jval *o, jtext name, jval *out) {
     if (mk_j_method_unsafe(o->kind, name)) {
         *out = mk_j_undef(JU_UNSAFE, o->kind, name);
@@ -406,7 +411,7 @@ bool mk_j_item(jctx *c, const jval *o, const jval *key, jval *out) {
     return mk_j_attr(c, o, text_of(key), out);
 }
 
-// --- slices --------------------------------------------------------------------------------------------------------
+// --- slices --------------------------------------------------------------------------------------
 typedef struct {
     int64_t start, step, n;
 } jslice;
@@ -528,7 +533,7 @@ bool mk_j_slice(jctx *c, const jval *o, const jval part[3], jval *out) {
     return true;
 }
 
-// --- paths of filters ----------------------------------------------------------------------------------------------
+// --- paths of filters ----------------------------------------------------------------------------
 static bool path_part(jctx *c, const jval *path, uint32_t from, uint32_t to, jval *out) {
     *out = mk_j_sub(path, from, to - from);
     int64_t v = 0;

@@ -1,7 +1,8 @@
-// Statements -> tree, and the parser's tools: tokens with one of lookahead, nodes, symbols, errors with line numbers.
+// Statements -> tree, and the parser's tools: tokens with one of lookahead, nodes, symbols, errors
+// with line numbers.
 //
-// Every name of the template gets a number (symbol), so that scopes compare integers.  A failed parse leaves p->status
-// set and gives false all the way up; nesting counters need no repair then.
+// Every name of the template gets a number (symbol), so that scopes compare integers. A failed
+// parse leaves p->status set and gives false all the way up; nesting counters need no repair then.
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +18,7 @@ bool mk_j_text_eq(jtext a, jtext b) {
     return a.n == b.n && memcmp(a.p, b.p, a.n) == 0;
 }
 
-// --- tools ---------------------------------------------------------------------------------------------------------
+// --- tools ---------------------------------------------------------------------------------------
 bool mk_j_fail(jparser *p, const char *fmt, ...) {
     char msg[256];
     va_list ap;
@@ -106,7 +107,7 @@ jnode *mk_j_node(jparser *p, jnode_kind k) {
     return n;
 }
 
-// --- symbols -------------------------------------------------------------------------------------------------------
+// --- symbols -------------------------------------------------------------------------------------
 static uint32_t hash_text(jtext t) {
     uint32_t h = 2166136261u;
     for (uint32_t i = 0; i < t.n; i++) {
@@ -160,7 +161,7 @@ bool mk_j_symbol(jparser *p, jtext name, int32_t *sym) {
     return true;
 }
 
-// --- bodies and targets --------------------------------------------------------------------------------------------
+// --- bodies and targets --------------------------------------------------------------------------
 static bool parse_statement(jparser *p, jnode **out);
 
 static bool at_end_tag(const jparser *p, const char *const *ends) {
@@ -197,7 +198,8 @@ static bool report_unknown(jparser *p) {
                      (int)(name.n > 60 ? 60 : name.n), name.p);
 }
 
-// Statements up to one of `ends` (its name is then the current token) or, without ends, to the end of the template.
+// Statements up to one of `ends` (its name is then the current token) or, without ends, to the end
+// of the template.
 static bool parse_body(jparser *p, const char *const *ends, jnode **out) {
     jnode *first = NULL, **tail = &first;
     while (!mk_j_is(p, JT_EOF)) {
@@ -230,7 +232,8 @@ static bool parse_body(jparser *p, const char *const *ends, jnode **out) {
     return true;
 }
 
-// The body of a tag whose opening is being read: [:] %} body, up to but not including the end tag's name.
+// The body of a tag whose opening is being read: [:] %} body, up to but not including the end tag's
+// name.
 static bool parse_inner(jparser *p, const char *const *ends, jnode **out) {
     bool found;
     return mk_j_skip(p, JT_COLON, &found) && mk_j_expect(p, JT_BLOCK_END, "'%}'") &&
@@ -283,7 +286,7 @@ static bool parse_plain_name(jparser *p, int32_t *sym) {
     return mk_j_expect(p, JT_NAME, "a name") && mk_j_symbol(p, name, sym);
 }
 
-// --- statements ----------------------------------------------------------------------------------------------------
+// --- statements ----------------------------------------------------------------------------------
 // Each is entered with the tag's name as the current token and left with '%}' as the current token.
 static bool parse_if(jparser *p, jnode *n) {
     static const char *const ends[] = {"elif", "else", "endif", NULL};
@@ -536,7 +539,7 @@ static bool parse_statement(jparser *p, jnode **out) {
     return mk_j_fail(p, "Encountered unknown tag %s.", what);
 }
 
-// --- entry ---------------------------------------------------------------------------------------------------------
+// --- entry ---------------------------------------------------------------------------------------
 static mk_status check_text(const char *text, size_t n, mk_err *err) {
     if (n > MK_J_MAX_TEMPLATE) {
         return MK_FAIL(err, MK_ELIMIT, "chat template: %zu bytes, at most %u are allowed", n,

@@ -1,6 +1,6 @@
 // str(), repr() and JSON of values, character for character as Python 3 prints them.
-// Origin: an escape sequence inherits the origin of the character it stands for; quotes, brackets and numbers are template
-// text (no control token is made of them alone).
+// Origin: an escape sequence inherits the origin of the character it stands for; quotes, brackets
+// and numbers are template text (no control token is made of them alone).
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@ void mk_j_float_repr(double f, char out[40]) {
             break;
         }
     }
-    int exp10 = atoi(strchr(num, 'e') + 1);
+    int exp10 = (int)strtol(strchr(num, 'e') + 1, NULL, 10);
     if (exp10 < -4 || exp10 >= 16) {
         snprintf(out, 40, "%s", num);  // C and Python agree: at least two digits of exponent
         return;
@@ -59,7 +59,8 @@ static const uint8_t *origin(const jval *s, size_t at) {
     return mk_j_tag_bit(s->tag, at) ? mk_j_user : NULL;
 }
 
-// Walks s; `escape` gives the replacement of a character or "".  Unescaped stretches are copied whole.
+// Walks s; `escape` gives the replacement of a character or "". Unescaped stretches are copied
+// whole.
 typedef void (*escape_fn)(uint32_t cp, char quote, char out[12]);
 
 static bool put_escaped(jctx *c, jsb *b, const jval *s, escape_fn escape, char quote) {
@@ -211,7 +212,7 @@ bool mk_j_to_str(jctx *c, const jval *v, jval *out) {
     return true;
 }
 
-// --- JSON ----------------------------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 static void json_escape(uint32_t cp, char ascii, char out[12]) {
     static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
     const char *k = cp != 0 && cp < 0x80 ? strchr(from, (int)cp) : NULL;
@@ -287,7 +288,8 @@ static bool json_key(jctx *c, jsb *b, const jval *key, const jjson_opts *o) {
            mk_j_sb_puts(c, b, "\"", NULL);
 }
 
-// sort_keys: a small selection of the next key in order would be quadratic, so the entries are copied and sorted.
+// sort_keys: a small selection of the next key in order would be quadratic, so the entries are
+// copied and sorted.
 static bool sorted_entries(jctx *c, const jdict *d, jdict *out) {
     jentry *e = mk_j_alloc(c, d->n, sizeof *e);
     if (e == NULL) {
@@ -367,7 +369,7 @@ bool mk_j_json(jctx *c, jsb *b, const jval *v, const jjson_opts *o, int depth) {
     }
 }
 
-// --- HTML ----------------------------------------------------------------------------------------------------------
+// --- HTML ----------------------------------------------------------------------------------------
 static void html_escape(uint32_t cp, char quote, char out[12]) {
     (void)quote;
     const char *s = cp == '&'    ? "&amp;"

@@ -1,5 +1,6 @@
 // Work on strings that both methods and filters need: strip, find, replace, case, lines.
-// Every result keeps the origin of each byte; a changed character keeps the origin of the one it replaces.
+// Every result keeps the origin of each byte; a changed character keeps the origin of the one it
+// replaces.
 #include <string.h>
 #include <utf8proc.h>
 
@@ -56,7 +57,7 @@ bool mk_j_find_text(const jval *s, size_t from, const char *p, size_t n, size_t 
     return hit != NULL;
 }
 
-// --- case ----------------------------------------------------------------------------------------------------------
+// --- case ----------------------------------------------------------------------------------------
 // The few letters whose upper case is more than one letter and that occur in living text.
 static const struct {
     uint32_t cp;
@@ -128,7 +129,7 @@ bool mk_j_case(jctx *c, const jval *s, int how, jval *out) {
     return mk_j_steps(c, s->n / 64);
 }
 
-// --- replace and lines ---------------------------------------------------------------------------------------------
+// --- replace and lines ---------------------------------------------------------------------------
 // An empty `from` matches before every character and at the end.
 static bool replace_empty(jctx *c, const jval *s, const jval *to, int64_t count, jsb *b) {
     uint32_t at = 0;

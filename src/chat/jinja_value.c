@@ -10,7 +10,7 @@
 
 const uint8_t mk_j_user[1] = {1};
 
-// --- errors and budgets --------------------------------------------------------------------------------------------
+// --- errors and budgets --------------------------------------------------------------------------
 bool mk_j_raise(jctx *c, const char *fmt, ...) {
     char msg[640];
     va_list ap;
@@ -97,7 +97,7 @@ void *mk_j_alloc(jctx *c, size_t count, size_t size) {
     return p;
 }
 
-// --- constructors --------------------------------------------------------------------------------------------------
+// --- constructors --------------------------------------------------------------------------------
 jval mk_j_none(void) {
     return (jval){.kind = JV_NONE};
 }
@@ -186,7 +186,7 @@ bool mk_j_gen_new(jctx *c, jval *out) {
     return true;
 }
 
-// --- text under construction ---------------------------------------------------------------------------------------
+// --- text under construction ---------------------------------------------------------------------
 void mk_j_sb_init(jsb *b) {
     *b = (jsb){0};
 }
@@ -264,7 +264,7 @@ jval mk_j_sb_done(const jsb *b) {
     return mk_j_str(b->n > 0 ? b->p : "", b->n, tag);
 }
 
-// --- properties ----------------------------------------------------------------------------------------------------
+// --- properties ----------------------------------------------------------------------------------
 const char *mk_j_type_name(const jval *v) {
     static const char *const name[JV_N_KINDS] = {
         [JV_MISSING] = "missing",
@@ -413,7 +413,7 @@ bool mk_j_length(jctx *c, const jval *v, int64_t *out) {
     }
 }
 
-// --- equality and order --------------------------------------------------------------------------------------------
+// --- equality and order --------------------------------------------------------------------------
 static bool equal_lists(jctx *c, const jlist *a, const jlist *b, int depth, bool *out) {
     *out = a->n == b->n;
     for (uint32_t i = 0; *out && i < a->n; i++) {
@@ -501,7 +501,8 @@ static int compare_text(const jval *a, const jval *b) {
 bool mk_j_less(jctx *c, const jval *a, const jval *b, const char *op, int depth, bool *out) {
     double x, y;
     int64_t i, j;
-    // a > b and a <= b are asked as b < a: messages and undefined values go by what the template wrote
+    // a > b and a <= b are asked as b < a: messages and undefined values go by what the template
+    // wrote
     bool swapped = strcmp(op, ">") == 0 || strcmp(op, "<=") == 0;
     const jval *l0 = swapped ? b : a, *r0 = swapped ? a : b;
     if (!mk_j_step(c)) {
@@ -583,7 +584,7 @@ bool mk_j_contains(jctx *c, const jval *seq, const jval *v, bool *out) {
     return true;
 }
 
-// --- iteration -----------------------------------------------------------------------------------------------------
+// --- iteration -----------------------------------------------------------------------------------
 bool mk_j_iter(jctx *c, const jval *v, jiter *it) {
     if (!mk_j_iterable(v)) {
         return mk_j_raise(c, "'%s' object is not iterable", mk_j_type_name(v));

@@ -1,5 +1,5 @@
-// The splitter works on one pending text: what was held back plus the new piece.  Each state takes what it can decide
-// about from its front; the rest is held for the next call.
+// The splitter works on one pending text: what was held back plus the new piece. Each state takes
+// what it can decide about from its front; the rest is held for the next call.
 #include "chat/reasoning.h"
 
 #include <string.h>
@@ -75,7 +75,7 @@ bool mk_reasoning_inside(const mk_reasoning *r) {
     return r->state == MK_REASONING_THINK;
 }
 
-// --- states: each returns how many bytes of p are settled ----------------------------------------------------------
+// --- states: each returns how many bytes of p are settled ----------------------------------------
 static size_t at_start(mk_reasoning *r, const char *p, size_t n, const sink *s) {
     size_t k = count_space(p, n);
     if (starts_with(p + k, n - k, r->opts.open)) {

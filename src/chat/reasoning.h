@@ -1,17 +1,19 @@
 // Splits generated text into reasoning and answer while it streams.
 //
-// Text between the tags (<think> ... </think>, or another pair) is reasoning, all else is content; the tags themselves are
-// never given out, nor is a part of one: what could still become a tag is held back.  However the text is cut into
-// pieces, the concatenated reasoning and the concatenated content are the same.
+// Text between the tags (<think> ... </think>, or another pair) is reasoning, all else is content;
+// the tags themselves are never given out, nor is a part of one: what could still become a tag is
+// held back. However the text is cut into pieces, the concatenated reasoning and the concatenated
+// content are the same.
 //
-// Only one reasoning section is recognised, at the start: the first thing that is not white space must be the opening
-// tag, or the prompt must have ended in it.  Later tags are content (a model may write about them).  White space beside
-// the tags belongs to neither side; it is dropped.  A closing tag without an opening one is content.
+// Only one reasoning section is recognised, at the start: the first thing that is not white space
+// must be the opening tag, or the prompt must have ended in it. Later tags are content (a model may
+// write about them). White space beside the tags belongs to neither side; it is dropped. A closing
+// tag without an opening one is content.
 //
 // States and what leaves them:
-//     START     white space ... opening tag -> THINK; anything else -> CONTENT (the white space is given out)
-//     THINK     closing tag -> AFTER; everything else is reasoning (white space at its ends is dropped)
-//     AFTER     white space is dropped; anything else -> CONTENT
+//     START white space ... opening tag -> THINK; anything else -> CONTENT (the white space is
+//     given out) THINK closing tag -> AFTER; everything else is reasoning (white space at its ends
+//     is dropped) AFTER     white space is dropped; anything else -> CONTENT
 //     CONTENT   nothing
 // Plain data but for the held bytes; one stream belongs to one thread.
 #ifndef MK_CHAT_REASONING_H
@@ -24,8 +26,8 @@
 #include "base/status.h"
 
 typedef struct {
-    const char *open,
-        *close;  // static or outlive the splitter; NULL = "<think>", "</think>"; at most 64 bytes each
+    // Static or outliving the splitter; NULL = "<think>", "</think>"; at most 64 bytes each.
+    const char *open, *close;
     bool starts_inside;  // the prompt ended in the opening tag
     bool disabled;       // no reasoning at all: everything is content
 } mk_reasoning_opts;

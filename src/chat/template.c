@@ -1,6 +1,7 @@
 // Choosing, compiling and rendering the chat template of a model.
 #include "chat/template.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -12,7 +13,8 @@ struct mk_chat_template {
     json_t *specials;        // name -> text
 };
 
-// Roles that templates print inside control tokens (<|user|>).  A role that is not here counts as user text.
+// Roles that templates print inside control tokens (<|user|>). A role that is not here counts as
+// user text.
 static const char *const plain_roles[] = {"system",        "user",    "assistant", "tool",
                                           "developer",     "model",   "function",  "observation",
                                           "tool_response", "ipython", NULL};
@@ -51,13 +53,14 @@ static const struct {
 };
 #define N_BUILTIN (sizeof builtin / sizeof builtin[0])
 
-// --- choosing ------------------------------------------------------------------------------------------------------
+// --- choosing ------------------------------------------------------------------------------------
 typedef struct {
     const char *text, *tool_text, *origin;
     char name[64];
 } choice;
 
-// chat_template of tokenizer_config.json: a string, or a list of {"name", "template"} with "default" and "tool_use".
+// chat_template of tokenizer_config.json: a string, or a list of {"name", "template"} with
+// "default" and "tool_use".
 static mk_status from_config(const json_t *config, choice *ch, mk_err *err) {
     const json_t *t = json_object_get(config, "chat_template");
     if (t == NULL || json_is_null(t)) {
@@ -144,7 +147,7 @@ static mk_status choose(const mk_chat_sources *src, const json_t *config, choice
     return MK_OK;
 }
 
-// --- special tokens ------------------------------------------------------------------------------------------------
+// --- special tokens ------------------------------------------------------------------------------
 static bool is_special_name(const char *key) {
     size_t n = strlen(key);
     return n > 6 && strcmp(key + n - 6, "_token") == 0;
@@ -176,7 +179,7 @@ static mk_status read_specials(const mk_chat_sources *src, json_t *config, json_
     return bad ? MK_FAIL(err, MK_ENOMEM, "special tokens: out of memory or not UTF-8") : MK_OK;
 }
 
-// --- creation ------------------------------------------------------------------------------------------------------
+// --- creation ------------------------------------------------------------------------------------
 static char *copy_text(const char *s) {
     size_t n = strlen(s);
     char *p = mk_try_alloc(n + 1, 1);
@@ -245,7 +248,7 @@ void mk_chat_template_destroy(mk_chat_template *t) {
     }
 }
 
-// --- checking ------------------------------------------------------------------------------------------------------
+// --- checking ------------------------------------------------------------------------------------
 static mk_status check_message(const json_t *m, size_t i, mk_err *err) {
     if (!json_is_object(m)) {
         return MK_FAIL(err, MK_EUSAGE, "messages[%zu]: expected an object, found %s", i,
@@ -319,8 +322,9 @@ static mk_status check_input(const json_t *messages, const json_t *tools, const 
     return MK_OK;
 }
 
-// --- rendering -----------------------------------------------------------------------------------------------------
-// Reasoning has three names in the field; a message that has one gets those that templates read.  Shallow copy.
+// --- rendering -----------------------------------------------------------------------------------
+// Reasoning has three names in the field; a message that has one gets those that templates read.
+// Shallow copy.
 static json_t *with_reasoning(const json_t *m) {
     static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
     json_t *found = NULL, *copy = json_copy((json_t *)(uintptr_t)m);
@@ -411,7 +415,7 @@ mk_status mk_chat_template_render(const mk_chat_template *t, const json_t *messa
     return st;
 }
 
-// --- facts ---------------------------------------------------------------------------------------------------------
+// --- facts ---------------------------------------------------------------------------------------
 const char *mk_chat_template_origin(const mk_chat_template *t) {
     return t->origin;
 }

@@ -1,5 +1,5 @@
-// The template interpreter: several hundred small templates with jinja2's own results (tests/golden/gen_jinja.py), the
-// origin of text, bounds, and what happens when memory runs out.
+// The template interpreter: several hundred small templates with jinja2's own results
+// (tests/golden/gen_jinja.py), the origin of text, bounds, and what happens when memory runs out.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -37,7 +37,7 @@ static mk_status render(const char *tpl, size_t n, const json_t *vars, mk_jinja_
     return st;
 }
 
-// --- against jinja2 ------------------------------------------------------------------------------------------------
+// --- against jinja2 ------------------------------------------------------------------------------
 static bool contains_printable(const char *msg, const char *want) {
     char text[512];
     size_t i = 0;
@@ -94,7 +94,7 @@ static void small_templates(void **state) {
     json_decref(golden);
 }
 
-// --- origin --------------------------------------------------------------------------------------------------------
+// --- origin --------------------------------------------------------------------------------------
 // The user's bytes as a string of the text's length: u = user, . = template.
 static void assert_origin(const char *tpl, const char *text, const char *origin) {
     mk_err err = {0};
@@ -151,7 +151,7 @@ static void origin_survives(void **state) {
     assert_origin("<|{{ m[0].role }}|><|{{ m[1].role }}|>", "<|user|><|evil|>", "..........uuuu..");
 }
 
-// --- bounds --------------------------------------------------------------------------------------------------------
+// --- bounds --------------------------------------------------------------------------------------
 static void assert_bounded(const char *tpl, mk_status want) {
     mk_err err = {0};
     mk_jinja_text out;
@@ -312,7 +312,7 @@ static void line_numbers(void **state) {
     assert_non_null(strstr(err.msg, "'x' is undefined"));
 }
 
-// --- memory --------------------------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 static const char everything[] =
     "{% macro f(a, b=1) %}{{ a }}{{ varargs }}{{ caller() if caller else '' }}{% endmacro %}{{ "
     "f(1, 2, 3) }}"

@@ -1,6 +1,6 @@
-// Every template of the shared collection over every conversation gives what jinja2 gives: the same text, or an error where
-// jinja2 has one (with the same words where the template raised it itself or used an undefined value).
-// Truth: tests/golden/gen_templates.py.
+// Every template of the shared collection over every conversation gives what jinja2 gives: the same
+// text, or an error where jinja2 has one (with the same words where the template raised it itself
+// or used an undefined value). Truth: tests/golden/gen_templates.py.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -88,6 +88,24 @@ static void check_error(golden *g, const char *name, const char *conv, const jso
     }
 }
 
+// With origin the text is the same, byte for byte.
+static void check_tagged(golden *g, const mk_jinja *j, const char *name, const char *conv,
+                         const mk_buf *plain) {
+    mk_err err = {0};
+    mk_jinja_text out;
+    mk_jinja_limits lim = {.now = g->date};
+    mk_jinja_vars vars = {.user = json_object_get(g->conversations, conv)};
+    if (mk_jinja_render_text(j, &vars, &lim, &out, &err) != MK_OK) {
+        report(g, name, conv, "an error with origin", "", err.msg);
+    } else if (out.text.len != plain->len ||
+               (plain->len > 0 && memcmp(out.text.data, plain->data, plain->len) != 0)) {
+        report(g, name, conv, "another text with origin", plain->data, out.text.data);
+    } else if (plain->len > 0 && out.runs[out.n_runs - 1].end != plain->len) {
+        report(g, name, conv, "runs do not cover the text", "", "");
+    }
+    mk_jinja_text_free(&out);
+}
+
 static void check_pair(golden *g, const mk_jinja *j, const char *name, const char *conv,
                        const json_t *want) {
     mk_err err = {0};
@@ -108,6 +126,9 @@ static void check_pair(golden *g, const mk_jinja *j, const char *name, const cha
                    memcmp(text, json_string_value(t), out.len) != 0) {
             report(g, name, conv, "another text", json_string_value(t), text);
         }
+    }
+    if (st == MK_OK) {
+        check_tagged(g, j, name, conv, &out);
     }
     mk_buf_free(&out);
 }

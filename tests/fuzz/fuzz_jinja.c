@@ -1,5 +1,6 @@
-// Template text and its data, both hostile.  Input: template, a NUL byte, JSON (optional; a built-in conversation if it
-// does not parse).  Any status is fine; crashes, leaks, hangs and texts whose runs do not cover them are not.
+// Template text and its data, both hostile. Input: template, a NUL byte, JSON (optional; a built-in
+// conversation if it does not parse). Any status is fine; crashes, leaks, hangs and texts whose
+// runs do not cover them are not.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
