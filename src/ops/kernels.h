@@ -103,7 +103,16 @@ static inline int64_t mk_weight_tiles(const mk_weight *w) {
 static inline mk_x_form mk_weight_form(const mk_weight *w) {
     return w->kind >= MK_PACK_I8 ? MK_X_I8 : w->kind == MK_PACK_BF16 ? MK_X_BF16 : MK_X_F32;
 }
-#define MK_F8_GROUP 128
+#define MK_F8_GROUP  128
+#define MK_SUPER     256  // columns that share an f16 scale (MK_SCALE_SUPER)
+
+// Bytes of the scales and shifts of one tile.
+static inline size_t mk_weight_scale_bytes(const mk_weight *w) {
+    static const size_t per_group[] = {[MK_SCALE_F32] = 64, [MK_SCALE_F16] = 32, [MK_SCALE_SUPER] = 16};
+    size_t n = (size_t)w->n_in / (size_t)w->group * per_group[w->scales];
+    n += w->scales == MK_SCALE_SUPER ? (size_t)w->n_in / MK_SUPER * 32 : 0;
+    return w->has_shift ? 2 * n : n;
+}
 // Bytes of one tile of 16 rows; overflow-safe only for shapes that mk_weight_packed_bytes accepted.
 static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
     size_t n = (size_t)w->n_in;
@@ -117,11 +126,11 @@ static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
     case MK_PACK_F8:
         return (n + MK_F8_GROUP - 1) / MK_F8_GROUP * 64 + n * 16;
     case MK_PACK_I8:
-        return n / (size_t)w->group * (w->has_shift ? 128 : 64) + n * 16;
+        return mk_weight_scale_bytes(w) + n * 16;
     case MK_PACK_I4:
         break;
     }
-    return n / (size_t)w->group * (w->has_shift ? 128 : 64) + n * 8;
+    return mk_weight_scale_bytes(w) + n * 8;
 }
 
 #endif

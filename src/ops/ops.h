@@ -52,8 +52,16 @@ typedef enum {
     MK_PACK_I4     // the same, 4-bit codes through a 16-entry int8 table (linear or IQ4_NL/MXFP4)
 } mk_pack_kind;
 
+// I8, I4: how the scales (and shifts) of 16 rows are stored; the float32 product a kernel uses is the same.
+typedef enum {
+    MK_SCALE_F32,   // f32[16] per group
+    MK_SCALE_F16,   // f16[16] per group
+    MK_SCALE_SUPER  // f16[16] per 256 columns times int8[16] per group
+} mk_scale_kind;
+
 typedef struct {
     mk_pack_kind kind;
+    mk_scale_kind scales;
     int32_t group;    // I8, I4: 16 or 32
     bool has_shift;   // I8, I4
     int8_t table[16];  // I4: value of each code

@@ -6,8 +6,9 @@
 //         acc  = fma(shift[o,g], dsum[t,g], acc)                    (types with a shift)
 //     y = acc (+ bias)
 //
-// One tile of 16 rows is, per group: scale f32[16], shift f32[16] if any, codes.  int8 codes: for every 4 columns 16 rows
-// x 4 bytes.  4-bit codes: for every 8 columns 16 rows x 4 bytes, low nibbles the first four columns, high the next.
+// One tile of 16 rows is, per group: scale[16], shift[16] if any, codes.  Scales are f32, f16, or int8 times an f16[16] that
+// stands in front of every 256 columns (and another for the shifts).  int8 codes: for every 4 columns 16 rows x 4 bytes.
+// 4-bit codes: for every 8 columns 16 rows x 4 bytes, low nibbles the first four columns, high the next.
 #include "ops/cpu/tile.h"
 
 // The integer sums of one group: `part` 0 or 1 is a half of 16 columns, 2 the whole record.
@@ -45,47 +46,94 @@ MK_INLINE void int_sums(const int R, const int T, const uint8_t *const *w, const
     }
 }
 
-// One weight group: integer sums, then the float accumulators; steps w to the next group.
-MK_INLINE void int_group(const int R, const int T, const uint8_t **w, const mk_x_i8 *x, v16f (*acc)[8],
-                         const wt_code code, const int group, const bool shift, const int part, wt_lut table) {
+// How one type is stored; compile-time constants.
+typedef struct {
+    wt_code code;
+    int group;
+    bool shift;
+    mk_scale_kind scales;
+} int_type;
+
+// What the R row tiles are at: their place and, for MK_SCALE_SUPER, the scale and shift of the 256 columns.
+typedef struct {
+    const uint8_t *w[4];
+    v16f super[4], super_shift[4];
+} int_rows;
+
+MK_INLINE size_t scale_bytes(const mk_scale_kind kind) {
+    return kind == MK_SCALE_F32 ? 64 : kind == MK_SCALE_F16 ? 32 : 16;
+}
+
+MK_INLINE v16f load_scale(const mk_scale_kind kind, const uint8_t *p, v16f super) {
+    return kind == MK_SCALE_F32   ? vf_load((const float *)p)
+           : kind == MK_SCALE_F16 ? vf_load_f16((const uint16_t *)p)
+                                  : vf_mul(super, vf_load_i8(p));
+}
+
+// One weight group: integer sums, then the float accumulators; steps to the next group.
+MK_INLINE void int_group(const int R, const int T, int_rows *rows, const mk_x_i8 *x, v16f (*acc)[8], const int_type ty,
+                         const int part, wt_lut table) {
     const uint8_t *codes[4];
+    const size_t sb = scale_bytes(ty.scales);
     v16i sum[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        codes[r] = w[r] + (shift ? 128 : 64);
+        codes[r] = rows->w[r] + (ty.shift ? 2 * sb : sb);
     }
-    int_sums(R, T, codes, x, code, group, part, table, sum);
+    int_sums(R, T, codes, x, ty.code, ty.group, part, table, sum);
     MK_UNROLL for (int r = 0; r < R; r++) {
-        v16f scale = vf_load((const float *)w[r]);
-        v16f add = shift ? vf_load((const float *)w[r] + 16) : vf_zero();
+        v16f scale = load_scale(ty.scales, rows->w[r], rows->super[r]);
+        v16f shift = ty.shift ? load_scale(ty.scales, rows->w[r] + sb, rows->super_shift[r]) : vf_zero();
         MK_UNROLL for (int t = 0; t < T; t++) {
             v16f s = vf_mul(scale, vf_set1(x[t].d));
             acc[r][t] = vf_fma(vf_from_int(sum[r][t]), s, acc[r][t]);
-            if (shift) {
-                acc[r][t] = vf_fma(add, vf_set1(x[t].dsum[part]), acc[r][t]);
+            if (ty.shift) {
+                acc[r][t] = vf_fma(shift, vf_set1(x[t].dsum[part]), acc[r][t]);
             }
         }
-        w[r] = codes[r] + (size_t)group * (code == WT_I8 ? 16 : 8);
+        rows->w[r] = codes[r] + (size_t)ty.group * (ty.code == WT_I8 ? 16 : 8);
     }
 }
 
-MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const wt_code code, const int group,
-                        const bool shift) {
-    const uint8_t *w[4];
+// The 32 columns of one record of activations.
+MK_INLINE void int_record(const int R, const int T, int_rows *rows, const mk_x_i8 *x, v16f (*acc)[8], const int_type ty,
+                          wt_lut table) {
+    if (ty.group == 32) {
+        int_group(R, T, rows, x, acc, ty, 2, table);
+    } else {
+        int_group(R, T, rows, x, acc, ty, 0, table);
+        int_group(R, T, rows, x, acc, ty, 1, table);
+    }
+}
+
+MK_INLINE void load_super(const int R, int_rows *rows, const bool shift) {
+    MK_UNROLL for (int r = 0; r < R; r++) {
+        rows->super[r] = vf_load_f16((const uint16_t *)rows->w[r]);
+        if (shift) {
+            rows->super_shift[r] = vf_load_f16((const uint16_t *)rows->w[r] + 16);
+        }
+        rows->w[r] += shift ? 64 : 32;
+    }
+}
+
+MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_type ty) {
+    int_rows rows;
     v16f acc[4][8];
     wt_lut table = wt_table(p->table);
     MK_UNROLL for (int r = 0; r < R; r++) {
-        w[r] = p->w + (size_t)r * p->tile_bytes;
+        rows.w[r] = p->w + (size_t)r * p->tile_bytes;
+        rows.super[r] = rows.super_shift[r] = vf_zero();
         MK_UNROLL for (int t = 0; t < T; t++) {
             acc[r][t] = vf_zero();
         }
     }
     const mk_x_i8 *x = (const mk_x_i8 *)p->x;
-    for (int64_t k = 0; k < p->n_in; k += 32, x += p->tb) {
-        if (group == 32) {
-            int_group(R, T, w, x, acc, code, group, shift, 2, table);
-        } else {
-            int_group(R, T, w, x, acc, code, group, shift, 0, table);
-            int_group(R, T, w, x, acc, code, group, shift, 1, table);
+    const int64_t stretch = ty.scales == MK_SCALE_SUPER ? MK_SUPER : p->n_in;
+    for (int64_t k = 0; k < p->n_in; k += stretch) {
+        if (ty.scales == MK_SCALE_SUPER) {
+            load_super(R, &rows, ty.shift);
+        }
+        for (int64_t i = 0; i < stretch; i += 32, x += p->tb) {
+            int_record(R, T, &rows, x, acc, ty, table);
         }
     }
     MK_UNROLL for (int r = 0; r < R; r++) {
@@ -127,27 +175,38 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const wt_c
                                         .token_bytes = sizeof(mk_x_i8)};
 #endif
 
-INT_TYPE(i8_16, WT_I8, 16, false)
-INT_TYPE(i8_32, WT_I8, 32, false)
-INT_TYPE(i8_16s, WT_I8, 16, true)
-INT_TYPE(i8_32s, WT_I8, 32, true)
-INT_TYPE(i4_32, WT_I4, 32, false)
-INT_TYPE(u4_32s, WT_U4, 32, true)
-INT_TYPE(t4_32, WT_I4T, 32, false)
+// name: values, group, s = with shift, then the scales
+#define TYPE(code, group, shift, scales) ((int_type){code, group, shift, scales})
+INT_TYPE(i8_16_f32, TYPE(WT_I8, 16, false, MK_SCALE_F32))
+INT_TYPE(i8_16s_f32, TYPE(WT_I8, 16, true, MK_SCALE_F32))
+INT_TYPE(i8_32_f32, TYPE(WT_I8, 32, false, MK_SCALE_F32))
+INT_TYPE(i8_32s_f32, TYPE(WT_I8, 32, true, MK_SCALE_F32))
+INT_TYPE(i8_32_f16, TYPE(WT_I8, 32, false, MK_SCALE_F16))
+INT_TYPE(i8_32s_f16, TYPE(WT_I8, 32, true, MK_SCALE_F16))
+INT_TYPE(i8_16_super, TYPE(WT_I8, 16, false, MK_SCALE_SUPER))
+INT_TYPE(i8_16s_super, TYPE(WT_I8, 16, true, MK_SCALE_SUPER))
+INT_TYPE(i8_32s_super, TYPE(WT_I8, 32, true, MK_SCALE_SUPER))
+INT_TYPE(i4_f16, TYPE(WT_I4, 32, false, MK_SCALE_F16))
+INT_TYPE(u4s_f16, TYPE(WT_U4, 32, true, MK_SCALE_F16))
+INT_TYPE(u4s_super, TYPE(WT_U4, 32, true, MK_SCALE_SUPER))
+INT_TYPE(t4_f32, TYPE(WT_I4T, 32, false, MK_SCALE_F32))
+INT_TYPE(t4_f16, TYPE(WT_I4T, 32, false, MK_SCALE_F16))
+INT_TYPE(t4_super, TYPE(WT_I4T, 32, false, MK_SCALE_SUPER))
 
+// Every type that pack.c makes is in these lists.
 void MK_FN(linear_i8)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    const tile_ops *ops = job->w->group == 16 ? (job->w->has_shift ? &i8_16s_ops : &i8_16_ops)
-                                              : (job->w->has_shift ? &i8_32s_ops : &i8_32_ops);
-    walk_tiles(ops, job, lo, hi, MK_INT_T);
+    static const tile_ops *const list[3][2][2] = { // [scales][group 32][shift]
+        {{&i8_16_f32_ops, &i8_16s_f32_ops}, {&i8_32_f32_ops, &i8_32s_f32_ops}},
+        {{NULL, NULL}, {&i8_32_f16_ops, &i8_32s_f16_ops}},
+        {{&i8_16_super_ops, &i8_16s_super_ops}, {NULL, &i8_32s_super_ops}}};
+    walk_tiles(list[job->w->scales][job->w->group == 32][job->w->has_shift], job, lo, hi, MK_INT_T);
 }
 
-// Every 4-bit type is one of three: values 0..15 with a shift, values -8..7, or a table (pack.c asserts it).
 void MK_FN(linear_i4)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    const tile_ops *ops = &t4_32_ops;
-    if (job->w->has_shift) {
-        ops = &u4_32s_ops;
-    } else if (job->w->table[0] == -8 && job->w->table[15] == 7) {
-        ops = &i4_32_ops;
-    }
-    walk_tiles(ops, job, lo, hi, MK_INT_T);
+    static const tile_ops *const unsigned_list[3] = {NULL, &u4s_f16_ops, &u4s_super_ops};
+    static const tile_ops *const table_list[3] = {&t4_f32_ops, &t4_f16_ops, &t4_super_ops};
+    const mk_weight *w = job->w;
+    bool linear = w->table[0] == -8 && w->table[15] == 7;
+    walk_tiles(w->has_shift ? unsigned_list[w->scales] : linear ? &i4_f16_ops : table_list[w->scales], job, lo, hi,
+               MK_INT_T);
 }

@@ -160,6 +160,11 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
 MK_INLINE v16f vf_from_int(v16i v) {
     return (v16f){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
 }
+MK_INLINE v16f vf_load_i8(const uint8_t *p) {
+    __m128i v = _mm_loadu_si128((const __m128i *)p);
+    return (v16f){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
+                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
+}
 MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
     return (v16i){_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)};
 }

@@ -128,6 +128,9 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
 MK_INLINE v16f vf_from_int(v16i v) {
     return _mm512_cvtepi32_ps(v);
 }
+MK_INLINE v16f vf_load_i8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
     return _mm512_cvtps_epi32(v);
 }

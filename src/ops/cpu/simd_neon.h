@@ -212,6 +212,16 @@ MK_INLINE v16f vf_from_int(v16i v) {
     }
     return r;
 }
+MK_INLINE v16f vf_load_i8(const uint8_t *p) {
+    v16f r;
+    int8x16_t b = vld1q_s8((const int8_t *)p);
+    int16x8_t w[2] = {vmovl_s8(vget_low_s8(b)), vmovl_s8(vget_high_s8(b))};
+    QUADS(i) {
+        int16x4_t half = i % 2 == 0 ? vget_low_s16(w[i / 2]) : vget_high_s16(w[i / 2]);
+        r.v[i] = vcvtq_f32_s32(vmovl_s16(half));
+    }
+    return r;
+}
 MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
     v16i r;
     QUADS(i) {

@@ -194,6 +194,13 @@ MK_INLINE v16f vf_from_int(v16i v) {
     }
     return r;
 }
+MK_INLINE v16f vf_load_i8(const uint8_t *p) {
+    v16f r;
+    LANES(i) {
+        r.v[i] = (float)(int8_t)p[i];
+    }
+    return r;
+}
 MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
     const float magic = 0x1.8p23f;
     v16i r;

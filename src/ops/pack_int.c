@@ -1,0 +1,192 @@
+// Quantised weights repacked: 16 rows interleaved, as int8 or 4-bit codes with one scale (and shift) per group.
+//
+// All values come from mk_dtype_row_ints, the only definition of the types.  Two facts are added here to store scales as
+// small as the source does, without changing the float32 scale that the kernels compute:
+//   - types of 32 columns keep their scale as f16: converting it back is exact;
+//   - in the K types scale = d * integer, exactly, with one f16 d per 256 columns: the integer is scale / d.
+#include "ops/pack_int.h"
+
+#include <string.h>
+
+#include "base/mathx.h"
+#include "format/dtype_int.h"
+
+#define CHUNK MK_SUPER  // columns at a time; every block of every quantised type divides it
+
+// MXFP4 codes: e2m1 times two (OCP Microscaling formats 1.0).
+static const int8_t table_mxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+static const int8_t table_unsigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const int8_t table_signed[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+
+// Types that are not packed as int8 with float32 scales.  d_at and min_at: offsets of d and dmin in a block of 256.
+typedef struct {
+    mk_dtype dtype;
+    mk_scale_kind scales;
+    const int8_t *table;  // 4-bit types
+    int d_at, min_at;     // MK_SCALE_SUPER
+} int_row;
+
+static const int_row int_rows[] = {
+    {MK_DTYPE_Q4_0, MK_SCALE_F16, table_signed, 0, 0},     {MK_DTYPE_Q4_1, MK_SCALE_F16, table_unsigned, 0, 0},
+    {MK_DTYPE_Q5_0, MK_SCALE_F16, NULL, 0, 0},             {MK_DTYPE_Q5_1, MK_SCALE_F16, NULL, 0, 0},
+    {MK_DTYPE_Q8_0, MK_SCALE_F16, NULL, 0, 0},             {MK_DTYPE_TQ1_0, MK_SCALE_F16, NULL, 0, 0},
+    {MK_DTYPE_TQ2_0, MK_SCALE_F16, NULL, 0, 0},            {MK_DTYPE_IQ4_NL, MK_SCALE_F16, mk_table_iq4, 0, 0},
+    {MK_DTYPE_MXFP4, MK_SCALE_F32, table_mxfp4, 0, 0},     {MK_DTYPE_IQ4_XS, MK_SCALE_SUPER, mk_table_iq4, 0, 0},
+    {MK_DTYPE_Q4_K, MK_SCALE_SUPER, table_unsigned, 0, 2}, {MK_DTYPE_Q5_K, MK_SCALE_SUPER, NULL, 0, 2},
+    {MK_DTYPE_Q2_K, MK_SCALE_SUPER, NULL, 80, 82},         {MK_DTYPE_Q3_K, MK_SCALE_SUPER, NULL, 108, 0},
+    {MK_DTYPE_Q6_K, MK_SCALE_SUPER, NULL, 208, 0},
+};
+
+static const int_row *int_row_of(mk_dtype t) {
+    static const int_row other = {MK_DTYPE_N, MK_SCALE_F32, NULL, 0, 0};
+    for (size_t i = 0; i < sizeof int_rows / sizeof int_rows[0]; i++) {
+        if (int_rows[i].dtype == t) {
+            return &int_rows[i];
+        }
+    }
+    return &other;
+}
+
+bool mk_pack_int_layout(const mk_dtype_info *info, mk_weight *w) {
+    const int_row *row = int_row_of(w->dtype);
+    w->kind = row->table != NULL ? MK_PACK_I4 : MK_PACK_I8;
+    w->scales = row->scales;
+    w->group = info->group;
+    w->has_shift = info->has_shift;
+    memcpy(w->table, row->table != NULL ? row->table : table_unsigned, sizeof w->table);
+    return w->n_in % 32 == 0 && CHUNK % info->block == 0;
+}
+
+// Integers, scales and shifts of 16 rows x CHUNK columns; d and dmin of MK_SCALE_SUPER.
+typedef struct {
+    _Alignas(4) int8_t q[MK_TILE][CHUNK];
+    float scale[MK_TILE][CHUNK / 16], shift[MK_TILE][CHUNK / 16];
+    uint16_t d[MK_TILE], min[MK_TILE];
+} int_chunk;
+
+static uint32_t load_word(const int8_t *q) {
+    uint32_t v;
+    memcpy(&v, q, 4);
+    return v;
+}
+
+// int8 codes of one group: for every 4 columns 16 words, offset by 128.
+static void put_i8(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) {
+    for (int r = 0; r < MK_TILE; r++) {
+        for (int64_t i = 0; i < group; i += 4) {
+            dst[i / 4 * MK_TILE + r] = load_word(c->q[r] + k + i) ^ 0x80808080u;
+        }
+    }
+}
+
+// 4-bit codes of one group (already codes 0..15): for every 8 columns 16 words.
+static void put_i4(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) {
+    for (int r = 0; r < MK_TILE; r++) {
+        for (int64_t i = 0; i < group; i += 8) {
+            dst[i / 8 * MK_TILE + r] = load_word(c->q[r] + k + i) | load_word(c->q[r] + k + i + 4) << 4;
+        }
+    }
+}
+
+// Values of a 4-bit type to codes.
+static void to_codes(const mk_weight *w, const uint8_t *code, int8_t *q, int64_t n) {
+    if (w->table[0] == 0 && w->table[15] == 15) {
+        return;
+    }
+    if (w->table[0] == -8 && w->table[15] == 7) {
+        for (int64_t i = 0; i < n; i++) {
+            q[i] = (int8_t)(q[i] + 8);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        q[i] = (int8_t)code[q[i] + 128];
+    }
+}
+
+static void load_chunk(const mk_weight *w, const uint8_t *const *row, int64_t k, int64_t n, const uint8_t *code,
+                       int_chunk *c) {
+    const mk_dtype_info *info = mk_dtype_get((int64_t)w->dtype);
+    const int_row *type = int_row_of(w->dtype);
+    size_t at = (size_t)(k / info->block) * (size_t)info->block_bytes;
+    for (int r = 0; r < MK_TILE; r++) {
+        c->d[r] = c->min[r] = 0;
+        if (row[r] == NULL) {
+            memset(c->q[r], 0, sizeof c->q[r]);
+            memset(c->scale[r], 0, sizeof c->scale[r]);
+            memset(c->shift[r], 0, sizeof c->shift[r]);
+            continue;
+        }
+        mk_dtype_row_ints(w->dtype, row[r] + at, n, c->q[r], c->scale[r], c->shift[r]);
+        if (w->scales == MK_SCALE_SUPER) {
+            c->d[r] = mk_load_u16(row[r] + at + type->d_at);
+            c->min[r] = (uint16_t)(mk_load_u16(row[r] + at + type->min_at) ^ 0x8000);  // the shift is -dmin * m
+        }
+        if (w->kind == MK_PACK_I4) {
+            to_codes(w, code, c->q[r], n);
+        }
+    }
+}
+
+// The integer in v = d * integer.  A d that is zero, infinite or NaN stands for itself.
+static int8_t integer_of(float v, uint16_t d) {
+    if ((d & 0x7FFF) == 0 || (d & 0x7C00) == 0x7C00) {
+        return 1;
+    }
+    return (int8_t)(v / mk_f32_from_f16(d));
+}
+
+// The scales (or shifts) of group g; returns the place behind them.
+static uint8_t *put_scales(mk_scale_kind kind, float (*value)[CHUNK / 16], const uint16_t *super, int64_t g,
+                           uint8_t *dst) {
+    for (int r = 0; r < MK_TILE; r++) {
+        float v = value[r][g];
+        if (kind == MK_SCALE_F32) {
+            memcpy(dst + 4 * r, &v, 4);
+        } else if (kind == MK_SCALE_F16) {
+            uint16_t h = mk_f16_from_f32(v);
+            memcpy(dst + 2 * r, &h, 2);
+        } else {
+            dst[r] = (uint8_t)integer_of(v, super[r]);
+        }
+    }
+    return dst + MK_TILE * (kind == MK_SCALE_F32 ? 4 : kind == MK_SCALE_F16 ? 2 : 1);
+}
+
+static uint8_t *put_chunk(const mk_weight *w, int_chunk *c, int64_t n, uint8_t *dst) {
+    if (w->scales == MK_SCALE_SUPER) {
+        memcpy(dst, c->d, sizeof c->d);
+        dst += sizeof c->d;
+        if (w->has_shift) {
+            memcpy(dst, c->min, sizeof c->min);
+            dst += sizeof c->min;
+        }
+    }
+    for (int64_t i = 0; i < n; i += w->group) {
+        dst = put_scales(w->scales, c->scale, c->d, i / w->group, dst);
+        if (w->has_shift) {
+            dst = put_scales(w->scales, c->shift, c->min, i / w->group, dst);
+        }
+        if (w->kind == MK_PACK_I8) {
+            put_i8(c, i, w->group, (uint32_t *)dst);
+            dst += w->group * MK_TILE;
+        } else {
+            put_i4(c, i, w->group, (uint32_t *)dst);
+            dst += w->group * MK_TILE / 2;
+        }
+    }
+    return dst;
+}
+
+void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst) {
+    int_chunk c;
+    uint8_t code[256] = {0};  // 4-bit table types: code of each value (index value + 128)
+    for (int i = 15; i >= 0; i--) {  // of two codes with one value (MXFP4's zeros) the lower wins
+        code[w->table[i] + 128] = (uint8_t)i;
+    }
+    for (int64_t k = 0; k < w->n_in; k += CHUNK) {
+        int64_t n = w->n_in - k < CHUNK ? w->n_in - k : CHUNK;
+        load_chunk(w, row, k, n, code, &c);
+        dst = put_chunk(w, &c, n, dst);
+    }
+}

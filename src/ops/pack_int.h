@@ -1,0 +1,14 @@
+// Private to pack.c and pack_int.c: tiles of the quantised types.
+#ifndef MK_OPS_PACK_INT_H
+#define MK_OPS_PACK_INT_H
+
+#include "ops/kernels.h"
+
+#define MK_TILE 16  // rows
+
+// Fills kind, scales, group, has_shift and table of w (n_in and dtype are set).  false if it cannot be packed.
+bool mk_pack_int_layout(const mk_dtype_info *info, mk_weight *w);
+// One tile: 16 source rows (NULL beyond the last) to mk_weight_tile_bytes at dst.
+void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst);
+
+#endif
