@@ -8,7 +8,8 @@ struct mk_llm {
     mk_llm_opts opts;
     mk_model *model;
     mk_tokenizer *tokenizer;
-    mk_chat_template *template;  // NULL if the model has none
+    mk_chat_template *template;  // NULL if the model has none, or ...
+    mk_err template_err;         // ... one that does not compile: reported when it is needed
     mk_sample_params sampling;
     const mk_kernels *kernels;
     mk_pool *pool;
@@ -19,5 +20,13 @@ struct mk_llm {
 
 // Fills the template from the model's files (or opts.template_text).
 mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) MK_WARN_UNUSED;
+
+// A prompt as ids, and what its text means for the answer.
+typedef struct {
+    mk_ids ids;            // owned
+    bool templated;        // rendered by a chat template: the answer may begin with reasoning
+    bool starts_thinking;  // the prompt ends in the opening tag
+} mk_prompt;
+mk_status mk_llm_make_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) MK_WARN_UNUSED;
 
 #endif

@@ -43,10 +43,13 @@ static size_t open_end(const mk_stops *s, const char *p, size_t n) {
 }
 
 bool mk_stops_push(mk_stops *s, const char *text, size_t n, mk_buf *out) {
-    if (s->hit) {
-        return true;
+    if (s->hit || n == 0) {
+        return s->hit;
     }
     mk_buf_add(&s->held, text, n);
+    if (s->held.failed) {
+        return false;  // sticky; the owner looks at it once at the end
+    }
     size_t at = find_first(s, s->held.data, s->held.len);
     s->hit = at < s->held.len;
     size_t certain = s->hit ? at : s->held.len - open_end(s, s->held.data, s->held.len);

@@ -186,7 +186,7 @@ static mk_status layout_row(mk_model *m, int layer, int i, mk_err *err) {
                          .n_out = v->shape[v->n_dim - 2], .n_in = v->shape[v->n_dim - 1]};
     mk_status st = mk_weight_layout(&src, field_of(m, row, layer), err);
     if (st != MK_OK) {
-        (void)mk_err_prefix(err, "tensor %s: ", v->name);
+        (void)mk_err_prefix(err, "tensor %s", v->name);
     }
     return st;
 }
