@@ -327,7 +327,7 @@ static mk_status push_scored(mk_enc *c, const char *p, int32_t at) {
     if (id < 0) {
         return MK_OK;
     }
-    double key = -(double)c->t->v.e[id].score;
+    double key = -c->t->v.e[id].score;
     return mk_heap_push(c,
                         (mk_cand){key, at, (int32_t)c->sym[at].n, (int32_t)c->sym[next].n, id, n});
 }

@@ -68,8 +68,8 @@ static mk_status read_tokens(reader *r) {
             MK_TRY(mk_gguf_arr_f64(r->g, KEY("scores"), i, &score, r->err));
         }
         score = score == score ? score : 0;  // NaN has no place in an order
-        MK_TRY(mk_vocab_set(&r->t->v, (int32_t)i, r->tokens[i].p, r->tokens[i].n, type,
-                            (float)score, r->err));
+        MK_TRY(mk_vocab_set(&r->t->v, (int32_t)i, r->tokens[i].p, r->tokens[i].n, type, score,
+                            r->err));
     }
     return MK_OK;
 }

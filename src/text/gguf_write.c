@@ -28,7 +28,7 @@ static void write_tokens(const mk_tokenizer *t, mk_gguf_out *o) {
             int k = snprintf(hole + 16 * i, 16, "[PAD%zu]", i);
             text[i] = (mk_gguf_str){hole + 16 * i, (size_t)k};
         }
-        score[i] = e->score;
+        score[i] = (float)e->score;
         type[i] = type_for_gguf(t, (int64_t)i);
     }
     // a piece made by merges gets minus the rank of its first merge: the order of SentencePiece

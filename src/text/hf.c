@@ -16,7 +16,7 @@ typedef struct {
     size_t at;  // in texts
     uint32_t n;
     int32_t id;
-    float score;
+    double score;
 } hf_entry;
 
 typedef struct {
@@ -169,7 +169,7 @@ static mk_status add_entry(hf *h, const char *s, size_t n, int64_t id, double sc
         h->e = e;
         h->cap_e = cap;
     }
-    h->e[h->n_e++] = (hf_entry){h->texts.len, (uint32_t)n, (int32_t)id, (float)score};
+    h->e[h->n_e++] = (hf_entry){h->texts.len, (uint32_t)n, (int32_t)id, score};
     mk_buf_add(&h->texts, s, n);
     return h->texts.failed ? MK_FAIL(h->err, MK_ENOMEM, "no memory for the vocabulary") : MK_OK;
 }

@@ -134,9 +134,12 @@ bool mk_jscan_string(mk_jscan *j, mk_buf *scratch, const char **s, size_t *n) {
         *s = scratch->data ? scratch->data : "";
         *n = scratch->len;
     }
-    if (scratch->failed || !mk_utf8_valid(*s, *n)) {
-        mk_jscan_fail(j, scratch->failed ? "a string that fits into memory"
-                                         : "valid UTF-8 in the string before");
+    if (scratch->failed) {
+        j->st = MK_FAIL(j->err, MK_ENOMEM, "no memory for a string of tokenizer.json");
+        return false;
+    }
+    if (!mk_utf8_valid(*s, *n)) {
+        mk_jscan_fail(j, "valid UTF-8 in the string before");
         return false;
     }
     return true;

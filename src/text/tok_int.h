@@ -26,8 +26,8 @@
 typedef struct {
     uint32_t text, n_text;    // as in the file
     uint32_t piece, n_piece;  // as in decoded text
-    float score;
-    uint8_t type;  // mk_token_type; 0 = no such id
+    double score;             // unigram breaks near-ties by the last bits of what the file says
+    uint8_t type;             // mk_token_type; 0 = no such id
     uint8_t eog;
 } mk_vocab_entry;
 
@@ -50,7 +50,7 @@ typedef struct {
 mk_status mk_vocab_init(mk_vocab *v, int64_t n, size_t n_bytes_hint, mk_err *err) MK_WARN_UNUSED;
 void mk_vocab_free(mk_vocab *v);
 mk_status mk_vocab_set(mk_vocab *v, int32_t id, const char *text, size_t n, mk_token_type type,
-                       float score, mk_err *err) MK_WARN_UNUSED;
+                       double score, mk_err *err) MK_WARN_UNUSED;
 // After all entries are set: makes the pieces and the hash.
 mk_status mk_vocab_finish(mk_vocab *v, mk_piece_mode mode, mk_err *err) MK_WARN_UNUSED;
 // Last entry with this key whose type is in the mask, or -1.

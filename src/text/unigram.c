@@ -46,7 +46,7 @@ mk_status mk_unigram_prepare(mk_tokenizer *t, mk_err *err) {
         if (text && e->n_text > 0 && e->n_text <= MK_MAX_ADDED) {
             t->by_text[n++] = (int32_t)i;
         }
-        worst = e->type > 0 && (double)e->score < worst ? (double)e->score : worst;
+        worst = e->type > 0 && e->score < worst ? e->score : worst;
     }
     t->n_by_text = n;
     t->unk_score = worst - UNK_PENALTY;
@@ -139,7 +139,7 @@ static void forward(const mk_tokenizer *t, const char *p, size_t n, best_end *be
         prefix_walk w = walk_start(t, p + i, n - i);
         while (walk_next(&w, &id, &len)) {
             bool user = t->v.e[id].type == MK_TOKEN_USER_DEFINED;
-            offer(&best[i + len], best[i].score + (user ? 0.0 : (double)t->v.e[id].score), id, i);
+            offer(&best[i + len], best[i].score + (user ? 0.0 : t->v.e[id].score), id, i);
             single = single || len == unit;
         }
         if (!single) {

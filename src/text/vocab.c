@@ -89,7 +89,7 @@ static mk_status store(mk_vocab *v, const char *p, size_t n, uint32_t *at, mk_er
 }
 
 mk_status mk_vocab_set(mk_vocab *v, int32_t id, const char *text, size_t n, mk_token_type type,
-                       float score, mk_err *err) {
+                       double score, mk_err *err) {
     MK_ASSERT(id >= 0 && id < v->n);
     mk_vocab_entry *e = &v->e[id];
     MK_TRY(store(v, text, n, &e->text, err));

@@ -2,11 +2,13 @@
 #include "cmocka_all.h"
 #include "text/vectors.h"
 
-static const char *const names[] = {"llama-spm",      "phi-3",  "gpt-2",     "deepseek-llm", "deepseek-coder",
-                                    "falcon",         "mpt",    "starcoder", "refact",       "bert-bge"};
+static const char *const names[] = {"llama-spm",      "phi-3",   "gpt-2", "deepseek-llm",
+                                    "deepseek-coder", "falcon",  "mpt",   "starcoder",
+                                    "refact",         "bert-bge"};
 
 // One line of ids against the encoding of one text.
-static int check_case(const mk_tokenizer *t, const char *name, int i, const char *text, size_t n, const char *line) {
+static int check_case(const mk_tokenizer *t, const char *name, int i, const char *text, size_t n,
+                      const char *line) {
     mk_ids ids = {0};
     mk_err err = {0};
     assert_int_equal(mk_tokenizer_encode(t, text, n, (mk_encode_opts){0}, &ids, &err), MK_OK);
