@@ -249,9 +249,21 @@ static mk_status behavior_of(reader *r, const json_t *v, mk_split_behavior *b) {
                    s ? s : "(none)");
 }
 
+static bool cuts_lines(const mk_tokenizer *t) {
+    for (int i = 0; i < t->n_pass; i++) {
+        if (t->pass[i].rule == &mk_rule_newline && t->pass[i].behavior == MK_SPLIT_ISOLATED) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static mk_status add_regex(reader *r, const char *re, size_t n, mk_split_behavior b, bool invert) {
     mk_pass p = {.kind = MK_PASS_REGEX, .behavior = b, .invert = invert};
     p.rule = mk_split_by_regex(re, n);
+    if (p.rule == &mk_rule_space_end && !cuts_lines(r->t)) {
+        p.rule = NULL;
+    }
     if (p.rule) {
         p.kind = MK_PASS_SPLIT;
         if (p.rule->total && b == MK_SPLIT_REMOVED &&

@@ -1,6 +1,7 @@
 // PCRE2 behind regex.h.
 //
-// Oniguruma and PCRE2 read most patterns alike.  Two spellings are translated: \s and \S mean White_Space (PCRE2 would add
+// Oniguruma and PCRE2 read most patterns alike.  Three spellings are translated: \p{Han} and other names of scripts mean the
+// script itself (PCRE2 would take the script extensions), \s and \S mean White_Space (PCRE2 would add
 // U+180E), and "$" and "^" stop at every line (the multi-line flag).  Set subtraction "&&" inside brackets, which PCRE2
 // would take as two characters, is refused.
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -28,13 +29,32 @@ struct mk_match {
     pcre2_match_context *ctx;
 };
 
+// "{Han}" at p: the length of the name, or 0 if it is no script that tokenizers use.
+static size_t script_name(const char *p, size_t n) {
+    static const char *const names[] = {"Han",   "Hiragana",   "Katakana", "Hangul",
+                                        "Latin", "Cyrillic",   "Arabic",   "Hebrew",
+                                        "Greek", "Devanagari", "Thai",     "Bopomofo"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        size_t k = strlen(names[i]);
+        if (n >= k + 2 && p[0] == '{' && p[k + 1] == '}' && memcmp(p + 1, names[i], k) == 0) {
+            return k;
+        }
+    }
+    return 0;
+}
+
 // Copies the pattern with \s, \S translated; *bad is set at "&&" inside brackets.
 static void translate(const char *p, size_t n, mk_buf *out, bool *bad) {
     int depth = 0;
     for (size_t i = 0; i < n; i++) {
         if (p[i] == '\\' && i + 1 < n) {
             i++;
-            if (p[i] == 's' || p[i] == 'S') {
+            size_t script = p[i] == 'p' || p[i] == 'P' ? script_name(p + i + 1, n - i - 1) : 0;
+            if (script > 0) {
+                mk_buf_printf(out, "\\%c{sc:", p[i]);
+                mk_buf_add(out, p + i + 2, script);
+                i += 1 + script;
+            } else if (p[i] == 's' || p[i] == 'S') {
                 mk_buf_puts(out, p[i] == 's' ? "\\p{White_Space}" : "\\P{White_Space}");
             } else {
                 mk_buf_add(out, p + i - 1, 2);

@@ -69,4 +69,8 @@ extern const int mk_split_n_all;
 extern const mk_split_rule mk_rule_gpt2, mk_rule_digit, mk_rule_digits, mk_rule_punct,
     mk_rule_space, mk_rule_spaces;
 
+// "\s+$" as a rule of its own means the end of the text; it stands for the regex, whose $ also stops at line ends, only
+// behind mk_rule_newline.
+extern const mk_split_rule mk_rule_space_end, mk_rule_newline;
+
 #endif

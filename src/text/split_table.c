@@ -139,7 +139,7 @@ static RULE(rule_deepseek3,
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+", deepseek3, false);
 
 static const mk_split_alt newline[] = {{1, 0, {ONE(NL)}}};
-static RULE(rule_newline, "[\r\n]", newline, false);
+RULE(mk_rule_newline, "[\r\n]", newline, false);
 // Cased letters of an older Unicode, as the file lists them.
 static const mk_split_range cased[] = {
     {0x41, 0x5A}, {0x61, 0x7A}, {0xB5, 0xB5}, {0xC0, 0xD6}, {0xD8, 0xF6}, {0xF8, 0x1BA},
@@ -170,7 +170,7 @@ static const mk_split_range ds_punct_set[] = {
 static const mk_split_alt ds_punct[] = {{2, 0, {OPT(WS), PLUS_SET(ds_punct_set)}}};
 static RULE(rule_ds_punct, "\\s?[!-/:-~！-／：-～‘-‟　-。]+", ds_punct, false);
 static const mk_split_alt space_end[] = {{1, MK_ALT_AT_END, {PLUS(WS)}}};
-static RULE(rule_space_end, "\\s+$", space_end, false);
+RULE(mk_rule_space_end, "\\s+$", space_end, false);
 static const mk_split_range ds_cjk_set[] = {{0x800, 0x9FA5}, {0xAC00, 0xD7FF}};
 static const mk_split_alt ds_cjk[] = {{1, 0, {PLUS_SET(ds_cjk_set)}}};
 static RULE(rule_ds_cjk, "[一-龥ࠀ-一가-\xED\x9F\xBF]+", ds_cjk, false);
@@ -187,8 +187,8 @@ static RULE(rule_default, "[\\p{P}$+<=>^~|`]+", deflt, false);
 const mk_split_rule *const mk_split_all[] = {
     &mk_rule_gpt2, &mk_rule_digit, &mk_rule_digits, &mk_rule_punct, &mk_rule_space, &mk_rule_spaces, &rule_falcon,
     &rule_three, &rule_llama3, &rule_qwen2, &rule_qwen35, &rule_bailing, &rule_seed, &rule_gpt4o, &rule_tekken,
-    &rule_kimi, &rule_digits3, &rule_cjk3, &rule_deepseek3, &rule_newline, &rule_ds_word, &rule_ds_punct,
-    &rule_space_end, &rule_ds_cjk, &rule_coder_word, &rule_coder_punct};
+    &rule_kimi, &rule_digits3, &rule_cjk3, &rule_deepseek3, &mk_rule_newline, &rule_ds_word, &rule_ds_punct,
+    &mk_rule_space_end, &rule_ds_cjk, &rule_coder_word, &rule_coder_punct};
 const int mk_split_n_all = (int)COUNT(mk_split_all);
 
 static const struct {
@@ -207,7 +207,7 @@ static const struct {
     {"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
      "| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", &rule_deepseek3},
     {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)", &mk_rule_gpt2},
-    {"[\\r\\n]", &rule_newline},
+    {"[\\r\\n]", &mk_rule_newline},
 };
 
 const mk_split_rule *mk_split_by_regex(const char *regex, size_t n) {
@@ -253,10 +253,10 @@ const mk_pre mk_pre_table[] = {
     {"grok-2", {&rule_qwen2}, {0}, false, false, false},
     {"qwen35", {&rule_qwen35}, {0}, false, true, false},
     {"deepseek-llm",
-     {&rule_newline, &rule_ds_word, &rule_ds_punct, &rule_space_end, &rule_ds_cjk, &mk_rule_digit}, {0},
+     {&mk_rule_newline, &rule_ds_word, &rule_ds_punct, &mk_rule_space_end, &rule_ds_cjk, &mk_rule_digit}, {0},
      false, false, false},
     {"deepseek-coder",
-     {&rule_newline, &rule_coder_word, &rule_coder_punct, &rule_ds_cjk, &mk_rule_digit}, {0}, false, false, false},
+     {&mk_rule_newline, &rule_coder_word, &rule_coder_punct, &rule_ds_cjk, &mk_rule_digit}, {0}, false, false, false},
     {"deepseek-v3", DEEPSEEK3, {0}, false, false, false},
     {"hunyuan-dense", DEEPSEEK3, {0}, false, false, false},
     {"joyai-llm", DEEPSEEK3, {0}, false, false, false},

@@ -6,7 +6,8 @@
 #include "base/alloc.h"
 #include "text/tokenizer.h"
 
-static const char text[] = "Hello w\xC3\xB6rld 123 \xE4\xBD\xA0\xE5\xA5\xBD <s>ab</s>\n\t  don't \xF0\x9F\x98\x80 \xCC\x81\xFF\xE2\x96 e\xCC\x81 \xE2\x96\x81x";
+static const char text[] = "Hello w\xC3\xB6rld 123 \xE4\xBD\xA0\xE5\xA5\xBD <s>ab</s>\n\t  don't "
+                           "\xF0\x9F\x98\x80 \xCC\x81\xFF\xE2\x96 e\xCC\x81 \xE2\x96\x81x";
 
 static void check_ids(const mk_tokenizer *t, const mk_ids *ids) {
     for (int64_t i = 0; i < ids->n; i++) {
@@ -25,7 +26,8 @@ static void use(const mk_tokenizer *t) {
             continue;
         }
         check_ids(t, &ids);
-        if (mk_tokenizer_decode(t, ids.data, ids.n, (mk_decode_opts){.skip_special = k == 0}, &out, &n, NULL) == MK_OK) {
+        if (mk_tokenizer_decode(t, ids.data, ids.n, (mk_decode_opts){.skip_special = k == 0}, &out,
+                                &n, NULL) == MK_OK) {
             mk_free(out);
         }
     }
