@@ -75,6 +75,7 @@ neon:
 	@tools/neon
 
 install: build
+	@TARGET=minke_shared tools/build $(BUILD)
 	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:

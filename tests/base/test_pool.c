@@ -20,7 +20,9 @@ typedef struct {
 static void count_calls(void *arg, int ith, int n_thread) {
     region *r = arg;
     atomic_fetch_add(&r->calls[ith], 1);
-    r->n_thread = ith == 0 ? n_thread : r->n_thread;
+    if (ith == 0) {
+        r->n_thread = n_thread;
+    }
     r->plain[ith] += r->round;
 }
 
