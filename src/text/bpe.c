@@ -288,9 +288,11 @@ static mk_status bpe_uncached(mk_enc *c, const char *p, size_t n) {
     return MK_OK;
 }
 
-mk_status mk_bpe_piece(mk_enc *c, const char *p, size_t n) {
+typedef mk_status (*piece_fn)(mk_enc *c, const char *p, size_t n);
+
+static mk_status cached(mk_enc *c, const char *p, size_t n, piece_fn fn) {
     if (!c->cache || n > CACHE_TEXT || n < 2) {
-        return bpe_uncached(c, p, n);
+        return fn(c, p, n);
     }
     size_t at = mk_hash64(p, n, 0) % CACHE_SLOT;
     uint8_t n_hit = c->cache->slot[at].n;
@@ -301,7 +303,7 @@ mk_status mk_bpe_piece(mk_enc *c, const char *p, size_t n) {
         return MK_OK;
     }
     int64_t mark = c->ids->n;
-    MK_TRY(bpe_uncached(c, p, n));
+    MK_TRY(fn(c, p, n));
     int64_t k = c->ids->n - mark;
     if (k > 0 && k <= CACHE_IDS) {
         memcpy(c->cache->slot[at].ids, c->ids->data + mark, (size_t)k * sizeof(int32_t));
@@ -310,6 +312,10 @@ mk_status mk_bpe_piece(mk_enc *c, const char *p, size_t n) {
         c->cache->slot[at].n = (uint8_t)n;
     }
     return MK_OK;
+}
+
+mk_status mk_bpe_piece(mk_enc *c, const char *p, size_t n) {
+    return cached(c, p, n, bpe_uncached);
 }
 
 size_t mk_enc_cache_bytes(void) {
@@ -349,7 +355,7 @@ static mk_status spm_merge(mk_enc *c, const char *p) {
     return MK_OK;
 }
 
-mk_status mk_spm_piece(mk_enc *c, const char *p, size_t n) {
+static mk_status spm_uncached(mk_enc *c, const char *p, size_t n) {
     MK_TRY(mk_enc_grow(c, (void **)&c->sym, &c->cap_sym, n + 1, sizeof *c->sym));
     size_t n_sym = 0;
     for (size_t i = 0, k; i < n; i += k) {
@@ -378,4 +384,8 @@ mk_status mk_spm_piece(mk_enc *c, const char *p, size_t n) {
         }
     }
     return MK_OK;
+}
+
+mk_status mk_spm_piece(mk_enc *c, const char *p, size_t n) {
+    return cached(c, p, n, spm_uncached);
 }

@@ -97,6 +97,28 @@ bool mk_tokenizer_eog_name(const char *p, size_t n) {
     return false;
 }
 
+static const char meta[] = "\xE2\x96\x81";
+
+// Finds where pieces have a "▁" inside.  Cutting the text elsewhere before merging changes nothing, and turns one huge
+// piece into words, which repeat.
+static void find_meta_cuts(mk_tokenizer *t) {
+    const mk_vocab *v = &t->v;
+    memset(t->meta_after, 0, sizeof t->meta_after);
+    t->cuts_meta = v->mode == MK_PIECE_META && mk_vocab_find(v, meta, 3, MK_TYPES_TEXT) >= 0;
+    for (int64_t i = 0; t->cuts_meta && i < v->n; i++) {
+        const mk_vocab_entry *e = &v->e[i];
+        const char *p = v->bytes + e->text;
+        if (e->type == 0 || !(MK_TYPES_TEXT >> e->type & 1)) {
+            continue;
+        }
+        for (size_t k = 1; k + 3 <= e->n_text; k++) {
+            if (memcmp(p + k, meta, 3) == 0) {
+                t->meta_after[(unsigned char)p[k - 1]] = true;
+            }
+        }
+    }
+}
+
 static int32_t control_named(const mk_tokenizer *t, const char *name) {
     return mk_vocab_find(&t->v, name, strlen(name), 1u << MK_TOKEN_CONTROL);
 }
@@ -116,6 +138,7 @@ void mk_tokenizer_seal(mk_tokenizer *t) {
             e->eog = mk_tokenizer_eog_name(t->v.bytes + e->text, e->n_text);
         }
     }
+    find_meta_cuts(t);
     // gpt-oss: <|end|> closes a channel, the turn goes on; <|return|> and <|call|> end it
     int32_t end = control_named(t, "<|end|>");
     if (end >= 0 && control_named(t, "<|return|>") >= 0 && control_named(t, "<|call|>") >= 0) {

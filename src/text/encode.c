@@ -83,7 +83,7 @@ static void enc_init(mk_enc *c, const mk_tokenizer *t, size_t n) {
     size_t max = n * 64 + (1 << 20);
     mk_buf_init(&c->norm[0], max);
     mk_buf_init(&c->norm[1], max);
-    if (t->kind == MK_TOKENIZER_BPE && n >= CACHE_FROM) {
+    if ((t->kind == MK_TOKENIZER_BPE || t->kind == MK_TOKENIZER_SPM) && n >= CACHE_FROM) {
         c->cache = mk_try_alloc(1, mk_enc_cache_bytes());  // works without it, only slower
     }
 }

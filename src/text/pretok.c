@@ -14,7 +14,18 @@ static mk_status model(mk_enc *c, const char *p, size_t n) {
         [MK_TOKENIZER_UNIGRAM] = mk_unigram_piece,
         [MK_TOKENIZER_WORDPIECE] = mk_wordpiece_piece,
     };
-    return piece[c->t->kind](c, p, n);
+    const mk_tokenizer *t = c->t;
+    bool merges = t->kind == MK_TOKENIZER_BPE || t->kind == MK_TOKENIZER_SPM;
+    size_t start = 0;
+    // ignore_merges asks for the piece as a whole, so there it stays whole
+    for (size_t i = 1; merges && t->cuts_meta && !t->ignore_merges && i + 3 <= n; i++) {
+        if (p[i] == '\xE2' && p[i + 1] == '\x96' && p[i + 2] == '\x81' &&
+            !t->meta_after[(unsigned char)p[i - 1]]) {
+            MK_TRY(piece[t->kind](c, p + start, i - start));
+            start = i;
+        }
+    }
+    return piece[t->kind](c, p + start, n - start);
 }
 
 // --- cutting ---------------------------------------------------------------------------------------------------------

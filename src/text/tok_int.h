@@ -184,6 +184,8 @@ struct mk_tokenizer {
     bool byte_fallback, fuse_unk, ignore_merges;
     int32_t byte_id[256];  // -1 where there is none
     int32_t unk, bos, eos, eot, pad;
+    // Merging may be cut before each "▁" whose byte before is not marked: no piece goes across such a place.
+    bool cuts_meta, meta_after[256];
     double unk_score;
     int32_t *by_text;  // unigram: ids sorted by text
     int64_t n_by_text, by_first[257];
