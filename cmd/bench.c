@@ -244,7 +244,7 @@ static void print_text(const mk_llm *llm, const bench_args *a, const result *r) 
 static mk_status run(const bench_args *a, mk_err *err) {
     mk_llm *llm = NULL;
     result r = {0};
-    MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.n_ctx = a->n_prompt + a->n_generate}, &llm, err));
+    MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.n_seq = 2, .n_ctx = a->n_prompt + a->n_generate}, &llm, err));
     cmd_catch_interrupt();
     mk_status st = measure(llm, a, &r, err);
     qsort(r.times, (size_t)r.n_times, sizeof r.times[0], by_time);

@@ -129,8 +129,9 @@ mk_status cmd_find_model(const char *name, char **path, mk_err *err) MK_WARN_UNU
 
 typedef struct {
     bool describe_only;
-    int64_t n_out, n_ctx;  // as in mk_llm_opts; n_ctx only when --ctx is not given
+    int64_t n_out, n_seq, n_ctx;  // as in mk_llm_opts; n_ctx only when --ctx is not given
 } cmd_open_opts;
+// One sequence belongs to mk_llm_generate: a verb that feeds the engine itself asks for two.
 // Finds and opens; shows the progress of loading on a terminal.
 mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **out, mk_err *err) MK_WARN_UNUSED;
 

@@ -145,6 +145,7 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
         o.n_ctx = a->n_ctx > 0 ? a->n_ctx : how->n_ctx;
         o.n_chunk = a->n_chunk;
         o.n_out = how->n_out;
+        o.n_seq = how->n_seq;
         o.template_text = template_text;
         o.describe_only = how->describe_only;
         st = open_with(a, how, &o, out, err);

@@ -46,9 +46,8 @@ static void add_metadata(void *arg, mk_gguf_out *o) {
     mk_tokenizer_to_gguf(mk_llm_tokenizer(llm), o);
     const mk_chat_template *t = mk_llm_template(llm);
     if (t) {
-        size_t n = 0;
-        const char *text = mk_chat_template_text(t, &n);
-        mk_gguf_out_str(o, "tokenizer.chat_template", text, n);
+        const char *text = mk_chat_template_text(t);
+        mk_gguf_out_str(o, "tokenizer.chat_template", text, strlen(text));
     }
     mk_gguf_out_i64(o, "general.sampling.top_k", MK_GGUF_I32, p.top_k);
     mk_gguf_out_f32(o, "general.sampling.top_p", p.top_p);

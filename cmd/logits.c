@@ -90,11 +90,15 @@ static mk_status run(const logits_args *a, mk_err *err) {
         return MK_FAIL(err, MK_EUSAGE, "expected exactly one of --ids, --text and --ids-file, and -o FILE.npy; got %d and %s",
                        n_input, a->out ? a->out : "no -o");
     }
-    mk_llm *llm = NULL;
+    mk_llm *facts = NULL, *llm = NULL;
     mk_ids ids = {0};
-    mk_status st = cmd_open(&a->model, &(cmd_open_opts){.n_out = ROWS_AT_ONCE}, &llm, err);
+    mk_status st = cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &facts, err);
     if (st == MK_OK) {
-        st = get_ids(a, llm, &ids, err);
+        st = get_ids(a, facts, &ids, err);
+    }
+    mk_llm_close(facts);
+    if (st == MK_OK) {
+        st = cmd_open(&a->model, &(cmd_open_opts){.n_out = ROWS_AT_ONCE, .n_seq = 2, .n_ctx = ids.n}, &llm, err);
     }
     if (st == MK_OK) {
         cmd_catch_interrupt();

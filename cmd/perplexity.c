@@ -123,7 +123,7 @@ static mk_status run(const ppl_args *a, mk_err *err) {
     }
     mk_llm_close(facts);
     if (st == MK_OK) {
-        st = cmd_open(&a->model, &(cmd_open_opts){.n_out = ROWS_AT_ONCE, .n_ctx = window}, &llm, err);
+        st = cmd_open(&a->model, &(cmd_open_opts){.n_out = ROWS_AT_ONCE, .n_seq = 2, .n_ctx = window}, &llm, err);
     }
     if (st == MK_OK) {
         tally t = {.n_vocab = mk_llm_model(llm)->hp.n_vocab};

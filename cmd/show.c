@@ -16,7 +16,7 @@ static const mk_opt opts[] = {
     CMD_OPT_MODEL(show_args, model),
     {.name = "ctx", .type = MK_OPT_I64, .offset = offsetof(show_args, model.n_ctx), .min = 1, .max = 1 << 30,
      .word = "max", .word_value = CMD_CTX_MAX, .arg = "N", .env = "MINKE_CTX", .group = "What to show",
-     .help = "window to plan memory for; without it what `minke run` would choose"},
+     .help = "window to plan memory for; without it the model's window"},
     {.name = "kv-type", .type = MK_OPT_STR, .offset = offsetof(show_args, model.kv_type), .dflt = "auto",
      .choices = "auto|f32|f16", .arg = "TYPE", .help = "numbers in the cache"},
     {.name = "chunk", .type = MK_OPT_I64, .offset = offsetof(show_args, model.n_chunk), .min = 1, .max = 65536,
@@ -90,7 +90,7 @@ static mk_status memory(const mk_llm *llm, int64_t n_ctx, json_t **out, mk_err *
     const mk_model *m = mk_llm_model(llm);
     n_ctx = n_ctx == CMD_CTX_MAX ? m->hp.n_ctx_train : n_ctx;
     MK_TRY(mk_llm_plan(llm, n_ctx, &p, err));
-    int64_t window = n_ctx > 0 ? n_ctx : mk_llm_n_ctx(llm);
+    int64_t window = n_ctx > 0 ? n_ctx : mk_llm_engine_opts(llm)->n_ctx;
     *out = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "context", (json_int_t)window, "weights", (json_int_t)p.weights,
                      "cache", (json_int_t)p.kv, "scratch", (json_int_t)p.scratch, "total", (json_int_t)p.total,
                      "available", (json_int_t)mk_memory_available());
@@ -119,7 +119,10 @@ static json_t *tokenizer(const mk_tokenizer *t) {
 
 static json_t *chat_template(const mk_llm *llm) {
     const mk_chat_template *t = mk_llm_template(llm);
-    return t ? json_pack("{s:b}", "thinks", (int)mk_chat_template_thinks(t)) : json_null();
+    return t ? json_pack("{s:s, s:b, s:b, s:b}", "origin", mk_chat_template_origin(t), "thinks",
+                         (int)mk_chat_template_thinks(t), "can_switch_thinking",
+                         (int)mk_chat_template_can_switch_thinking(t), "tools", (int)mk_chat_template_has_tools(t))
+             : json_null();
 }
 
 static json_t *sampling(const mk_llm *llm) {
@@ -239,6 +242,22 @@ static void print_tokenizer(const json_t *t) {
     }
 }
 
+static const char *yes_no(const json_t *o, const char *key) {
+    return json_is_true(json_object_get(o, key)) ? "yes" : "no";
+}
+
+static void print_template(const json_t *t) {
+    printf("\nchat template\n");
+    if (json_is_null(t)) {
+        printf("  none: text is continued as it is\n");
+        return;
+    }
+    print_scalars(t);
+    printf("  %-26s %s\n", "knows of thinking", yes_no(t, "thinks"));
+    printf("  %-26s %s\n", "thinking can be switched", yes_no(t, "can_switch_thinking"));
+    printf("  %-26s %s\n", "tools", yes_no(t, "tools"));
+}
+
 static void print_types(const json_t *list, int64_t total) {
     size_t i;
     json_t *v;
@@ -284,10 +303,7 @@ static void print_text(const json_t *o) {
     print_scalars(json_object_get(o, "architecture"));
     print_memory(json_object_get(o, "memory"));
     print_tokenizer(json_object_get(o, "tokenizer"));
-    const json_t *t = json_object_get(o, "template");
-    printf("\nchat template\n  %s\n", json_is_null(t)                                ? "none: text is continued as it is"
-                                      : json_is_true(json_object_get(t, "thinks")) ? "yes, the model thinks before it answers"
-                                                                                     : "yes, without thinking");
+    print_template(json_object_get(o, "template"));
     printf("\nsampling recommended\n");
     print_scalars(json_object_get(o, "sampling"));
     int64_t total = 0;

@@ -122,9 +122,6 @@ static mk_status describe(mk_llm *llm, mk_err *err) {
 }
 
 static mk_status start(mk_llm *llm, mk_err *err) {
-    int n_thread = llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count();
-    llm->pool = mk_pool_create(n_thread);
-    llm->engine_opts.pool = llm->pool;
     MK_TRY(mk_model_load(llm->model, llm->pool, llm->opts.progress, llm->opts.progress_arg, err));
     MK_TRY(mk_engine_create(llm->model, &llm->engine_opts, &llm->engine, err));
     return mk_session_create(llm->engine, &llm->session, err);
@@ -132,6 +129,11 @@ static mk_status start(mk_llm *llm, mk_err *err) {
 
 static mk_status open_llm(mk_llm *llm, mk_err *err) {
     MK_TRY(describe(llm, err));
+    int n_thread = llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count();
+    llm->pool = mk_pool_create(n_thread);  // scratch is planned per thread
+    llm->engine_opts.pool = llm->pool;
+    llm->pool = mk_pool_create(llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count());
+    llm->engine_opts.pool = llm->pool;  // plans need it too: scratch grows with the number of threads
     llm->engine_opts.kernels = llm->kernels;
     llm->engine_opts.n_seq = llm->opts.n_seq;
     llm->engine_opts.n_chunk = llm->opts.n_chunk;
@@ -179,6 +181,10 @@ const mk_chat_template *mk_llm_template(const mk_llm *llm) {
 
 mk_engine *mk_llm_engine(mk_llm *llm) {
     return llm->engine;
+}
+
+const mk_engine_opts *mk_llm_engine_opts(const mk_llm *llm) {
+    return &llm->engine_opts;
 }
 
 int mk_llm_n_thread(const mk_llm *llm) {

@@ -45,8 +45,10 @@ const mk_model *mk_llm_model(const mk_llm *llm);
 const mk_tokenizer *mk_llm_tokenizer(const mk_llm *llm);
 const mk_chat_template *mk_llm_template(const mk_llm *llm);  // NULL if the model has none
 mk_engine *mk_llm_engine(mk_llm *llm);                       // NULL with describe_only
+// Options of that engine (also with describe_only): for engines of one's own over the same model.
+const mk_engine_opts *mk_llm_engine_opts(const mk_llm *llm);
 int mk_llm_n_thread(const mk_llm *llm);
-mk_pool *mk_llm_pool(mk_llm *llm);                           // NULL with describe_only
+mk_pool *mk_llm_pool(mk_llm *llm);
 const mk_kernels *mk_llm_kernels(const mk_llm *llm);
 mk_sample_params mk_llm_sampling(const mk_llm *llm);         // the model's own recommendation, or the defaults
 // Memory with a window of n_ctx (0 = the one chosen), and what the machine has free.
