@@ -1,13 +1,9 @@
 // AVX-512 F, BW, DQ, VL, VNNI: one register holds the 16 lanes.  Included by simd.h only.
 #include <immintrin.h>
 
-// Register tiles that fit 32 registers: int kernels hold R*T integer and R*T float accumulators, float kernels R*T.
+// What fits 32 registers.
 #define MK_INT_T   8  // tokens at once
-#define MK_INT_R1  4  // row tiles at once for one token
-#define MK_INT_R2  2  // ... for two or four tokens
 #define MK_FLT_T   8
-#define MK_FLT_R1  8
-#define MK_FLT_R   2  // row tiles at once for more than one token
 #define MK_SCORE_Q 8  // queries x groups of 16 keys in attention scores
 #define MK_SCORE_G 2
 #define MK_PV_Q    4  // queries x vectors of 16 columns in the sum over values

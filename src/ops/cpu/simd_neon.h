@@ -2,11 +2,7 @@
 #include <arm_neon.h>
 
 #define MK_INT_T   2
-#define MK_INT_R1  1
-#define MK_INT_R2  1
 #define MK_FLT_T   4
-#define MK_FLT_R1  2
-#define MK_FLT_R   1
 #define MK_SCORE_Q 2
 #define MK_SCORE_G 2
 #define MK_PV_Q    2

@@ -2,11 +2,7 @@
 // Lane loops have no dependence between lanes, so the compiler may use whatever the baseline processor offers.
 
 #define MK_INT_T   1
-#define MK_INT_R1  1
-#define MK_INT_R2  1
 #define MK_FLT_T   1
-#define MK_FLT_R1  1
-#define MK_FLT_R   1
 #define MK_SCORE_Q 1
 #define MK_SCORE_G 1
 #define MK_PV_Q    1
