@@ -1,5 +1,6 @@
 // Expressions: one small function per kind of node, found through a table.
 // Recursion is bounded twice: by the height of expression trees (parser) and by mk_j_enter here.
+#include <stdio.h>
 #include <string.h>
 
 #include "chat/jinja_int.h"
@@ -215,8 +216,16 @@ static bool ev_cond(jctx *c, const jnode *n, jenv *e, jval *out) {
     if (pick != NULL) {
         return mk_j_eval(c, pick, e, out);
     }
-    *out =
-        mk_j_hint("the inline if-expression evaluated to false and no else section was defined.");
+    char line[24];
+    jsb hint;
+    snprintf(line, sizeof line, "%d", n->line);
+    mk_j_sb_init(&hint);
+    if (!mk_j_sb_puts(c, &hint, "the inline if-expression on line ", NULL) ||
+        !mk_j_sb_puts(c, &hint, line, NULL) ||
+        !mk_j_sb_puts(c, &hint, " evaluated to false and no else section was defined.", NULL)) {
+        return false;
+    }
+    *out = mk_j_undef(JU_HINT, JV_NONE, (jtext){hint.p, hint.n});
     return true;
 }
 

@@ -167,10 +167,8 @@ FILTER(f_center) {
 FILTER(f_truncate) {
     (void)args;
     int64_t length, leeway, n, n_end;
-    jval end = a[2].kind == JV_MISSING ? mk_j_lit("...") : a[2], part[3] = {{0}, {0}, {0}}, head;
-    if (s->kind != JV_STR || end.kind != JV_STR) {
-        return mk_j_raise(c, "truncate needs a string, not %s", mk_j_type_name(s));
-    }
+    jval end = a[2].kind == JV_MISSING ? mk_j_lit("...") : a[2];
+    jval part[3] = {{.kind = JV_MISSING}, {.kind = JV_MISSING}, {.kind = JV_MISSING}}, head;
     if (!opt_int(c, &a[0], 255, &length) || !opt_int(c, &a[3], 5, &leeway) ||
         !mk_j_length(c, s, &n) || !mk_j_length(c, &end, &n_end)) {
         return false;
@@ -180,8 +178,11 @@ FILTER(f_truncate) {
                           (long long)length);
     }
     *out = *s;
-    if (n - leeway <= length) {
+    if (n <= length || n - length <= leeway) {
         return true;
+    }
+    if (s->kind != JV_STR || end.kind != JV_STR) {
+        return mk_j_raise(c, "truncate needs a string, not %s", mk_j_type_name(s));
     }
     part[1] = mk_j_int(length - n_end);
     if (!mk_j_slice(c, s, part, &head)) {

@@ -200,7 +200,18 @@ static bool sort_key(jctx *c, const jval *item, const jval *attribute, const jva
 typedef struct {
     const jval *attribute, *dflt;  // dflt: instead of an undefined key, or NULL
     bool sensitive, reverse;
+    bool lists;  // keys are lists, as the sort filter's are: equal ones are never compared by <
 } sort_opts;
+
+static bool wrap_keys(jctx *c, keyed *v, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        jval key = v[i].key;
+        if (!mk_j_list_new(c, JV_LIST, 1, &v[i].key) || !mk_j_list_push(c, v[i].key.u.list, &key)) {
+            return false;
+        }
+    }
+    return true;
+}
 
 static bool sort_list(jctx *c, jlist *l, sort_opts o) {
     keyed *v = mk_j_alloc(c, l->n, sizeof *v),
@@ -214,6 +225,9 @@ static bool sort_list(jctx *c, jlist *l, sort_opts o) {
             return false;
         }
     }
+    if (o.lists && !wrap_keys(c, v, l->n)) {
+        return false;
+    }
     if (!merge(c, v, tmp, l->n, o.reverse)) {
         return false;
     }
@@ -226,7 +240,7 @@ static bool sort_list(jctx *c, jlist *l, sort_opts o) {
 FILTER(f_sort) {
     (void)args;
     return mk_j_to_list(c, s, out) &&
-           sort_list(c, out->u.list, (sort_opts){&a[2], NULL, flag(&a[1]), flag(&a[0])});
+           sort_list(c, out->u.list, (sort_opts){&a[2], NULL, flag(&a[1]), flag(&a[0]), true});
 }
 
 FILTER(f_dictsort) {
@@ -244,7 +258,7 @@ FILTER(f_dictsort) {
     jval view = {.kind = JV_VIEW, .sub = 2, .u.dict = s->u.dict},
          at = mk_j_int(name.n == 3 ? 0 : 1);
     return mk_j_to_list(c, &view, out) &&
-           sort_list(c, out->u.list, (sort_opts){&at, NULL, flag(&a[0]), flag(&a[2])});
+           sort_list(c, out->u.list, (sort_opts){&at, NULL, flag(&a[0]), flag(&a[2]), false});
 }
 
 static bool extreme(jctx *c, const jval *s, const jval *a, bool max, jval *out) {
@@ -337,7 +351,7 @@ FILTER(f_groupby) {
     jval list, key, group, pair, last = {.kind = JV_MISSING};
     bool sensitive = flag(&a[2]);
     if (!mk_j_to_list(c, s, &list) ||
-        !sort_list(c, list.u.list, (sort_opts){&a[0], &a[1], sensitive, false}) ||
+        !sort_list(c, list.u.list, (sort_opts){&a[0], &a[1], sensitive, false, false}) ||
         !mk_j_list_new(c, JV_LIST, 0, out)) {
         return false;
     }

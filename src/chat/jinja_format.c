@@ -338,7 +338,10 @@ bool mk_j_percent(jctx *c, const jval *fmt, const jval *arg, jval *out) {
         }
     }
     uint32_t given = arg->kind == JV_TUPLE ? arg->u.list->n : 1;
-    if (!p.by_name && p.next < given && arg->kind != JV_DICT && arg->kind != JV_LIST) {
+    // what can be indexed by a key may stay unused, as with Python's mappings
+    bool keyed = arg->kind == JV_DICT || arg->kind == JV_LIST || arg->kind == JV_UNDEF ||
+                 arg->kind == JV_RANGE;
+    if (!p.by_name && p.next < given && !keyed) {
         return mk_j_raise(c, "not all arguments converted during string formatting");
     }
     *out = mk_j_sb_done(&b);

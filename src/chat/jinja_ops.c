@@ -508,9 +508,10 @@ bool mk_j_slice(jctx *c, const jval *o, const jval part[3], jval *out) {
         return mk_j_undef_error(c, o);
     }
     if (!is_sequence(o)) {
-        // Jinja swallows the TypeError and gives an undefined value
-        jval key = mk_j_lit("slice(...)");
-        return no_element(c, o, &key, out);
+        // unlike o[key], Jinja compiles slices to Python's own
+        return o->kind == JV_DICT
+                   ? mk_j_raise(c, "unhashable type: 'slice'")
+                   : mk_j_raise(c, "'%s' object is not subscriptable", mk_j_type_name(o));
     }
     if (!mk_j_length(c, o, &len) || !slice_plan(c, part, len, &s) ||
         !mk_j_steps(c, (uint64_t)len / 64)) {

@@ -348,25 +348,30 @@ bool mk_j_as_number(const jval *v, double *out) {
     return true;
 }
 
+// Names appear as Python's repr() shows them.
 bool mk_j_undef_error(jctx *c, const jval *v) {
-    int n = v->n > 400 ? 400 : (int)v->n;
-    jval owner = {.kind = v->owner};
+    jval owner = {.kind = v->owner}, name = mk_j_str(v->u.p, v->n, NULL);
     const char *type = mk_j_type_name(&owner);
     const char *module = v->owner == JV_LOOP || v->owner == JV_MACRO ? "jinja2.runtime." : "";
-    switch (v->sub) {
-    case JU_NAME:
-        return mk_j_raise(c, "'%.*s' is undefined", n, v->u.p);
-    case JU_ATTR:
-        if (v->owner == JV_NONE) {
-            return mk_j_raise(c, "'None' has no attribute '%.*s'", n, v->u.p);
-        }
-        return mk_j_raise(c, "'%s%s object' has no attribute '%.*s'", module, type, n, v->u.p);
-    case JU_UNSAFE:
-        return mk_j_raise(c, "access to attribute '%.*s' of '%s' object is unsafe.", n, v->u.p,
-                          type);
-    default:
-        return mk_j_raise(c, "%.*s", n, v->u.p);
+    jsb b;
+    mk_j_sb_init(&b);
+    if (v->sub == JU_HINT) {
+        return mk_j_raise(c, "%.*s", (int)(v->n > 400 ? 400 : v->n), v->u.p);
     }
+    if (!mk_j_repr(c, &b, &name, 0)) {
+        return false;
+    }
+    int n = b.n > 400 ? 400 : (int)b.n;
+    if (v->sub == JU_NAME) {
+        return mk_j_raise(c, "%.*s is undefined", n, b.p);
+    }
+    if (v->sub == JU_UNSAFE) {
+        return mk_j_raise(c, "access to attribute %.*s of '%s' object is unsafe.", n, b.p, type);
+    }
+    if (v->owner == JV_NONE) {
+        return mk_j_raise(c, "'None' has no attribute %.*s", n, b.p);
+    }
+    return mk_j_raise(c, "'%s%s object' has no attribute %.*s", module, type, n, b.p);
 }
 
 bool mk_j_iterable(const jval *v) {
