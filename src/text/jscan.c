@@ -198,15 +198,16 @@ bool mk_jscan_number(mk_jscan *j, double *v) {
 }
 
 static bool skip_string(mk_jscan *j) {
-    for (j->at++; j->at < j->n; j->at++) {
-        if (j->p[j->at] == '"') {
-            j->at++;
-            return true;
-        }
-        j->at += j->p[j->at] == '\\';
+    const char *p = j->p;
+    size_t i = j->at + 1, n = j->n;
+    while (i < n && p[i] != '"') {
+        i += p[i] == '\\' ? 2 : 1;
     }
-    mk_jscan_fail(j, "the end of a string");
-    return false;
+    j->at = i < n ? i + 1 : n;
+    if (i >= n) {
+        mk_jscan_fail(j, "the end of a string");
+    }
+    return i < n;
 }
 
 // Brackets are only counted here; whoever reads the range checks what is inside.

@@ -31,6 +31,12 @@ typedef struct {
     uint8_t eog;
 } mk_vocab_entry;
 
+typedef struct {
+    uint32_t
+        hash;  // upper half of the key's hash: most other keys are passed over without a look at them
+    int32_t id;  // -1: empty
+} mk_vocab_slot;
+
 typedef enum { MK_PIECE_RAW, MK_PIECE_BYTE_LEVEL, MK_PIECE_META } mk_piece_mode;
 
 typedef struct {
@@ -38,7 +44,7 @@ typedef struct {
     int64_t n;
     char *bytes;  // all texts and pieces
     size_t n_bytes, cap_bytes;
-    int32_t *slot;  // open addressing over the keys: piece of byte-level entries, else text
+    mk_vocab_slot *slot;  // open addressing over the keys: piece of byte-level entries, else text
     uint32_t n_slot;
     mk_piece_mode mode;
     size_t max_piece, max_key;

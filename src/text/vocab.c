@@ -169,10 +169,6 @@ static const char *key_of(const mk_vocab *v, int32_t id, size_t *n) {
     return v->bytes + (piece ? e->piece : e->text);
 }
 
-static uint32_t slot_of(const mk_vocab *v, const char *key, size_t n) {
-    return (uint32_t)mk_hash64(key, n, 0) & (v->n_slot - 1);
-}
-
 static unsigned group(uint8_t type) {
     return (MK_TYPES_TEXT >> type) & 1;
 }
@@ -181,15 +177,19 @@ static unsigned group(uint8_t type) {
 static void insert(mk_vocab *v, int32_t id) {
     size_t n, m;
     const char *key = key_of(v, id, &n);
-    uint32_t at = slot_of(v, key, n);
-    for (; v->slot[at] >= 0; at = (at + 1) & (v->n_slot - 1)) {
-        const char *other = key_of(v, v->slot[at], &m);
+    uint64_t h = mk_hash64(key, n, 0);
+    uint32_t tag = (uint32_t)(h >> 32), mask = v->n_slot - 1, at = (uint32_t)h & mask;
+    for (; v->slot[at].id >= 0; at = (at + 1) & mask) {
+        if (v->slot[at].hash != tag) {
+            continue;
+        }
+        const char *other = key_of(v, v->slot[at].id, &m);
         if (m == n && memcmp(other, key, n) == 0 &&
-            group(v->e[v->slot[at]].type) == group(v->e[id].type)) {
+            group(v->e[v->slot[at].id].type) == group(v->e[id].type)) {
             break;
         }
     }
-    v->slot[at] = id;
+    v->slot[at] = (mk_vocab_slot){tag, id};
 }
 
 mk_status mk_vocab_finish(mk_vocab *v, mk_piece_mode mode, mk_err *err) {
@@ -233,9 +233,14 @@ int32_t mk_vocab_find(const mk_vocab *v, const char *key, size_t n, unsigned typ
     if (v->n_slot == 0 || n > v->max_key) {
         return -1;
     }
+    uint64_t h = mk_hash64(key, n, 0);
+    uint32_t tag = (uint32_t)(h >> 32), mask = v->n_slot - 1;
     int32_t found = -1;
-    for (uint32_t at = slot_of(v, key, n); v->slot[at] >= 0; at = (at + 1) & (v->n_slot - 1)) {
-        int32_t id = v->slot[at];
+    for (uint32_t at = (uint32_t)h & mask; v->slot[at].id >= 0; at = (at + 1) & mask) {
+        if (v->slot[at].hash != tag) {
+            continue;
+        }
+        int32_t id = v->slot[at].id;
         size_t m;
         const char *other = key_of(v, id, &m);
         if (m == n && memcmp(other, key, n) == 0 && (types >> v->e[id].type) & 1) {
