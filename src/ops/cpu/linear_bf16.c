@@ -9,7 +9,7 @@
 #include "ops/cpu/tile.h"
 
 MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
-    v16f acc[8][8];
+    v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
         MK_UNROLL for (int t = 0; t < T; t++) {
             acc[r][t] = vf_zero();
@@ -32,35 +32,7 @@ MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-#define BF16_LIST .form = MK_X_BF16, .token_bytes = sizeof(float)
-#define BF16_WIDE(name, pass)                                                                                         \
-    TILE_FN(name, 1, 1, pass)                                                                                         \
-    TILE_FN(name, 1, 2, pass)                                                                                         \
-    TILE_FN(name, 1, 4, pass)                                                                                         \
-    TILE_FN(name, 1, 8, pass)                                                                                         \
-    TILE_FN(name, 8, 1, pass)                                                                                         \
-    TILE_FN(name, 4, 2, pass)                                                                                         \
-    TILE_FN(name, 2, 4, pass)                                                                                         \
-    static const tile_ops name##_ops = {.many = {name##_8x1, name##_4x2, name##_2x4, name##_1x8},                     \
-                                        .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                   \
-                                        .r = {8, 4, 2, 1},                                                            \
-                                        BF16_LIST};
-#if MK_FLT_T == 8
-BF16_WIDE(bf16, bf16_pass)
-#elif MK_FLT_T == 4
-TILE_FN(bf16, 1, 1, bf16_pass)
-TILE_FN(bf16, 1, 2, bf16_pass)
-TILE_FN(bf16, 1, 4, bf16_pass)
-TILE_FN(bf16, 4, 1, bf16_pass)
-TILE_FN(bf16, 2, 2, bf16_pass)
-static const tile_ops bf16_ops = {.many = {bf16_4x1, bf16_2x2, bf16_1x4},
-                                  .single = {bf16_1x1, bf16_1x2, bf16_1x4},
-                                  .r = {4, 2, 1, 1},
-                                  BF16_LIST};
-#else
-TILE_FN(bf16, 1, 1, bf16_pass)
-static const tile_ops bf16_ops = {.many = {bf16_1x1}, .single = {bf16_1x1}, .r = {1, 1, 1, 1}, BF16_LIST};
-#endif
+FLOAT_TYPE(bf16, MK_X_BF16, bf16_pass)
 
 void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&bf16_ops, job, lo, hi, MK_FLT_T);
@@ -71,7 +43,7 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 #pragma GCC target("avx512bf16")
 
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
-    v16f acc[8][8];
+    v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
         MK_UNROLL for (int t = 0; t < T; t++) {
             acc[r][t] = vf_zero();
@@ -92,7 +64,7 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-BF16_WIDE(dot, bf16_dot_pass)
+FLOAT_TYPE(dot, MK_X_BF16, bf16_dot_pass)
 
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);

@@ -16,7 +16,7 @@ MK_INLINE v16f load_weights(const flt_kind kind, const uint8_t *tile, int64_t k)
 }
 
 MK_INLINE void flt_pass(const int R, const int T, const tile_pass *p, const flt_kind kind) {
-    v16f acc[8][8];
+    v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
         MK_UNROLL for (int t = 0; t < T; t++) {
             acc[r][t] = vf_zero();
@@ -58,8 +58,8 @@ MK_INLINE void f8_group(const int R, const int T, const tile_pass *p, const uint
 }
 
 MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
-    v16f acc[8][8], sum[8][8];
-    const uint8_t *w[8];
+    v16f acc[4][8], sum[4][8];
+    const uint8_t *w[4];
     MK_UNROLL for (int r = 0; r < R; r++) {
         w[r] = p->w + (size_t)r * p->tile_bytes;
         MK_UNROLL for (int t = 0; t < T; t++) {
@@ -83,40 +83,9 @@ MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-#define FLT_LIST .form = MK_X_F32, .token_bytes = sizeof(float)
-#if MK_FLT_T == 8
-#define FLT_TYPE(name, pass, ...)                                                                                     \
-    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 8, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 8, 1, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 4, 2, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 2, 4, pass, ##__VA_ARGS__)                                                                          \
-    static const tile_ops name##_ops = {.many = {name##_8x1, name##_4x2, name##_2x4, name##_1x8},                     \
-                                        .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                   \
-                                        .r = {8, 4, 2, 1},                                                            \
-                                        FLT_LIST};
-#elif MK_FLT_T == 4
-#define FLT_TYPE(name, pass, ...)                                                                        \
-    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                             \
-    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                             \
-    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                             \
-    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                             \
-    TILE_FN(name, 2, 2, pass, ##__VA_ARGS__)                                                             \
-    static const tile_ops name##_ops = {.many = {name##_4x1, name##_2x2, name##_1x4},                    \
-                                        .single = {name##_1x1, name##_1x2, name##_1x4},                  \
-                                        .r = {4, 2, 1, 1},                                               \
-                                        FLT_LIST};
-#else
-#define FLT_TYPE(name, pass, ...)                                                                                    \
-    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                         \
-    static const tile_ops name##_ops = {.many = {name##_1x1}, .single = {name##_1x1}, .r = {1, 1, 1, 1}, FLT_LIST};
-#endif
-
-FLT_TYPE(f32, flt_pass, FLT_F32)
-FLT_TYPE(f16, flt_pass, FLT_F16)
-FLT_TYPE(f8, f8_pass)
+FLOAT_TYPE(f32, MK_X_F32, flt_pass, FLT_F32)
+FLOAT_TYPE(f16, MK_X_F32, flt_pass, FLT_F16)
+FLOAT_TYPE(f8, MK_X_F32, f8_pass)
 
 void MK_FN(linear_f32)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&f32_ops, job, lo, hi, MK_FLT_T);

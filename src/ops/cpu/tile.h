@@ -93,10 +93,47 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
     }
 }
 
-// The functions of one type: PASS is the template (R, T first, then what follows in the call).
-#define TILE_FN(name, r, t, pass, ...)                 \
-    static void name##_##r##x##t(const tile_pass *p) { \
-        pass(r, t, p, ##__VA_ARGS__);                  \
+// The functions of one type: `pass` is the template, called with R, T, p and what follows.
+#define TILE_FN(name, r, t, pass, ...)                                                                                \
+    static void name##_##r##x##t(const tile_pass *p) {                                                                \
+        pass(r, t, p, ##__VA_ARGS__);                                                                                 \
     }
+
+// A float type: its passes as far as the registers go.  One token takes several row tiles at once, because a single chain
+// of dependent FMAs cannot keep up with memory.
+#if MK_FLT_T == 8
+#define FLOAT_TYPE(name, x_form, pass, ...)                                                                           \
+    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 1, 8, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 4, 2, pass, ##__VA_ARGS__)                                                                          \
+    static const tile_ops name##_ops = {.many = {name##_4x1, name##_4x2, name##_1x4, name##_1x8},                     \
+                                        .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                   \
+                                        .r = {4, 4, 1, 1},                                                            \
+                                        .form = (x_form),                                                             \
+                                        .token_bytes = sizeof(float)};
+#elif MK_FLT_T == 4
+#define FLOAT_TYPE(name, x_form, pass, ...)                                                                           \
+    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                                          \
+    TILE_FN(name, 2, 2, pass, ##__VA_ARGS__)                                                                          \
+    static const tile_ops name##_ops = {.many = {name##_4x1, name##_2x2, name##_1x4},                                 \
+                                        .single = {name##_1x1, name##_1x2, name##_1x4},                               \
+                                        .r = {4, 2, 1, 1},                                                            \
+                                        .form = (x_form),                                                             \
+                                        .token_bytes = sizeof(float)};
+#else
+#define FLOAT_TYPE(name, x_form, pass, ...)                                                                           \
+    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
+    static const tile_ops name##_ops = {.many = {name##_1x1},                                                         \
+                                        .single = {name##_1x1},                                                       \
+                                        .r = {1, 1, 1, 1},                                                            \
+                                        .form = (x_form),                                                             \
+                                        .token_bytes = sizeof(float)};
+#endif
 
 #endif
