@@ -1,7 +1,8 @@
 // One answer: prompt in, events out.
 //
-// A token's way: sampler -> detokenizer (whole characters) -> reasoning splitter -> stop texts -> events.  Each stage holds
-// back what is not yet certain and gives the same output however the text was cut.
+// A token's way: sampler -> detokenizer (whole characters) -> reasoning splitter -> stop texts ->
+// events.  Each stage holds back what is not yet certain and gives the same output however the text
+// was cut.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -11,7 +12,7 @@
 #include "chat/stops.h"
 
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
-#define MAX_LOGPROB 20
+#define MAX_LOGPROB    20
 
 typedef struct {
     mk_llm *llm;
@@ -70,12 +71,13 @@ static mk_status take_bytes(generation *g, const char *p, size_t n, mk_err *err)
     return n > 0 ? mk_reasoning_push(&g->reasoning, p, n, take_part, g, err) : MK_OK;
 }
 
-// --- stages ----------------------------------------------------------------------------------------------------------
+// --- stages --------------------------------------------------------------------------------------
 
 static mk_status check_request(const mk_request *r, mk_err *err) {
     if (r->n_logprob > MAX_LOGPROB) {
-        return MK_FAIL(err, MK_EUSAGE, "%d log-probabilities per token asked for, at most %d are given", r->n_logprob,
-                       MAX_LOGPROB);
+        return MK_FAIL(err, MK_EUSAGE,
+                       "%d log-probabilities per token asked for, at most %d are given",
+                       r->n_logprob, MAX_LOGPROB);
     }
     for (int i = 0; i < r->n_stop; i++) {
         if (r->stop[i][0] == 0) {
@@ -88,12 +90,14 @@ static mk_status check_request(const mk_request *r, mk_err *err) {
 static mk_status set_up(generation *g, const mk_prompt *p, mk_err *err) {
     const mk_llm *llm = g->llm;
     if (p->ids.n == 0) {
-        return MK_FAIL(err, MK_EUSAGE, "the prompt is empty; the model needs at least one token to continue from");
+        return MK_FAIL(err, MK_EUSAGE,
+                       "the prompt is empty; the model needs at least one token to continue from");
     }
     mk_reasoning_opts ro = {.starts_inside = p->starts_thinking, .disabled = !p->templated};
     MK_TRY(mk_reasoning_init(&g->reasoning, &ro, err));
     g->detok = mk_detok_create(llm->tokenizer, true);
-    return mk_sampler_create(&g->r->sample, llm->model->hp.n_vocab, mk_session_n_ctx(llm->session) + 1, &g->sampler, err);
+    return mk_sampler_create(&g->r->sample, llm->model->hp.n_vocab,
+                             mk_session_n_ctx(llm->session) + 1, &g->sampler, err);
 }
 
 static mk_status read_prompt(generation *g, const mk_prompt *p, mk_err *err) {
@@ -104,7 +108,8 @@ static mk_status read_prompt(generation *g, const mk_prompt *p, mk_err *err) {
     for (int64_t i = 0; i < p->ids.n; i++) {
         mk_sampler_accept(g->sampler, p->ids.data[i], false);
     }
-    send(g, &(mk_event){.kind = MK_EVENT_PROMPT, .n_prompt = p->ids.n, .n_cached = g->answer->n_cached});
+    send(g, &(mk_event){
+                .kind = MK_EVENT_PROMPT, .n_prompt = p->ids.n, .n_cached = g->answer->n_cached});
     return MK_OK;
 }
 
@@ -146,7 +151,8 @@ static mk_status generate(generation *g, mk_err *err) {
     mk_session *s = g->llm->session;
     int64_t most = g->r->n_predict < 0 ? INT64_MAX : g->r->n_predict;
     g->answer->finish = MK_FINISH_LENGTH;
-    while (!g->cancelled && g->answer->n_generated < most && mk_session_length(s) < mk_session_n_ctx(s)) {
+    while (!g->cancelled && g->answer->n_generated < most &&
+           mk_session_length(s) < mk_session_n_ctx(s)) {
         const float *logits = mk_session_logits(s);
         int32_t id = mk_sampler_choose(g->sampler, logits, mk_session_length(s));
         if (ends_answer(g, id)) {
@@ -205,7 +211,8 @@ static mk_status hand_over(generation *g, mk_err *err) {
     return failed ? MK_FAIL(err, MK_ENOMEM, "no memory for the text of the answer") : MK_OK;
 }
 
-mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void *arg, mk_answer *answer, mk_err *err) {
+mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void *arg,
+                          mk_answer *answer, mk_err *err) {
     MK_ASSERT(llm->session);
     *answer = (mk_answer){0};
     generation g = {.llm = llm, .r = r, .fn = fn, .arg = arg, .answer = answer};

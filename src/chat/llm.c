@@ -7,10 +7,10 @@
 #include "base/json.h"
 #include "chat/llm_int.h"
 
-#define SMALLEST_WINDOW 512
+#define SMALLEST_WINDOW  512
 #define CONFIG_MAX_BYTES ((size_t)1 << 20)
 
-// --- recommended sampling --------------------------------------------------------------------------------------------
+// --- recommended sampling ------------------------------------------------------------------------
 
 static mk_status sampling_from_json(const json_t *g, mk_sample_params *p, mk_err *err) {
     double temp = (double)p->temperature, top_p = (double)p->top_p, min_p = (double)p->min_p;
@@ -31,7 +31,8 @@ static mk_status sampling_from_json(const json_t *g, mk_sample_params *p, mk_err
     return MK_OK;
 }
 
-// generation_config.json of a folder is the maker's recommendation; without it minke's defaults stand.
+// generation_config.json of a folder is the maker's recommendation; without it minke's defaults
+// stand.
 static mk_status load_sampling(mk_llm *llm, mk_err *err) {
     llm->sampling = MK_SAMPLE_DEFAULTS;
     const mk_source *src = llm->model->src;
@@ -48,11 +49,12 @@ static mk_status load_sampling(mk_llm *llm, mk_err *err) {
         MK_TRY(st);
     }
     int64_t n_token = mk_tokenizer_n_vocab(llm->tokenizer), n_vocab = llm->model->hp.n_vocab;
-    llm->sampling.n_token = n_token < n_vocab ? n_token : 0;  // rows of the output matrix beyond the tokenizer
+    llm->sampling.n_token =
+        n_token < n_vocab ? n_token : 0;  // rows of the output matrix beyond the tokenizer
     return mk_sample_check(&llm->sampling, n_vocab, err);
 }
 
-// --- memory ----------------------------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 
 static mk_status choose_kv_type(mk_llm *llm, mk_err *err) {
     const char *name = llm->opts.kv_type ? llm->opts.kv_type : "auto";
@@ -73,18 +75,24 @@ mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk
     return mk_engine_plan(llm->model, &o, plan, err);
 }
 
-static mk_status does_not_fit(const mk_llm *llm, const mk_memory_plan *p, int64_t n_ctx, size_t room, mk_err *err) {
-    return MK_FAIL(err, MK_ENOMEM, "%s needs %.2f GB (weights %.2f, cache %.2f for a window of %lld tokens, scratch %.2f), "
-                   "%.2f GB are available%s", mk_source_path(llm->model->src), (double)p->total / 1e9,
-                   (double)p->weights / 1e9, (double)p->kv / 1e9, (long long)n_ctx, (double)p->scratch / 1e9,
-                   (double)room / 1e9, n_ctx > SMALLEST_WINDOW ? "; a smaller window (--ctx) may fit" : "");
+static mk_status does_not_fit(const mk_llm *llm, const mk_memory_plan *p, int64_t n_ctx,
+                              size_t room, mk_err *err) {
+    return MK_FAIL(
+        err, MK_ENOMEM,
+        "%s needs %.2f GB (weights %.2f, cache %.2f for a window of %lld tokens, scratch %.2f), "
+        "%.2f GB are available%s",
+        mk_source_path(llm->model->src), (double)p->total / 1e9, (double)p->weights / 1e9,
+        (double)p->kv / 1e9, (long long)n_ctx, (double)p->scratch / 1e9, (double)room / 1e9,
+        n_ctx > SMALLEST_WINDOW ? "; a smaller window (--ctx) may fit" : "");
 }
 
-// The model's own window if it fits into nine tenths of the free memory, else the largest that does.
+// The model's own window if it fits into nine tenths of the free memory, else the largest that
+// does.
 static mk_status choose_window(mk_llm *llm, mk_err *err) {
     size_t room = mk_memory_available();
     room -= room / 10;
-    int64_t train = llm->model->hp.n_ctx_train, want = llm->opts.n_ctx > 0 ? llm->opts.n_ctx : train;
+    int64_t train = llm->model->hp.n_ctx_train,
+            want = llm->opts.n_ctx > 0 ? llm->opts.n_ctx : train;
     mk_memory_plan p;
     llm->engine_opts.n_ctx = want;
     MK_TRY(mk_llm_plan(llm, want, &p, err));
@@ -92,7 +100,8 @@ static mk_status choose_window(mk_llm *llm, mk_err *err) {
         return MK_OK;
     }
     int64_t smallest = want < SMALLEST_WINDOW ? want : SMALLEST_WINDOW;
-    size_t fixed = p.weights + p.scratch, per_block = mk_model_kv_bytes_per_block(llm->model, llm->engine_opts.kv_type);
+    size_t fixed = p.weights + p.scratch,
+           per_block = mk_model_kv_bytes_per_block(llm->model, llm->engine_opts.kv_type);
     int64_t blocks = room > fixed ? (int64_t)((room - fixed) / per_block) : 0;
     if (llm->opts.n_ctx > 0 || blocks * MK_KV_BLOCK < smallest) {
         int64_t shown = llm->opts.n_ctx > 0 ? want : smallest;
@@ -103,16 +112,18 @@ static mk_status choose_window(mk_llm *llm, mk_err *err) {
     return MK_OK;
 }
 
-// --- opening ---------------------------------------------------------------------------------------------------------
+// --- opening -------------------------------------------------------------------------------------
 
 static mk_status describe(mk_llm *llm, mk_err *err) {
     MK_TRY(mk_kernels_find(llm->opts.isa ? llm->opts.isa : "auto", &llm->kernels, err));
     MK_TRY(mk_model_open(llm->opts.model, &llm->model, err));
     const mk_source *src = llm->model->src;
-    MK_TRY(mk_source_is_gguf(src) ? mk_tokenizer_from_gguf(mk_source_gguf(src), &llm->tokenizer, err)
-                                  : mk_tokenizer_from_folder(mk_source_path(src), &llm->tokenizer, err));
+    MK_TRY(mk_source_is_gguf(src)
+               ? mk_tokenizer_from_gguf(mk_source_gguf(src), &llm->tokenizer, err)
+               : mk_tokenizer_from_folder(mk_source_path(src), &llm->tokenizer, err));
     if (mk_tokenizer_n_vocab(llm->tokenizer) > llm->model->hp.n_vocab) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: the tokenizer has %lld tokens, the token table only %lld rows",
+        return MK_FAIL(err, MK_ECORRUPT,
+                       "%s: the tokenizer has %lld tokens, the token table only %lld rows",
                        mk_source_path(src), (long long)mk_tokenizer_n_vocab(llm->tokenizer),
                        (long long)llm->model->hp.n_vocab);
     }
@@ -133,7 +144,8 @@ static mk_status open_llm(mk_llm *llm, mk_err *err) {
     llm->pool = mk_pool_create(n_thread);  // scratch is planned per thread
     llm->engine_opts.pool = llm->pool;
     llm->pool = mk_pool_create(llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count());
-    llm->engine_opts.pool = llm->pool;  // plans need it too: scratch grows with the number of threads
+    llm->engine_opts.pool =
+        llm->pool;  // plans need it too: scratch grows with the number of threads
     llm->engine_opts.kernels = llm->kernels;
     llm->engine_opts.n_seq = llm->opts.n_seq;
     llm->engine_opts.n_chunk = llm->opts.n_chunk;

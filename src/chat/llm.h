@@ -1,8 +1,8 @@
 // A ready model: weights, engine, tokenizer and chat template together; and one answer from it.
 //
-// This is the local half of what the programs call a provider: messages or ids in, events out.  It knows text; the engine
-// below knows ids only.
-// Threads: one at a time.  Events are delivered on the calling thread.
+// This is the local half of what the programs call a provider: messages or ids in, events out.  It
+// knows text; the engine below knows ids only.  Threads: one at a time.  Events are delivered on
+// the calling thread.
 //
 //     mk_llm_opts o = MK_LLM_DEFAULTS;  o.model = "models/shakespeare";
 //     MK_TRY(mk_llm_open(&o, &llm, err));
@@ -24,20 +24,21 @@
 typedef struct mk_llm mk_llm;
 
 typedef struct {
-    const char *model;          // a .gguf file or a folder
-    const char *isa;            // "auto", "scalar", "avx2", ...
-    int n_thread;               // 0 = all CPUs this process may use
-    int64_t n_ctx;              // 0 = the model's window, or what fits into memory
-    const char *kv_type;        // "auto" (f32 for float32 models, else f16), "f32", "f16"
+    const char *model;              // a .gguf file or a folder
+    const char *isa;                // "auto", "scalar", "avx2", ...
+    int n_thread;                   // 0 = all CPUs this process may use
+    int64_t n_ctx;                  // 0 = the model's window, or what fits into memory
+    const char *kv_type;            // "auto" (f32 for float32 models, else f16), "f32", "f16"
     int64_t n_chunk, n_out, n_seq;  // 0 = the engine's defaults
-    const char *template_text;  // overrides the model's chat template; NULL
-    bool describe_only;         // no weights, no engine: for show and tokenize
-    mk_load_progress progress;  // may be NULL
+    const char *template_text;      // overrides the model's chat template; NULL
+    bool describe_only;             // no weights, no engine: for show and tokenize
+    mk_load_progress progress;      // may be NULL
     void *progress_arg;
 } mk_llm_opts;
 #define MK_LLM_DEFAULTS ((mk_llm_opts){.isa = "auto", .kv_type = "auto"})
 
-// Errors: MK_ENOTFOUND, MK_ECORRUPT, MK_EUNSUPPORTED, MK_ENOMEM (what is needed and what there is), MK_EUSAGE.
+// Errors: MK_ENOTFOUND, MK_ECORRUPT, MK_EUNSUPPORTED, MK_ENOMEM (what is needed and what there is),
+// MK_EUSAGE.
 mk_status mk_llm_open(const mk_llm_opts *opts, mk_llm **out, mk_err *err) MK_WARN_UNUSED;
 void mk_llm_close(mk_llm *llm);
 
@@ -50,12 +51,14 @@ const mk_engine_opts *mk_llm_engine_opts(const mk_llm *llm);
 int mk_llm_n_thread(const mk_llm *llm);
 mk_pool *mk_llm_pool(mk_llm *llm);
 const mk_kernels *mk_llm_kernels(const mk_llm *llm);
-mk_sample_params mk_llm_sampling(const mk_llm *llm);         // the model's own recommendation, or the defaults
+mk_sample_params mk_llm_sampling(
+    const mk_llm *llm);  // the model's own recommendation, or the defaults
 // Memory with a window of n_ctx (0 = the one chosen), and what the machine has free.
-mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk_err *err) MK_WARN_UNUSED;
+mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan,
+                      mk_err *err) MK_WARN_UNUSED;
 size_t mk_memory_available(void);
 
-// --- one answer --------------------------------------------------------------------------------------------------------
+// --- one answer ----------------------------------------------------------------------------------
 typedef enum { MK_THINK_DEFAULT, MK_THINK_OFF, MK_THINK_ON } mk_think;
 
 typedef struct {
@@ -65,28 +68,29 @@ typedef struct {
     const int32_t *ids;      // n_ids token ids
     int64_t n_ids;
     bool raw;
-    const json_t *tools;     // NULL
-    const char *system;      // put in front of `prompt`; NULL
+    const json_t *tools;  // NULL
+    const char *system;   // put in front of `prompt`; NULL
     mk_think think;
-    const char *effort;      // reasoning effort for templates that know it; NULL
+    const char *effort;  // reasoning effort for templates that know it; NULL
     // how
     mk_sample_params sample;
-    int64_t n_predict;       // tokens at most; < 0 = until the window is full
-    const char *const *stop; // n_stop texts that end the answer (they are not part of it)
+    int64_t n_predict;        // tokens at most; < 0 = until the window is full
+    const char *const *stop;  // n_stop texts that end the answer (they are not part of it)
     int n_stop;
     const int32_t *stop_ids;
     int n_stop_ids;
-    bool ignore_eos;         // for measuring
-    int n_logprob;           // best alternatives per token; -1 = none, 0 = only the chosen token's own; at most 20
+    bool ignore_eos;  // for measuring
+    // best alternatives per token; -1 = none, 0 = only the chosen token's own; at most 20
+    int n_logprob;
 } mk_request;
 
 typedef enum { MK_EVENT_REASONING, MK_EVENT_TEXT, MK_EVENT_TOKEN, MK_EVENT_PROMPT } mk_event_kind;
 typedef struct {
     mk_event_kind kind;
-    const char *text;        // TEXT, REASONING: whole characters, never a part of a stop text or tag
+    const char *text;  // TEXT, REASONING: whole characters, never a part of a stop text or tag
     size_t n;
-    int32_t id;              // TOKEN: one per generated token, before the text it completes
-    float logprob;           // TOKEN, if n_logprob >= 0
+    int32_t id;     // TOKEN: one per generated token, before the text it completes
+    float logprob;  // TOKEN, if n_logprob >= 0
     const mk_logprob *top;
     int n_top;
     int64_t n_prompt, n_cached;  // PROMPT: once, when the prompt has been read
@@ -98,20 +102,22 @@ typedef enum { MK_FINISH_STOP, MK_FINISH_LENGTH, MK_FINISH_CANCELLED } mk_finish
 const char *mk_finish_name(mk_finish f);  // "stop", "length", "cancelled"
 
 typedef struct {
-    char *text, *reasoning;          // NUL-terminated, may hold NUL bytes before
+    char *text, *reasoning;  // NUL-terminated, may hold NUL bytes before
     size_t n_text, n_reasoning;
-    mk_ids ids;                      // generated ids, without the one that ended the answer
+    mk_ids ids;  // generated ids, without the one that ended the answer
     mk_finish finish;
     int64_t n_prompt, n_cached, n_generated, n_reasoning_tokens;
     double prompt_ms, generation_ms;
 } mk_answer;
 void mk_answer_free(mk_answer *a);
 
-// Errors: MK_ECONTEXT, MK_ETEMPLATE, MK_EUSAGE, MK_ENOMEM.  fn may be NULL.  *answer is valid (perhaps partial) also after
-// an error and must be freed.
-mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void *arg, mk_answer *answer, mk_err *err)
-    MK_WARN_UNUSED;
-// Prompt of a request as ids: template, then encoding with control tokens taken from template text only.
-mk_status mk_llm_prompt_ids(mk_llm *llm, const mk_request *r, mk_ids *ids, mk_err *err) MK_WARN_UNUSED;
+// Errors: MK_ECONTEXT, MK_ETEMPLATE, MK_EUSAGE, MK_ENOMEM.  fn may be NULL.  *answer is valid
+// (perhaps partial) also after an error and must be freed.
+mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void *arg,
+                          mk_answer *answer, mk_err *err) MK_WARN_UNUSED;
+// Prompt of a request as ids: template, then encoding with control tokens taken from template text
+// only.
+mk_status mk_llm_prompt_ids(mk_llm *llm, const mk_request *r, mk_ids *ids,
+                            mk_err *err) MK_WARN_UNUSED;
 
 #endif

@@ -14,7 +14,7 @@ struct mk_llm {
     const mk_kernels *kernels;
     mk_pool *pool;
     mk_engine *engine;
-    mk_session *session;         // the one conversation of mk_llm_generate
+    mk_session *session;  // the one conversation of mk_llm_generate
     mk_engine_opts engine_opts;
 };
 
@@ -27,6 +27,7 @@ typedef struct {
     bool templated;        // rendered by a chat template: the answer may begin with reasoning
     bool starts_thinking;  // the prompt ends in the opening tag
 } mk_prompt;
-mk_status mk_llm_make_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) MK_WARN_UNUSED;
+mk_status mk_llm_make_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p,
+                             mk_err *err) MK_WARN_UNUSED;
 
 #endif

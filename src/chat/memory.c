@@ -1,4 +1,5 @@
-// How much memory this process may still take: what the kernel calls available, within the limits of its cgroup.
+// How much memory this process may still take: what the kernel calls available, within the limits
+// of its cgroup.
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,7 +36,10 @@ static size_t number_in(const char *path) {
 
 size_t mk_memory_available(void) {
     size_t free_now = meminfo("MemAvailable");
-    size_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
-    size_t in_group = limit == SIZE_MAX || used == SIZE_MAX ? SIZE_MAX : limit > used ? limit - used : 0;
+    size_t limit = number_in("/sys/fs/cgroup/memory.max"),
+           used = number_in("/sys/fs/cgroup/memory.current");
+    size_t in_group = limit == SIZE_MAX || used == SIZE_MAX ? SIZE_MAX
+                      : limit > used                        ? limit - used
+                                                            : 0;
     return free_now < in_group ? free_now : in_group;
 }

@@ -1,7 +1,8 @@
 // From a request to token ids: finding the model's template, rendering, encoding.
 //
-// Control tokens are recognised in template text only.  A raw prompt is the caller's own text, so there they are recognised
-// too; a plain prompt of a model without template is not template text, so there they are not.
+// Control tokens are recognised in template text only.  A raw prompt is the caller's own text, so
+// there they are recognised too; a plain prompt of a model without template is not template text,
+// so there they are not.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -10,7 +11,7 @@
 
 #define TEMPLATE_MAX_BYTES ((size_t)4 << 20)
 
-// --- the model's template --------------------------------------------------------------------------------------------
+// --- the model's template ------------------------------------------------------------------------
 
 // Text of a file of the folder, or NULL if it is not there.
 static mk_status optional_file(const char *dir, const char *name, char **text, mk_err *err) {
@@ -28,7 +29,8 @@ static mk_status optional_key(const mk_gguf *g, const char *key, char **text, mk
     mk_gguf_str s = {NULL, 0};
     MK_TRY(mk_gguf_get_str(g, key, &s, err));
     if (s.p && s.n > TEMPLATE_MAX_BYTES) {
-        return MK_FAIL(err, MK_ELIMIT, "%s has %zu bytes, expected at most %zu", key, s.n, TEMPLATE_MAX_BYTES);
+        return MK_FAIL(err, MK_ELIMIT, "%s has %zu bytes, expected at most %zu", key, s.n,
+                       TEMPLATE_MAX_BYTES);
     }
     *text = s.p ? mk_strndup(s.p, s.n) : NULL;
     return MK_OK;
@@ -41,7 +43,8 @@ typedef struct {
 static mk_status read_texts(const mk_source *src, template_texts *t, mk_err *err) {
     if (mk_source_is_gguf(src)) {
         MK_TRY(optional_key(mk_source_gguf(src), "tokenizer.chat_template", &t->gguf, err));
-        return optional_key(mk_source_gguf(src), "tokenizer.chat_template.tool_use", &t->gguf_tool_use, err);
+        return optional_key(mk_source_gguf(src), "tokenizer.chat_template.tool_use",
+                            &t->gguf_tool_use, err);
     }
     const char *dir = mk_source_path(src);
     MK_TRY(optional_file(dir, "chat_template.jinja", &t->file, err));
@@ -62,7 +65,8 @@ static void free_texts(template_texts *t) {
 static bool has_control_token(const void *arg, const char *text) {
     const mk_tokenizer *t = arg;
     int32_t id = mk_tokenizer_find(t, text, strlen(text));
-    return id >= 0 && (mk_tokenizer_type(t, id) == MK_TOKEN_CONTROL || mk_tokenizer_type(t, id) == MK_TOKEN_USER_DEFINED);
+    return id >= 0 && (mk_tokenizer_type(t, id) == MK_TOKEN_CONTROL ||
+                       mk_tokenizer_type(t, id) == MK_TOKEN_USER_DEFINED);
 }
 
 static char *piece_text(const mk_tokenizer *t, int32_t id) {
@@ -85,12 +89,19 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
         if (t.eos) {
             specials[n++] = (mk_chat_special){"eos_token", t.eos};
         }
-        mk_chat_sources src = {.override_text = llm->opts.template_text, .file = t.file, .file_tool_use = t.file_tool_use,
-                               .tokenizer_config = t.config, .gguf = t.gguf, .gguf_tool_use = t.gguf_tool_use,
-                               .specials = specials, .n_specials = n,
-                               .has_token = has_control_token, .has_token_arg = llm->tokenizer};
+        mk_chat_sources src = {.override_text = llm->opts.template_text,
+                               .file = t.file,
+                               .file_tool_use = t.file_tool_use,
+                               .tokenizer_config = t.config,
+                               .gguf = t.gguf,
+                               .gguf_tool_use = t.gguf_tool_use,
+                               .specials = specials,
+                               .n_specials = n,
+                               .has_token = has_control_token,
+                               .has_token_arg = llm->tokenizer};
         st = mk_chat_template_create(&src, &llm->template, &llm->template_err);
-        bool own = llm->opts.template_text != NULL;  // the user's file must be right; the model's may not be needed
+        bool own = llm->opts.template_text !=
+                   NULL;  // the user's file must be right; the model's may not be needed
         if (st != MK_OK && own && err) {
             *err = llm->template_err;
         }
@@ -100,9 +111,10 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
     return st;
 }
 
-// --- encoding --------------------------------------------------------------------------------------------------------
+// --- encoding ------------------------------------------------------------------------------------
 
-static mk_status encode_rendered(const mk_tokenizer *tok, const mk_jinja_text *text, mk_ids *ids, mk_err *err) {
+static mk_status encode_rendered(const mk_tokenizer *tok, const mk_jinja_text *text, mk_ids *ids,
+                                 mk_err *err) {
     mk_text_run *runs = mk_try_alloc(text->n_runs ? text->n_runs : 1, sizeof *runs);
     if (!runs) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %zu runs of prompt text", text->n_runs);
@@ -112,19 +124,22 @@ static mk_status encode_rendered(const mk_tokenizer *tok, const mk_jinja_text *t
     }
     // the template writes BOS itself, so nothing is added (as transformers' apply_chat_template)
     mk_encode_opts o = {.parse_special = true, .runs = runs, .n_runs = text->n_runs};
-    mk_status st = mk_tokenizer_encode(tok, text->text.data ? text->text.data : "", text->text.len, o, ids, err);
+    mk_status st = mk_tokenizer_encode(tok, text->text.data ? text->text.data : "", text->text.len,
+                                       o, ids, err);
     mk_free(runs);
     return st;
 }
 
-static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages, mk_prompt *p, mk_err *err) {
+static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages, mk_prompt *p,
+                        mk_err *err) {
     mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
     o.enable_thinking = r->think == MK_THINK_DEFAULT ? -1 : r->think == MK_THINK_ON;
     o.reasoning_effort = r->effort;
     mk_jinja_text text = {0};
     MK_TRY(mk_chat_template_render(llm->template, messages, r->tools, &o, &text, err));
     p->templated = true;
-    p->starts_thinking = mk_reasoning_prompt_open(text.text.data ? text.text.data : "", text.text.len, "<think>");
+    p->starts_thinking =
+        mk_reasoning_prompt_open(text.text.data ? text.text.data : "", text.text.len, "<think>");
     mk_status st = encode_rendered(llm->tokenizer, &text, &p->ids, err);
     mk_jinja_text_free(&text);
     return st;
@@ -133,7 +148,8 @@ static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages
 static json_t *one_message(const mk_request *r) {
     json_t *list = json_array();
     if (r->system) {
-        json_array_append_new(list, json_pack("{s:s, s:s}", "role", "system", "content", r->system));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s}", "role", "system", "content", r->system));
     }
     json_array_append_new(list, json_pack("{s:s, s:s}", "role", "user", "content", r->prompt));
     return list;
@@ -144,15 +160,18 @@ static mk_status render_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p, m
     size_t want = r->system ? 2 : 1;
     mk_status st = json_array_size(list) == want
                        ? render(llm, r, list, p, err)
-                       : MK_FAIL(err, MK_EUSAGE, "the prompt is not valid UTF-8; use --raw for arbitrary bytes");
+                       : MK_FAIL(err, MK_EUSAGE,
+                                 "the prompt is not valid UTF-8; use --raw for arbitrary bytes");
     json_decref(list);
     return st;
 }
 
 static mk_status need_template(const mk_llm *llm, mk_err *err) {
     if (llm->template_err.code == MK_ENOTFOUND || llm->template_err.code == MK_OK) {
-        return MK_FAIL(err, MK_EUSAGE, "%s has no chat template; use --raw for plain continuation, or --template FILE",
-                       mk_source_path(llm->model->src));
+        return MK_FAIL(
+            err, MK_EUSAGE,
+            "%s has no chat template; use --raw for plain continuation, or --template FILE",
+            mk_source_path(llm->model->src));
     }
     if (err) {
         *err = llm->template_err;

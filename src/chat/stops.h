@@ -1,6 +1,7 @@
 // Stop texts: holds back what could be the beginning of one, cuts the answer where one is complete.
 //
-// The same text cut into pieces anywhere gives the same output (tests/chat/test_stops.c tries every cut).
+// The same text cut into pieces anywhere gives the same output (tests/chat/test_stops.c tries every
+// cut).
 #ifndef MK_CHAT_STOPS_H
 #define MK_CHAT_STOPS_H
 
@@ -12,8 +13,8 @@
 typedef struct {
     const char *const *stop;  // n_stop texts, none empty; outlive this
     int n_stop;
-    mk_buf held;              // bytes not yet known to be free of a stop text
-    bool hit;                 // a stop text was complete; everything later is dropped
+    mk_buf held;  // bytes not yet known to be free of a stop text
+    bool hit;     // a stop text was complete; everything later is dropped
 } mk_stops;
 
 void mk_stops_init(mk_stops *s, const char *const *stop, int n_stop);

@@ -41,8 +41,12 @@ static mk_status alloc_rows(mk_engine *e, mk_err *err) {
 
 // Scratch of the largest batch, by a pass in which operators only count.
 static size_t measure_scratch(const mk_engine *e, const mk_kv_layer *kv, mk_kv_type type) {
-    mk_batch b = {.ids = e->ids, .rows = {e->n_chunk, e->pos, e->table}, .kv = kv, .kv_type = type,
-                  .out_rows = e->out_rows, .n_out = e->n_out < e->n_chunk ? e->n_out : e->n_chunk};
+    mk_batch b = {.ids = e->ids,
+                  .rows = {e->n_chunk, e->pos, e->table},
+                  .kv = kv,
+                  .kv_type = type,
+                  .out_rows = e->out_rows,
+                  .n_out = e->n_out < e->n_chunk ? e->n_out : e->n_chunk};
     mk_ops_begin(e->ops, true);
     (void)e->model->arch->forward(e->model, e->ops, &b);
     mk_ops_end(e->ops);
@@ -57,12 +61,15 @@ static mk_status set_up(mk_engine *e, const mk_engine_opts *o, mk_err *err) {
 
 static mk_engine *new_engine(const mk_model *m, const mk_engine_opts *o) {
     mk_engine *e = mk_zalloc(sizeof *e);
-    *e = (mk_engine){.model = m, .n_chunk = o->n_chunk, .n_out = o->n_out,
+    *e = (mk_engine){.model = m,
+                     .n_chunk = o->n_chunk,
+                     .n_out = o->n_out,
                      .ops = mk_ops_create(o->kernels, o->pool)};
     return e;
 }
 
-mk_status mk_engine_create(const mk_model *m, const mk_engine_opts *opts, mk_engine **out, mk_err *err) {
+mk_status mk_engine_create(const mk_model *m, const mk_engine_opts *opts, mk_engine **out,
+                           mk_err *err) {
     MK_ASSERT(m->loaded && opts->kernels && opts->pool);
     mk_engine_opts o = with_defaults(opts);
     mk_engine *e = new_engine(m, &o);
@@ -104,13 +111,14 @@ void mk_engine_seq_truncate(mk_engine *e, int seq, int64_t n) {
     mk_kv_truncate(e->kv, seq, n);
 }
 
-// --- one forward -----------------------------------------------------------------------------------------------------
+// --- one forward ---------------------------------------------------------------------------------
 
 static mk_status check_ids(const mk_engine *e, const mk_step *s, mk_err *err) {
     for (int64_t i = 0; i < s->n; i++) {
         if (s->ids[i] < 0 || s->ids[i] >= e->model->hp.n_vocab) {
-            return MK_FAIL(err, MK_EUSAGE, "token id %d at place %lld is outside the vocabulary (0 to %lld)", s->ids[i],
-                           (long long)i, (long long)(e->model->hp.n_vocab - 1));
+            return MK_FAIL(err, MK_EUSAGE,
+                           "token id %d at place %lld is outside the vocabulary (0 to %lld)",
+                           s->ids[i], (long long)i, (long long)(e->model->hp.n_vocab - 1));
         }
     }
     return MK_OK;
@@ -157,8 +165,12 @@ static int64_t fill_rows(mk_engine *e, const mk_step *steps, int n_step, int64_t
 mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step, mk_err *err) {
     MK_TRY(extend_all(e, steps, n_step, err));
     int64_t n_out = 0, n_tok = fill_rows(e, steps, n_step, &n_out);
-    mk_batch b = {.ids = e->ids, .rows = {n_tok, e->pos, e->table}, .kv = mk_kv_layers(e->kv),
-                  .kv_type = mk_kv_get_type(e->kv), .out_rows = e->out_rows, .n_out = n_out};
+    mk_batch b = {.ids = e->ids,
+                  .rows = {n_tok, e->pos, e->table},
+                  .kv = mk_kv_layers(e->kv),
+                  .kv_type = mk_kv_get_type(e->kv),
+                  .out_rows = e->out_rows,
+                  .n_out = n_out};
     mk_ops_begin(e->ops, false);
     e->logits = mk_model_forward(e->model, e->ops, &b);
     mk_ops_end(e->ops);
@@ -170,20 +182,24 @@ const float *mk_engine_logits(const mk_engine *e, int64_t i) {
     return e->logits.p + i * e->logits.stride;
 }
 
-// --- feeding ---------------------------------------------------------------------------------------------------------
+// --- feeding -------------------------------------------------------------------------------------
 
 // A prompt that cannot fit is refused before any of it is computed.
 static mk_status check_room(const mk_engine *e, int seq, int64_t n, mk_err *err) {
     int64_t used = mk_kv_length(e->kv, seq), n_ctx = mk_kv_n_ctx(e->kv);
     if (n > n_ctx - used) {
-        return MK_FAIL(err, MK_ECONTEXT, "prompt is %lld tokens, window is %lld (%lld used); nothing was cut. Ask for a "
-                       "larger window with --ctx %lld", (long long)n, (long long)n_ctx, (long long)used,
-                       (long long)(used + n + 512) / 1024 * 1024 + 1024);
+        return MK_FAIL(
+            err, MK_ECONTEXT,
+            "prompt is %lld tokens, window is %lld (%lld used); nothing was cut. Ask for a "
+            "larger window with --ctx %lld",
+            (long long)n, (long long)n_ctx, (long long)used,
+            (long long)(used + n + 512) / 1024 * 1024 + 1024);
     }
     return MK_OK;
 }
 
-mk_status mk_engine_feed(mk_engine *e, int seq, const int32_t *ids, int64_t n, mk_logits_mode mode, mk_err *err) {
+mk_status mk_engine_feed(mk_engine *e, int seq, const int32_t *ids, int64_t n, mk_logits_mode mode,
+                         mk_err *err) {
     MK_ASSERT(mode != MK_LOGITS_ALL);
     MK_TRY(check_room(e, seq, n, err));
     for (int64_t at = 0; at < n;) {
@@ -196,8 +212,8 @@ mk_status mk_engine_feed(mk_engine *e, int seq, const int32_t *ids, int64_t n, m
     return MK_OK;
 }
 
-mk_status mk_engine_feed_rows(mk_engine *e, int seq, const int32_t *ids, int64_t n, mk_row_fn row, void *arg,
-                              mk_err *err) {
+mk_status mk_engine_feed_rows(mk_engine *e, int seq, const int32_t *ids, int64_t n, mk_row_fn row,
+                              void *arg, mk_err *err) {
     MK_TRY(check_room(e, seq, n, err));
     int64_t most = e->n_chunk < e->n_out ? e->n_chunk : e->n_out;
     for (int64_t at = 0; at < n;) {
@@ -228,9 +244,10 @@ int64_t mk_engine_n_chunk(const mk_engine *e) {
     return e->n_chunk;
 }
 
-// --- planning --------------------------------------------------------------------------------------------------------
+// --- planning ------------------------------------------------------------------------------------
 
-mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memory_plan *out, mk_err *err) {
+mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memory_plan *out,
+                         mk_err *err) {
     mk_engine_opts o = with_defaults(opts);
     mk_engine *e = new_engine(m, &o);
     mk_kv_layer *none = mk_try_alloc((size_t)m->hp.n_layer, sizeof *none);

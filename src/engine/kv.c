@@ -30,7 +30,8 @@ static mk_status alloc_parts(mk_kv *kv, const mk_model *m, mk_err *err) {
     int64_t n_block = 0;
     if (!mk_mul_i64(kv->blocks_per_seq, kv->n_seq, &n_block) || n_block > INT32_MAX ||
         !mk_mul_size((size_t)n_block, kv->block_bytes, &total)) {
-        return MK_FAIL(err, MK_ENOMEM, "a window of %lld tokens for %lld sequences is too large to address",
+        return MK_FAIL(err, MK_ENOMEM,
+                       "a window of %lld tokens for %lld sequences is too large to address",
                        (long long)kv->n_ctx, (long long)kv->n_seq);
     }
     kv->n_block = n_block;
@@ -39,13 +40,16 @@ static mk_status alloc_parts(mk_kv *kv, const mk_model *m, mk_err *err) {
     kv->seq = mk_try_alloc((size_t)kv->n_seq, sizeof *kv->seq);
     kv->layer = mk_try_alloc((size_t)kv->n_layer, sizeof *kv->layer);
     if (!kv->data || !kv->free_list || !kv->seq || !kv->layer) {
-        return MK_FAIL(err, MK_ENOMEM, "the cache for a window of %lld tokens needs %.1f MB; ask for a smaller one (--ctx)",
-                       (long long)kv->n_ctx * kv->n_seq, (double)total / 1e6);
+        return MK_FAIL(
+            err, MK_ENOMEM,
+            "the cache for a window of %lld tokens needs %.1f MB; ask for a smaller one (--ctx)",
+            (long long)kv->n_ctx * kv->n_seq, (double)total / 1e6);
     }
     for (int64_t s = 0; s < kv->n_seq; s++) {
         kv->seq[s].table = mk_try_alloc((size_t)kv->blocks_per_seq, sizeof(int32_t));
         if (!kv->seq[s].table) {
-            return MK_FAIL(err, MK_ENOMEM, "no memory for the block table of sequence %lld", (long long)s);
+            return MK_FAIL(err, MK_ENOMEM, "no memory for the block table of sequence %lld",
+                           (long long)s);
         }
     }
     size_t at = 0;
@@ -57,11 +61,16 @@ static mk_status alloc_parts(mk_kv *kv, const mk_model *m, mk_err *err) {
     return MK_OK;
 }
 
-mk_status mk_kv_create(const mk_model *m, mk_kv_type type, int64_t n_ctx, int64_t n_seq, mk_kv **out, mk_err *err) {
+mk_status mk_kv_create(const mk_model *m, mk_kv_type type, int64_t n_ctx, int64_t n_seq,
+                       mk_kv **out, mk_err *err) {
     MK_ASSERT(n_ctx > 0 && n_seq > 0);
     mk_kv *kv = mk_zalloc(sizeof *kv);
-    *kv = (mk_kv){.type = type, .n_ctx = n_ctx, .n_seq = n_seq, .n_layer = m->hp.n_layer,
-                  .blocks_per_seq = blocks_for(n_ctx), .block_bytes = mk_model_kv_bytes_per_block(m, type)};
+    *kv = (mk_kv){.type = type,
+                  .n_ctx = n_ctx,
+                  .n_seq = n_seq,
+                  .n_layer = m->hp.n_layer,
+                  .blocks_per_seq = blocks_for(n_ctx),
+                  .block_bytes = mk_model_kv_bytes_per_block(m, type)};
     mk_status st = alloc_parts(kv, m, err);
     if (st != MK_OK) {
         mk_kv_destroy(kv);
@@ -118,9 +127,11 @@ int64_t mk_kv_length(const mk_kv *kv, int seq) {
 mk_status mk_kv_extend(mk_kv *kv, int seq, int64_t n, mk_err *err) {
     sequence *s = seq_at(kv, seq);
     if (n > kv->n_ctx - s->length) {
-        return MK_FAIL(err, MK_ECONTEXT, "%lld tokens do not fit: the window is %lld tokens and %lld are used; nothing was "
-                       "cut. Ask for a larger window with --ctx", (long long)n, (long long)kv->n_ctx,
-                       (long long)s->length);
+        return MK_FAIL(
+            err, MK_ECONTEXT,
+            "%lld tokens do not fit: the window is %lld tokens and %lld are used; nothing was "
+            "cut. Ask for a larger window with --ctx",
+            (long long)n, (long long)kv->n_ctx, (long long)s->length);
     }
     int64_t have = blocks_for(s->length), need = blocks_for(s->length + n);
     MK_ASSERT(need - have <= kv->n_free);  // every sequence has its full share

@@ -15,15 +15,15 @@ typedef struct {
 struct mk_sampler {
     mk_sample_params p;
     int64_t n_vocab, n_ctx, n_history;
-    int32_t *history;   // prompt and generated ids, oldest first
-    int32_t *n_seen;    // [n_vocab] how often each id was generated
-    int32_t *mark;      // [n_vocab] stamp of the last penalty pass that touched the id
+    int32_t *history;  // prompt and generated ids, oldest first
+    int32_t *n_seen;   // [n_vocab] how often each id was generated
+    int32_t *mark;     // [n_vocab] stamp of the last penalty pass that touched the id
     int32_t stamp;
-    float *work;        // [n_vocab] adjusted logits
-    candidate *heap;    // [n_vocab]
+    float *work;      // [n_vocab] adjusted logits
+    candidate *heap;  // [n_vocab]
 };
 
-// --- parameters ------------------------------------------------------------------------------------------------------
+// --- parameters ----------------------------------------------------------------------------------
 
 static mk_status bad_value(const char *name, double value, const char *range, mk_err *err) {
     return MK_FAIL(err, MK_EUSAGE, "%s is %g, expected %s", name, value, range);
@@ -52,8 +52,8 @@ mk_status mk_sample_check(const mk_sample_params *p, int64_t n_vocab, mk_err *er
     }
     for (int32_t i = 0; i < p->n_bias; i++) {
         if (p->bias[i].id < 0 || p->bias[i].id >= n_vocab) {
-            return MK_FAIL(err, MK_EUSAGE, "logit_bias names token %d, expected 0 to %lld", p->bias[i].id,
-                           (long long)(n_vocab - 1));
+            return MK_FAIL(err, MK_EUSAGE, "logit_bias names token %d, expected 0 to %lld",
+                           p->bias[i].id, (long long)(n_vocab - 1));
         }
         if (isnan(p->bias[i].bias)) {
             return MK_FAIL(err, MK_EUSAGE, "logit_bias of token %d is not a number", p->bias[i].id);
@@ -62,7 +62,8 @@ mk_status mk_sample_check(const mk_sample_params *p, int64_t n_vocab, mk_err *er
     return MK_OK;
 }
 
-mk_status mk_sampler_create(const mk_sample_params *p, int64_t n_vocab, int64_t n_ctx, mk_sampler **out, mk_err *err) {
+mk_status mk_sampler_create(const mk_sample_params *p, int64_t n_vocab, int64_t n_ctx,
+                            mk_sampler **out, mk_err *err) {
     MK_TRY(mk_sample_check(p, n_vocab, err));
     mk_sampler *s = mk_zalloc(sizeof *s);
     *s = (mk_sampler){.p = *p, .n_vocab = n_vocab, .n_ctx = n_ctx};
@@ -105,7 +106,7 @@ void mk_sampler_reset(mk_sampler *s) {
     memset(s->n_seen, 0, (size_t)s->n_vocab * sizeof *s->n_seen);
 }
 
-// --- adjusting logits ------------------------------------------------------------------------------------------------
+// --- adjusting logits ----------------------------------------------------------------------------
 
 static void copy_masked(mk_sampler *s, const float *logits) {
     for (int64_t i = 0; i < s->n_vocab; i++) {
@@ -121,8 +122,9 @@ static void penalise_repetition(mk_sampler *s) {
     if (s->p.repetition_penalty == 1.0f) {
         return;
     }
-    int64_t n = s->p.repetition_last_n < 0 || s->p.repetition_last_n > s->n_history ? s->n_history
-                                                                                    : s->p.repetition_last_n;
+    int64_t n = s->p.repetition_last_n < 0 || s->p.repetition_last_n > s->n_history
+                    ? s->n_history
+                    : s->p.repetition_last_n;
     s->stamp++;
     for (int64_t i = s->n_history - n; i < s->n_history; i++) {
         int32_t id = s->history[i];
@@ -156,7 +158,7 @@ static int32_t best(const float *logits, int64_t n) {
     return (int32_t)at;
 }
 
-// --- the candidates: a heap ordered by (logit descending, id ascending) ----------------------------------------------
+// --- the candidates: a heap ordered by (logit descending, id ascending) --------------------------
 
 static bool before(candidate a, candidate b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
@@ -190,7 +192,8 @@ static int64_t make_heap(mk_sampler *s) {
     return n;
 }
 
-// Takes the best candidate; it moves to the end of the shrinking heap, so that the taken ones lie sorted behind it.
+// Takes the best candidate; it moves to the end of the shrinking heap, so that the taken ones lie
+// sorted behind it.
 static candidate pop(mk_sampler *s, int64_t *n) {
     candidate top = s->heap[0];
     s->heap[0] = s->heap[--*n];
@@ -235,7 +238,8 @@ static int32_t draw(mk_sampler *s, int64_t pos) {
     }
     double target = u * (filtered ? kept : total), sum = 0;
     int32_t id = s->heap[filtered ? n_all - 1 : 0].id;
-    for (int64_t i = n_all - 1; i >= 0; i--) {  // taken candidates lie from the back to the front, best first
+    for (int64_t i = n_all - 1; i >= 0;
+         i--) {  // taken candidates lie from the back to the front, best first
         candidate c = i >= n ? s->heap[i] : pop(s, &n);
         sum += weight(s, c.logit, max);
         id = c.id;
@@ -253,7 +257,7 @@ int32_t mk_sampler_choose(mk_sampler *s, const float *logits, int64_t pos) {
     return s->p.temperature == 0 ? best(s->work, s->n_vocab) : draw(s, pos);
 }
 
-// --- log-probabilities -----------------------------------------------------------------------------------------------
+// --- log-probabilities ---------------------------------------------------------------------------
 
 static double log_sum(const float *logits, int64_t n, float *max) {
     *max = -INFINITY;

@@ -17,8 +17,9 @@ mk_status mk_session_create(mk_engine *e, mk_session **out, mk_err *err) {
     s->engine = e;
     s->n_ctx = mk_engine_n_ctx(e);
     s->ids = mk_try_alloc((size_t)s->n_ctx, sizeof *s->ids);
-    mk_status st = s->ids ? mk_engine_seq_open(e, &s->seq, err)
-                          : MK_FAIL(err, MK_ENOMEM, "no memory for %lld token ids", (long long)s->n_ctx);
+    mk_status st =
+        s->ids ? mk_engine_seq_open(e, &s->seq, err)
+               : MK_FAIL(err, MK_ENOMEM, "no memory for %lld token ids", (long long)s->n_ctx);
     if (st != MK_OK) {
         mk_free(s->ids);
         mk_free(s);
@@ -37,11 +38,15 @@ void mk_session_destroy(mk_session *s) {
     mk_free(s);
 }
 
-mk_status mk_session_sync(mk_session *s, const int32_t *ids, int64_t n, int64_t *n_cached, mk_err *err) {
+mk_status mk_session_sync(mk_session *s, const int32_t *ids, int64_t n, int64_t *n_cached,
+                          mk_err *err) {
     MK_ASSERT(n >= 1);
     if (n > s->n_ctx) {
-        return MK_FAIL(err, MK_ECONTEXT, "prompt is %lld tokens, window is %lld; nothing was cut. Ask for a larger window "
-                       "with --ctx", (long long)n, (long long)s->n_ctx);
+        return MK_FAIL(
+            err, MK_ECONTEXT,
+            "prompt is %lld tokens, window is %lld; nothing was cut. Ask for a larger window "
+            "with --ctx",
+            (long long)n, (long long)s->n_ctx);
     }
     int64_t same = 0;
     while (same < n - 1 && same < s->n && s->ids[same] == ids[same]) {

@@ -2,9 +2,9 @@
 #ifndef MK_MODEL_ARCH_LIST_H
 #define MK_MODEL_ARCH_LIST_H
 
-#define MK_ARCH_LIST(X) \
-    X(llama)            \
-    X(qwen2)            \
+#define MK_ARCH_LIST(X)                                                                            \
+    X(llama)                                                                                       \
+    X(qwen2)                                                                                       \
     X(deepseek)
 
 #endif

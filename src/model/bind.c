@@ -26,7 +26,8 @@ void mk_bind_name(char out[MK_NAME_MAX], const char *pattern, int layer, int64_t
     size_t n = 0;
     for (const char *p = pattern; *p && n + 24 < MK_NAME_MAX;) {
         if (p[0] == '{' && p[2] == '}') {
-            n += (size_t)snprintf(out + n, 24, "%lld", p[1] == 'L' ? (long long)layer : (long long)expert);
+            n += (size_t)snprintf(out + n, 24, "%lld",
+                                  p[1] == 'L' ? (long long)layer : (long long)expert);
             p += 3;
         } else {
             out[n++] = *p++;
@@ -43,7 +44,8 @@ static void shape_text(char *out, size_t cap, const int64_t *shape, int n_dim) {
     }
 }
 
-mk_status mk_bind_check_shape(const mk_tensor_view *v, const int64_t *want, int n_dim, mk_err *err) {
+mk_status mk_bind_check_shape(const mk_tensor_view *v, const int64_t *want, int n_dim,
+                              mk_err *err) {
     bool same = v->n_dim == n_dim;
     for (int i = 0; same && i < n_dim; i++) {
         same = v->shape[i] == want[i];
@@ -57,22 +59,27 @@ mk_status mk_bind_check_shape(const mk_tensor_view *v, const int64_t *want, int 
     return MK_FAIL(err, MK_ECORRUPT, "tensor %s: expected shape [%s], got [%s]", v->name, a, b);
 }
 
-static mk_status check_type(const mk_tensor_view *v, mk_tensor_class cls, int64_t n_in, mk_err *err) {
+static mk_status check_type(const mk_tensor_view *v, mk_tensor_class cls, int64_t n_in,
+                            mk_err *err) {
     const mk_dtype_info *info = mk_dtype_get(v->dtype);
     if (!mk_dtype_is_float(v->dtype)) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s cannot hold weights", v->name, info->name);
+        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s cannot hold weights", v->name,
+                       info->name);
     }
     if (cls == MK_T_VECTOR && info->group > 0) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, expected a plain float type", v->name, info->name);
+        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, expected a plain float type",
+                       v->name, info->name);
     }
     if (n_in % info->block != 0) {
-        return MK_FAIL(err, MK_ECORRUPT, "tensor %s: rows of %lld elements, but %s needs a multiple of %d", v->name,
+        return MK_FAIL(err, MK_ECORRUPT,
+                       "tensor %s: rows of %lld elements, but %s needs a multiple of %d", v->name,
                        (long long)n_in, info->name, info->block);
     }
     return MK_OK;
 }
 
-static mk_status check_view(const mk_model *m, const mk_tensor_row *row, const mk_tensor_view *v, mk_err *err) {
+static mk_status check_view(const mk_model *m, const mk_tensor_row *row, const mk_tensor_view *v,
+                            mk_err *err) {
     if (row->n_dim == 0) {
         return MK_OK;  // the family checks it
     }
@@ -93,12 +100,15 @@ static mk_status check_view(const mk_model *m, const mk_tensor_row *row, const m
 }
 
 static const mk_tensor_view *find_tied(const mk_model *m, const mk_tensor_row *row) {
-    bool tied = (row->flags & MK_T_TIED) && (mk_source_is_gguf(m->src) || m->hp.tie_embeddings != 0);
-    return tied ? mk_source_find(m->src, mk_source_is_gguf(m->src) ? "token_embd.weight" : "model.embed_tokens.weight")
+    bool tied =
+        (row->flags & MK_T_TIED) && (mk_source_is_gguf(m->src) || m->hp.tie_embeddings != 0);
+    return tied ? mk_source_find(m->src, mk_source_is_gguf(m->src) ? "token_embd.weight"
+                                                                   : "model.embed_tokens.weight")
                 : NULL;
 }
 
-static mk_status find_views(mk_model *m, const mk_tensor_row *row, int layer, mk_binding *b, mk_err *err) {
+static mk_status find_views(mk_model *m, const mk_tensor_row *row, int layer, mk_binding *b,
+                            mk_err *err) {
     bool gguf = mk_source_is_gguf(m->src);
     const char *pattern = gguf ? row->gguf : row->hf;
     if (!pattern) {
@@ -118,7 +128,8 @@ static mk_status find_views(mk_model *m, const mk_tensor_row *row, int layer, mk
             return MK_OK;
         }
         if (!v) {
-            return MK_FAIL(err, MK_ECORRUPT, "%s: tensor %s is missing", mk_source_path(m->src), name);
+            return MK_FAIL(err, MK_ECORRUPT, "%s: tensor %s is missing", mk_source_path(m->src),
+                           name);
         }
         MK_TRY(check_view(m, row, v, err));
         b->view[e] = v;
@@ -138,15 +149,17 @@ static mk_status bind_layer(mk_model *m, int layer, mk_err *err) {
         if (global != (layer < 0) || (row->when && !row->when(&m->hp, layer))) {
             continue;
         }
-        MK_TRY(find_views(m, row, layer, &m->binding[(int64_t)(layer + 1) * m->arch->n_tensors + i], err));
+        MK_TRY(find_views(m, row, layer, &m->binding[(int64_t)(layer + 1) * m->arch->n_tensors + i],
+                          err));
     }
     return layer >= 0 && m->arch->check ? m->arch->check(m, layer, err) : MK_OK;
 }
 
-// --- invariant 3: nothing left over ----------------------------------------------------------------------------------
+// --- invariant 3: nothing left over --------------------------------------------------------------
 
 static int by_address(const void *a, const void *b) {
-    const mk_tensor_view *x = *(const mk_tensor_view *const *)a, *y = *(const mk_tensor_view *const *)b;
+    const mk_tensor_view *x = *(const mk_tensor_view *const *)a,
+                         *y = *(const mk_tensor_view *const *)b;
     return x < y ? -1 : x > y;
 }
 
@@ -158,7 +171,8 @@ static bool ignored(const mk_model *m, const char *name) {
     }
     // layers behind the last one: multi-token prediction modules
     int layer = -1;
-    return (sscanf(name, "model.layers.%d.", &layer) == 1 || sscanf(name, "blk.%d.", &layer) == 1) &&
+    return (sscanf(name, "model.layers.%d.", &layer) == 1 ||
+            sscanf(name, "blk.%d.", &layer) == 1) &&
            layer >= m->hp.n_layer && layer < m->hp.n_layer + m->hp.n_nextn;
 }
 
@@ -182,7 +196,8 @@ static mk_status check_leftovers(mk_model *m, mk_err *err) {
     for (int64_t i = 0; i < mk_source_n_tensor(m->src) && st == MK_OK; i++) {
         const mk_tensor_view *v = mk_source_tensor(m->src, i);
         if (!bsearch(&v, used, (size_t)n, sizeof *used, by_address) && !ignored(m, v->name)) {
-            st = MK_FAIL(err, MK_EUNSUPPORTED, "%s: tensor %s is not part of the %s architecture as minke knows it",
+            st = MK_FAIL(err, MK_EUNSUPPORTED,
+                         "%s: tensor %s is not part of the %s architecture as minke knows it",
                          mk_source_path(m->src), v->name, m->arch->name);
         }
     }
@@ -191,7 +206,8 @@ static mk_status check_leftovers(mk_model *m, mk_err *err) {
 }
 
 mk_status mk_bind_all(mk_model *m, mk_err *err) {
-    m->binding = mk_try_alloc((size_t)(m->hp.n_layer + 1) * (size_t)m->arch->n_tensors, sizeof *m->binding);
+    m->binding =
+        mk_try_alloc((size_t)(m->hp.n_layer + 1) * (size_t)m->arch->n_tensors, sizeof *m->binding);
     if (!m->binding) {
         return MK_FAIL(err, MK_ENOMEM, "no memory to bind %lld layers", (long long)m->hp.n_layer);
     }
@@ -210,22 +226,26 @@ void mk_bind_free(mk_model *m) {
     m->binding = NULL;
 }
 
-// --- sources for packing ---------------------------------------------------------------------------------------------
+// --- sources for packing -------------------------------------------------------------------------
 
-mk_status mk_bind_tile_scale(const mk_model *m, const mk_tensor_view *view, float **scale, int64_t *n_col,
-                             mk_err *err) {
+mk_status mk_bind_tile_scale(const mk_model *m, const mk_tensor_view *view, float **scale,
+                             int64_t *n_col, mk_err *err) {
     char name[MK_NAME_MAX];
     int n = snprintf(name, sizeof name, "%s_scale_inv", view->name);
-    const mk_tensor_view *v = n > 0 && (size_t)n < sizeof name ? mk_source_find(m->src, name) : NULL;
+    const mk_tensor_view *v =
+        n > 0 && (size_t)n < sizeof name ? mk_source_find(m->src, name) : NULL;
     if (!v) {
-        return MK_FAIL(err, MK_ECORRUPT, "tensor %s is FP8, but its scales %s_scale_inv are missing", view->name,
+        return MK_FAIL(err, MK_ECORRUPT,
+                       "tensor %s is FP8, but its scales %s_scale_inv are missing", view->name,
                        view->name);
     }
-    int64_t rows = view->n_dim == 2 ? view->shape[0] : 0, cols = view->n_dim == 2 ? view->shape[1] : 0;
+    int64_t rows = view->n_dim == 2 ? view->shape[0] : 0,
+            cols = view->n_dim == 2 ? view->shape[1] : 0;
     int64_t want[2] = {(rows + FP8_TILE - 1) / FP8_TILE, (cols + FP8_TILE - 1) / FP8_TILE};
     MK_TRY(mk_bind_check_shape(v, want, 2, err));
     if (!mk_dtype_is_float(v->dtype) || mk_dtype_get(v->dtype)->group > 0) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, expected F32", v->name, mk_dtype_get(v->dtype)->name);
+        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, expected F32", v->name,
+                       mk_dtype_get(v->dtype)->name);
     }
     *scale = mk_try_alloc((size_t)(want[0] * want[1]), sizeof **scale);
     if (!*scale) {
@@ -239,7 +259,8 @@ mk_status mk_bind_tile_scale(const mk_model *m, const mk_tensor_view *view, floa
 mk_status mk_bind_to_f32(const mk_model *m, const mk_tensor_view *view, float **out, mk_err *err) {
     int64_t n_in = view->shape[view->n_dim > 0 ? view->n_dim - 1 : 0], n_row = 1;
     for (int i = 0; i + 1 < view->n_dim; i++) {
-        n_row *= view->shape[i];  // cannot overflow: the reader checked the product against the file
+        n_row *=
+            view->shape[i];  // cannot overflow: the reader checked the product against the file
     }
     float *f = mk_try_alloc((size_t)(n_row * n_in), sizeof *f), *scale = NULL;
     int64_t n_col = 0;
@@ -261,7 +282,8 @@ mk_status mk_bind_to_f32(const mk_model *m, const mk_tensor_view *view, float **
     return MK_OK;
 }
 
-// GGUF's converter stored row h*hd + j*(hd/2) + i (j = half, i = pair) at h*hd + 2*i + j, for interleaved rotation.
+// GGUF's converter stored row h*hd + j*(hd/2) + i (j = half, i = pair) at h*hd + 2*i + j, for
+// interleaved rotation.
 static mk_status unpermute(const mk_model *m, int64_t n_out, int32_t **map, mk_err *err) {
     int64_t hd = m->hp.d_head;
     *map = mk_try_alloc((size_t)n_out, sizeof **map);
@@ -275,16 +297,20 @@ static mk_status unpermute(const mk_model *m, int64_t n_out, int32_t **map, mk_e
     return MK_OK;
 }
 
-mk_status mk_bind_src(const mk_model *m, const mk_tensor_row *row, const mk_tensor_view *view, mk_weight_src *src,
-                      mk_src_own *own, mk_err *err) {
+mk_status mk_bind_src(const mk_model *m, const mk_tensor_row *row, const mk_tensor_view *view,
+                      mk_weight_src *src, mk_src_own *own, mk_err *err) {
     *own = (mk_src_own){NULL, NULL};
     bool stacked = view->n_dim == 3;
     int64_t n_out = view->shape[view->n_dim - 2], n_in = view->shape[view->n_dim - 1];
-    *src = (mk_weight_src){.dtype = view->dtype, .data = view->data, .n_mat = stacked ? view->shape[0] : 1,
-                           .n_out = n_out, .n_in = n_in};
+    *src = (mk_weight_src){.dtype = view->dtype,
+                           .data = view->data,
+                           .n_mat = stacked ? view->shape[0] : 1,
+                           .n_out = n_out,
+                           .n_in = n_in};
     if (!mk_dtype_row_bytes(view->dtype, n_in, &src->row_bytes) ||
         !mk_mul_size(src->row_bytes, (size_t)n_out, &src->mat_stride)) {
-        return MK_FAIL(err, MK_ECORRUPT, "tensor %s: impossible row length %lld", view->name, (long long)n_in);
+        return MK_FAIL(err, MK_ECORRUPT, "tensor %s: impossible row length %lld", view->name,
+                       (long long)n_in);
     }
     if ((row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && mk_source_is_gguf(m->src)) {
         MK_TRY(unpermute(m, n_out, &own->row_map, err));

@@ -6,7 +6,8 @@
 mk_mat mk_block_embed(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     const mk_tensor_view *e = m->globals.embed;
     mk_mat x = mk_op_new(ops, b->rows.n_tok, m->hp.d_model);
-    mk_op_embed(ops, x, e->data, e->dtype, e->n_bytes / (size_t)e->shape[0], b->ids);  // [n_tok, d_model]
+    mk_op_embed(ops, x, e->data, e->dtype, e->n_bytes / (size_t)e->shape[0],
+                b->ids);  // [n_tok, d_model]
     mk_op_tap(ops, "embed", -1, x);
     return x;
 }
@@ -14,11 +15,13 @@ mk_mat mk_block_embed(const mk_model *m, mk_ops *ops, const mk_batch *b) {
 mk_mat mk_block_angles(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     int64_t n_dim = m->arch->rope_dims(&m->hp);
     mk_mat cs = mk_op_new(ops, b->rows.n_tok, n_dim);
-    mk_op_rope_angles(ops, cs, b->rows.pos, m->inv_freq, n_dim / 2, m->rope_cs_factor);  // [n_tok, n_dim]
+    mk_op_rope_angles(ops, cs, b->rows.pos, m->inv_freq, n_dim / 2,
+                      m->rope_cs_factor);  // [n_tok, n_dim]
     return cs;
 }
 
-mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs, const mk_batch *b) {
+mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs,
+                          const mk_batch *b) {
     const mk_hparams *hp = &m->hp;
     const mk_layer *w = &m->layer[layer];
     mk_attn attn = mk_model_attn(m, layer, b->kv_type);
@@ -44,14 +47,15 @@ mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, m
     return out;
 }
 
-mk_mat mk_block_swiglu(mk_ops *ops, mk_mat x, const mk_weight *gate, const mk_weight *up, const mk_weight *down) {
+mk_mat mk_block_swiglu(mk_ops *ops, mk_mat x, const mk_weight *gate, const mk_weight *up,
+                       const mk_weight *down) {
     mk_mat out = mk_op_new(ops, x.n_row, down->n_out);
     size_t mark = mk_op_mark(ops);
     mk_mat g = mk_op_new(ops, x.n_row, gate->n_out), u = mk_op_new(ops, x.n_row, up->n_out);
     mk_linear both[] = {{gate, NULL, g}, {up, NULL, u}};
-    mk_op_linears(ops, x, both, 2);             // [n_tok, d_ff] x 2
-    mk_op_swiglu(ops, g, g, u);                 // [n_tok, d_ff]
-    mk_op_linear(ops, out, g, down, NULL);      // [n_tok, d_model]
+    mk_op_linears(ops, x, both, 2);         // [n_tok, d_ff] x 2
+    mk_op_swiglu(ops, g, g, u);             // [n_tok, d_ff]
+    mk_op_linear(ops, out, g, down, NULL);  // [n_tok, d_model]
     mk_op_release(ops, mark);
     return out;
 }

@@ -11,10 +11,12 @@ mk_mat mk_block_embed(const mk_model *m, mk_ops *ops, const mk_batch *b);
 mk_mat mk_block_angles(const mk_model *m, mk_ops *ops, const mk_batch *b);
 
 // Grouped-query attention over x (already normalised): y[n_tok, d_model].  Half-split rotation.
-mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs, const mk_batch *b);
+mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs,
+                          const mk_batch *b);
 
 // down(silu(gate x) * up x): y[n_tok, d_model].
-mk_mat mk_block_swiglu(mk_ops *ops, mk_mat x, const mk_weight *gate, const mk_weight *up, const mk_weight *down);
+mk_mat mk_block_swiglu(mk_ops *ops, mk_mat x, const mk_weight *gate, const mk_weight *up,
+                       const mk_weight *down);
 
 // Final norm and output matrix for the wanted rows only: logits[n_out, n_vocab].
 mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const mk_batch *b);

@@ -8,11 +8,12 @@
 #include "base/mathx.h"
 
 static mk_status out_of_range(const mk_source *src, const mk_cfg_row *r, double v, mk_err *err) {
-    return MK_FAIL(err, MK_ECORRUPT, "%s: %s is %.15g, expected %.15g to %.15g", mk_source_path(src),
-                   mk_source_key_name(src, r->hf, r->gguf), v, r->min, r->max);
+    return MK_FAIL(err, MK_ECORRUPT, "%s: %s is %.15g, expected %.15g to %.15g",
+                   mk_source_path(src), mk_source_key_name(src, r->hf, r->gguf), v, r->min, r->max);
 }
 
-static mk_status read_i64(const mk_cfg_row *r, const mk_source *src, int64_t *out, bool *found, mk_err *err) {
+static mk_status read_i64(const mk_cfg_row *r, const mk_source *src, int64_t *out, bool *found,
+                          mk_err *err) {
     int64_t v = 0;
     MK_TRY(mk_source_i64(src, r->hf, r->gguf, &v, found, err));
     if (*found && ((double)v < r->min || (double)v > r->max)) {
@@ -22,7 +23,8 @@ static mk_status read_i64(const mk_cfg_row *r, const mk_source *src, int64_t *ou
     return MK_OK;
 }
 
-static mk_status read_f64(const mk_cfg_row *r, const mk_source *src, double *out, bool *found, mk_err *err) {
+static mk_status read_f64(const mk_cfg_row *r, const mk_source *src, double *out, bool *found,
+                          mk_err *err) {
     double v = 0;
     MK_TRY(mk_source_f64(src, r->hf, r->gguf, &v, found, err));
     if (*found && !(v >= r->min && v <= r->max)) {  // also catches NaN
@@ -32,7 +34,8 @@ static mk_status read_f64(const mk_cfg_row *r, const mk_source *src, double *out
     return MK_OK;
 }
 
-static mk_status read_bool(const mk_cfg_row *r, const mk_source *src, int64_t *out, bool *found, mk_err *err) {
+static mk_status read_bool(const mk_cfg_row *r, const mk_source *src, int64_t *out, bool *found,
+                           mk_err *err) {
     bool v = false;
     MK_TRY(mk_source_bool(src, r->hf, r->gguf, &v, found, err));
     *out = *found ? v : (int64_t)r->def;
@@ -63,7 +66,8 @@ static mk_status read_row(const mk_cfg_row *r, const mk_source *src, mk_hparams 
     return MK_OK;
 }
 
-mk_status mk_config_read(const mk_cfg_row *rows, int n_row, const mk_source *src, mk_hparams *hp, mk_err *err) {
+mk_status mk_config_read(const mk_cfg_row *rows, int n_row, const mk_source *src, mk_hparams *hp,
+                         mk_err *err) {
     for (int i = 0; i < n_row; i++) {
         MK_TRY(read_row(&rows[i], src, hp, err));
     }
@@ -71,14 +75,15 @@ mk_status mk_config_read(const mk_cfg_row *rows, int n_row, const mk_source *src
     return MK_OK;
 }
 
-// --- rotary embedding ------------------------------------------------------------------------------------------------
+// --- rotary embedding ----------------------------------------------------------------------------
 
 static const struct {
     const char *name;
     mk_rope_scale scale;
 } rope_types[] = {
-    {"", MK_ROPE_SCALE_NONE},         {"default", MK_ROPE_SCALE_NONE},  {"none", MK_ROPE_SCALE_NONE},
-    {"linear", MK_ROPE_SCALE_LINEAR}, {"llama3", MK_ROPE_SCALE_LLAMA3}, {"yarn", MK_ROPE_SCALE_YARN},
+    {"", MK_ROPE_SCALE_NONE},         {"default", MK_ROPE_SCALE_NONE},
+    {"none", MK_ROPE_SCALE_NONE},     {"linear", MK_ROPE_SCALE_LINEAR},
+    {"llama3", MK_ROPE_SCALE_LLAMA3}, {"yarn", MK_ROPE_SCALE_YARN},
 };
 
 mk_status mk_config_rope(mk_hparams *hp, const mk_source *src, mk_err *err) {
@@ -91,7 +96,8 @@ mk_status mk_config_rope(mk_hparams *hp, const mk_source *src, mk_err *err) {
             return MK_OK;
         }
     }
-    return MK_FAIL(err, MK_EUNSUPPORTED, "%s: rope scaling \"%s\" is not supported (known: linear, llama3, yarn)",
+    return MK_FAIL(err, MK_EUNSUPPORTED,
+                   "%s: rope scaling \"%s\" is not supported (known: linear, llama3, yarn)",
                    mk_source_path(src), hp->rope_type);
 }
 
@@ -99,7 +105,8 @@ double mk_yarn_mscale(double factor, double scale) {
     return factor <= 1 ? 1.0 : 0.1 * scale * mk_log(factor) + 1.0;
 }
 
-// 2 pi / frequency against the two bounds: long waves are stretched, short ones kept, between them interpolated.
+// 2 pi / frequency against the two bounds: long waves are stretched, short ones kept, between them
+// interpolated.
 static double llama3_freq(const mk_hparams *hp, double f) {
     const double two_pi = 6.283185307179586;
     double wave = two_pi / f, orig = (double)hp->rope_orig_ctx;
@@ -116,7 +123,8 @@ static double llama3_freq(const mk_hparams *hp, double f) {
 // Dimension at which a wave turns n times over the original context.
 static double yarn_dim(const mk_hparams *hp, int64_t n_dim, double n) {
     const double two_pi = 6.283185307179586;
-    return (double)n_dim * mk_log((double)hp->rope_orig_ctx / (n * two_pi)) / (2 * mk_log(hp->rope_theta));
+    return (double)n_dim * mk_log((double)hp->rope_orig_ctx / (n * two_pi)) /
+           (2 * mk_log(hp->rope_theta));
 }
 
 static double yarn_freq(const mk_hparams *hp, int64_t n_dim, int64_t i, double f) {

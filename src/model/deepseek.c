@@ -1,14 +1,16 @@
 // DeepSeek V2, V2-Lite, V3, R1, V3.1: multi-head latent attention (MLA) and mixture of experts.
 //
-// Papers: DeepSeek-V2 (2024), DeepSeek-V3 (2024).  Reference: DeepSeek's inference/model.py and transformers'
-// DeepseekV2ForCausalLM and DeepseekV3ForCausalLM.  What differs from llama.c:
-//   * keys and values are one latent vector c (kv_lora wide) and one rotated key part shared by all heads; only these are
-//     cached.  The heads' own key and value matrices are absorbed: q' = Wk_b^T q_nope is compared with c itself, and Wv_b is
-//     applied to the weighted sum of c.  Prefill and decode use this one form, so they give the same bits
-//     (docs/numerics.md has the measurement behind the choice);
+// Papers: DeepSeek-V2 (2024), DeepSeek-V3 (2024).  Reference: DeepSeek's inference/model.py and
+// transformers' DeepseekV2ForCausalLM and DeepseekV3ForCausalLM.  What differs from llama.c:
+//   * keys and values are one latent vector c (kv_lora wide) and one rotated key part shared by all
+//     heads; only these are cached.  The heads' own key and value matrices are absorbed:
+//     q' = Wk_b^T q_nope is compared with c itself, and Wv_b is applied to the weighted sum of c.
+//     Prefill and decode use this one form, so they give the same bits (docs/numerics.md has the
+//     measurement behind the choice);
 //   * rotation is interleaved, YaRN-scaled, and its temperature enters the softmax scale squared;
-//   * routing: V2 softmax with groups scored by their best expert, V3 sigmoid with a bias for the choice only and groups
-//     scored by their two best; leading layers are dense; shared experts are one wider MLP.
+//   * routing: V2 softmax with groups scored by their best expert, V3 sigmoid with a bias for the
+//     choice only and groups scored by their two best; leading layers are dense; shared experts are
+//     one wider MLP.
 // Multi-token prediction layers are recognised and left out.
 #include <stddef.h>
 #include <stdio.h>
@@ -18,12 +20,12 @@
 #include "base/mathx.h"
 #include "model/bind.h"
 #include "model/blocks.h"
-#include "model/config.h"
+#include "model/table.h"
 
-#define LAYER(field) offsetof(mk_layer, field)
-#define GLOBAL(field) offsetof(mk_globals, field)
-#define LATENT_EPS 1e-6f  // the reference builds the latent norms with its default, whatever rms_norm_eps says
+#define LATENT_EPS                                                                                 \
+    1e-6f  // the reference builds the latent norms with its default, whatever rms_norm_eps says
 
+// clang-format off
 static const mk_cfg_row config[] = {
     MK_CFG_COMMON,
     {"q_lora_rank", "attention.q_lora_rank", MK_HP(q_lora), MK_CFG_I64, 0, 0, 0, 1 << 20},
@@ -50,8 +52,9 @@ static const mk_cfg_row config[] = {
     {NULL, "expert_gating_func", MK_HP(gating_func), MK_CFG_I64, 0, 0, 0, 2},
     {"num_nextn_predict_layers", "nextn_predict_layers", MK_HP(n_nextn), MK_CFG_I64, 0, 0, 0, 16},
 };
+// clang-format on
 
-// --- tensors ---------------------------------------------------------------------------------------------------------
+// --- tensors -------------------------------------------------------------------------------------
 
 static bool is_dense(const mk_hparams *hp, int layer) {
     return layer < hp->n_dense_lead || hp->n_expert == 0;
@@ -74,68 +77,49 @@ static bool no_q_lora(const mk_hparams *hp, int layer) {
     return !has_q_lora(hp, layer);
 }
 
-// The first three rows are packed by `pack`: GGUF files carry the key/value matrices in three layouts,
-//   (a) attn_kv_b alone, as in the checkpoint: per head d_nope rows of keys, then d_v rows of values, each kv_lora wide;
-//   (b) attn_k_b [n_head * kv_lora, d_nope] (transposed per head) and attn_v_b [n_head * d_v, kv_lora], attn_kv_b as well;
-//   (c) the same two as 3-D tensors [n_head, kv_lora, d_nope] and [n_head, d_v, kv_lora], without attn_kv_b.
+// The first three rows are packed by `pack`.  GGUF files carry the key/value matrices in three
+// layouts:
+//   (a) attn_kv_b alone, as in the checkpoint: per head d_nope rows of keys, then d_v rows of
+//       values, each kv_lora wide;
+//   (b) attn_k_b [n_head * kv_lora, d_nope] (transposed per head) and attn_v_b
+//       [n_head * d_v, kv_lora], attn_kv_b as well;
+//   (c) the same two as 3-D tensors [n_head, kv_lora, d_nope] and [n_head, d_v, kv_lora], alone.
 enum { ROW_KV_B, ROW_K_B, ROW_V_B };
 
-#define ATTN "model.layers.{L}.self_attn."
-#define MLP "model.layers.{L}.mlp."
+// clang-format off
 static const mk_tensor_row tensors[] = {
-    {ATTN "kv_b_proj.weight", "blk.{L}.attn_kv_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
+    {MK_LAYER_NAMES("self_attn.kv_b_proj", "attn_kv_b", ".weight"), 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
     {NULL, "blk.{L}.attn_k_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
     {NULL, "blk.{L}.attn_v_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
-    {"model.embed_tokens.weight", "token_embd.weight", GLOBAL(embed), MK_T_EMBED, MK_T_GLOBAL,
-     {MK_HP(n_vocab), MK_HP(d_model)}, 2, NULL},
-    {"model.norm.weight", "output_norm.weight", GLOBAL(out_norm), MK_T_VECTOR, MK_T_GLOBAL, {MK_HP(d_model)}, 1, NULL},
-    {"lm_head.weight", "output.weight", GLOBAL(output), MK_T_LINEAR, MK_T_GLOBAL | MK_T_TIED,
-     {MK_HP(n_vocab), MK_HP(d_model)}, 2, NULL},
-    {"model.layers.{L}.input_layernorm.weight", "blk.{L}.attn_norm.weight", LAYER(attn_norm), MK_T_VECTOR, 0,
-     {MK_HP(d_model)}, 1, NULL},
-    {ATTN "q_proj.weight", "blk.{L}.attn_q.weight", LAYER(wq), MK_T_LINEAR, MK_T_LORA, {MK_HP(n_q), MK_HP(d_model)}, 2,
-     no_q_lora},
-    {ATTN "q_a_proj.weight", "blk.{L}.attn_q_a.weight", LAYER(wq_a), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(q_lora), MK_HP(d_model)}, 2, has_q_lora},
-    {ATTN "q_a_layernorm.weight", "blk.{L}.attn_q_a_norm.weight", LAYER(q_a_norm), MK_T_VECTOR, 0, {MK_HP(q_lora)}, 1,
-     has_q_lora},
-    {ATTN "q_b_proj.weight", "blk.{L}.attn_q_b.weight", LAYER(wq_b), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(n_q), MK_HP(q_lora)}, 2, has_q_lora},
-    {ATTN "kv_a_proj_with_mqa.weight", "blk.{L}.attn_kv_a_mqa.weight", LAYER(wkv_a), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(n_kv_a), MK_HP(d_model)}, 2, NULL},
-    {ATTN "kv_a_layernorm.weight", "blk.{L}.attn_kv_a_norm.weight", LAYER(kv_a_norm), MK_T_VECTOR, 0,
-     {MK_HP(kv_lora)}, 1, NULL},
-    {ATTN "o_proj.weight", "blk.{L}.attn_output.weight", LAYER(wo), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_model), MK_HP(n_o)}, 2, NULL},
-    {"model.layers.{L}.post_attention_layernorm.weight", "blk.{L}.ffn_norm.weight", LAYER(ffn_norm), MK_T_VECTOR, 0,
-     {MK_HP(d_model)}, 1, NULL},
-    {MLP "gate_proj.weight", "blk.{L}.ffn_gate.weight", LAYER(w_gate), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_ff), MK_HP(d_model)}, 2, is_dense},
-    {MLP "up_proj.weight", "blk.{L}.ffn_up.weight", LAYER(w_up), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_ff), MK_HP(d_model)}, 2, is_dense},
-    {MLP "down_proj.weight", "blk.{L}.ffn_down.weight", LAYER(w_down), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_model), MK_HP(d_ff)}, 2, is_dense},
-    {MLP "gate.weight", "blk.{L}.ffn_gate_inp.weight", LAYER(router), MK_T_LINEAR_F32, 0,
+    MK_GLOBAL_ROWS,
+    MK_VECTOR("input_layernorm", "attn_norm", attn_norm, d_model, NULL),
+    MK_LINEAR("self_attn.q_proj", "attn_q", wq, n_q, d_model, 0, no_q_lora),
+    MK_LINEAR("self_attn.q_a_proj", "attn_q_a", wq_a, q_lora, d_model, 0, has_q_lora),
+    MK_VECTOR("self_attn.q_a_layernorm", "attn_q_a_norm", q_a_norm, q_lora, has_q_lora),
+    MK_LINEAR("self_attn.q_b_proj", "attn_q_b", wq_b, n_q, q_lora, 0, has_q_lora),
+    MK_LINEAR("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa", wkv_a, n_kv_a, d_model, 0, NULL),
+    MK_VECTOR("self_attn.kv_a_layernorm", "attn_kv_a_norm", kv_a_norm, kv_lora, NULL),
+    MK_LINEAR("self_attn.o_proj", "attn_output", wo, d_model, n_o, 0, NULL),
+    MK_VECTOR("post_attention_layernorm", "ffn_norm", ffn_norm, d_model, NULL),
+    MK_LINEAR("mlp.gate_proj", "ffn_gate", w_gate, d_ff, d_model, 0, is_dense),
+    MK_LINEAR("mlp.up_proj", "ffn_up", w_up, d_ff, d_model, 0, is_dense),
+    MK_LINEAR("mlp.down_proj", "ffn_down", w_down, d_model, d_ff, 0, is_dense),
+    {MK_LAYER_NAMES("mlp.gate", "ffn_gate_inp", ".weight"), MK_LAYER_FIELD(router), MK_T_LINEAR_F32, 0,
      {MK_HP(n_expert), MK_HP(d_model)}, 2, is_moe},
-    {MLP "gate.e_score_correction_bias", "blk.{L}.exp_probs_b.bias", LAYER(router_bias), MK_T_VECTOR, MK_T_OPTIONAL,
-     {MK_HP(n_expert)}, 1, is_moe},
-    {MLP "experts.{E}.gate_proj.weight", "blk.{L}.ffn_gate_exps.weight", LAYER(w_gate_exps), MK_T_EXPERTS, MK_T_LORA,
-     {MK_HP(d_ff_expert), MK_HP(d_model)}, 2, is_moe},
-    {MLP "experts.{E}.up_proj.weight", "blk.{L}.ffn_up_exps.weight", LAYER(w_up_exps), MK_T_EXPERTS, MK_T_LORA,
-     {MK_HP(d_ff_expert), MK_HP(d_model)}, 2, is_moe},
-    {MLP "experts.{E}.down_proj.weight", "blk.{L}.ffn_down_exps.weight", LAYER(w_down_exps), MK_T_EXPERTS, MK_T_LORA,
-     {MK_HP(d_model), MK_HP(d_ff_expert)}, 2, is_moe},
-    {MLP "shared_experts.gate_proj.weight", "blk.{L}.ffn_gate_shexp.weight", LAYER(w_gate_sh), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_ff_shared), MK_HP(d_model)}, 2, has_shared},
-    {MLP "shared_experts.up_proj.weight", "blk.{L}.ffn_up_shexp.weight", LAYER(w_up_sh), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_ff_shared), MK_HP(d_model)}, 2, has_shared},
-    {MLP "shared_experts.down_proj.weight", "blk.{L}.ffn_down_shexp.weight", LAYER(w_down_sh), MK_T_LINEAR, MK_T_LORA,
-     {MK_HP(d_model), MK_HP(d_ff_shared)}, 2, has_shared},
+    {"model.layers.{L}.mlp.gate.e_score_correction_bias", "blk.{L}.exp_probs_b.bias", MK_LAYER_FIELD(router_bias),
+     MK_T_VECTOR, MK_T_OPTIONAL, {MK_HP(n_expert)}, 1, is_moe},
+    MK_EXPERTS("gate_proj", "ffn_gate_exps", w_gate_exps, d_ff_expert, d_model, is_moe),
+    MK_EXPERTS("up_proj", "ffn_up_exps", w_up_exps, d_ff_expert, d_model, is_moe),
+    MK_EXPERTS("down_proj", "ffn_down_exps", w_down_exps, d_model, d_ff_expert, is_moe),
+    MK_LINEAR("mlp.shared_experts.gate_proj", "ffn_gate_shexp", w_gate_sh, d_ff_shared, d_model, 0, has_shared),
+    MK_LINEAR("mlp.shared_experts.up_proj", "ffn_up_shexp", w_up_sh, d_ff_shared, d_model, 0, has_shared),
+    MK_LINEAR("mlp.shared_experts.down_proj", "ffn_down_shexp", w_down_sh, d_model, d_ff_shared, 0, has_shared),
 };
+// clang-format on
 
 static const char *const ignore[] = {"*.rotary_emb.inv_freq", "*.weight_scale_inv", NULL};
 
-// --- configuration ---------------------------------------------------------------------------------------------------
+// --- configuration -------------------------------------------------------------------------------
 
 // GGUF states the head widths of the latent form (layout c) or of the plain form (a, b).
 static void gguf_widths(mk_hparams *hp) {
@@ -144,8 +128,8 @@ static void gguf_widths(mk_hparams *hp) {
     hp->d_v = hp->value_length_mla ? hp->value_length_mla : hp->value_length;
 }
 
-// Older GGUF files lack the group counts, and older readers ignored groups.  The published models' own values, known by
-// their number of experts, are what the weights were trained with.
+// Older GGUF files lack the group counts, and older readers ignored groups.  The published models'
+// own values, known by their number of experts, are what the weights were trained with.
 static void gguf_groups(mk_hparams *hp) {
     bool v3 = hp->n_expert == 256 && hp->gating_func == MK_SCORE_SIGMOID;
     bool v2 = hp->n_expert == 160 && hp->gating_func == MK_SCORE_SOFTMAX;
@@ -179,7 +163,8 @@ static mk_status finish_folder(mk_hparams *hp, const mk_source *src, mk_err *err
     if (strcmp(method, "greedy") == 0) {
         hp->n_group = hp->n_group_used = 1;
     } else if (strcmp(method, "group_limited_greedy") != 0 && strcmp(method, "noaux_tc") != 0) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: topk_method \"%s\", expected greedy, group_limited_greedy or noaux_tc",
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "%s: topk_method \"%s\", expected greedy, group_limited_greedy or noaux_tc",
                        mk_source_path(src), method);
     }
     hp->norm_topk = hp->norm_topk < 0 ? v3 : hp->norm_topk;
@@ -188,14 +173,19 @@ static mk_status finish_folder(mk_hparams *hp, const mk_source *src, mk_err *err
 
 static mk_status check_experts(const mk_hparams *hp, const char *path, mk_err *err) {
     if (hp->n_expert_used < 1 || hp->n_expert_used > hp->n_expert || hp->d_ff_expert < 1) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: %lld experts of width %lld, %lld used per token; expected 1 <= used <= all",
-                       path, (long long)hp->n_expert, (long long)hp->d_ff_expert, (long long)hp->n_expert_used);
+        return MK_FAIL(
+            err, MK_ECORRUPT,
+            "%s: %lld experts of width %lld, %lld used per token; expected 1 <= used <= all", path,
+            (long long)hp->n_expert, (long long)hp->d_ff_expert, (long long)hp->n_expert_used);
     }
     if (hp->n_expert % hp->n_group != 0 || hp->n_group_used < 1 || hp->n_group_used > hp->n_group ||
         hp->n_expert / hp->n_group * hp->n_group_used < hp->n_expert_used) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: %lld experts in %lld groups, %lld groups and %lld experts used; these do "
-                       "not fit together", path, (long long)hp->n_expert, (long long)hp->n_group,
-                       (long long)hp->n_group_used, (long long)hp->n_expert_used);
+        return MK_FAIL(
+            err, MK_ECORRUPT,
+            "%s: %lld experts in %lld groups, %lld groups and %lld experts used; these do "
+            "not fit together",
+            path, (long long)hp->n_expert, (long long)hp->n_group, (long long)hp->n_group_used,
+            (long long)hp->n_expert_used);
     }
     return MK_OK;
 }
@@ -208,9 +198,11 @@ static mk_status finish(mk_hparams *hp, const mk_source *src, mk_err *err) {
         MK_TRY(finish_folder(hp, src, err));
     }
     if (hp->d_nope < 1 || hp->d_v < 1 || hp->d_rope % 2 != 0) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: head widths %lld (plain) + %lld (rotary), values %lld; expected positive "
-                       "and an even rotary part", path, (long long)hp->d_nope, (long long)hp->d_rope,
-                       (long long)hp->d_v);
+        return MK_FAIL(
+            err, MK_ECORRUPT,
+            "%s: head widths %lld (plain) + %lld (rotary), values %lld; expected positive "
+            "and an even rotary part",
+            path, (long long)hp->d_nope, (long long)hp->d_rope, (long long)hp->d_v);
     }
     hp->n_group = hp->n_group ? hp->n_group : 1;
     hp->n_group_used = hp->n_group_used ? hp->n_group_used : hp->n_group;
@@ -218,7 +210,8 @@ static mk_status finish(mk_hparams *hp, const mk_source *src, mk_err *err) {
         MK_TRY(check_experts(hp, path, err));
     }
     if (hp->hidden_act[0] && strcmp(hp->hidden_act, "silu") != 0) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: hidden_act is \"%s\", expected \"silu\"", path, hp->hidden_act);
+        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: hidden_act is \"%s\", expected \"silu\"", path,
+                       hp->hidden_act);
     }
     hp->d_qk = hp->d_nope + hp->d_rope;
     hp->n_q = hp->n_head * hp->d_qk;
@@ -237,15 +230,20 @@ static mk_attn attn(const mk_hparams *hp, int layer) {
     (void)layer;
     double scale = 1.0 / __builtin_sqrt((double)hp->d_qk), m = 1.0;
     if (hp->rope_scale == MK_ROPE_SCALE_YARN && hp->rope_yarn_log_mul > 0) {
-        m = mk_yarn_mscale(hp->rope_factor, 10.0 * hp->rope_yarn_log_mul);  // GGUF stores 0.1 * mscale_all_dim
+        m = mk_yarn_mscale(hp->rope_factor,
+                           10.0 * hp->rope_yarn_log_mul);  // GGUF stores 0.1 * mscale_all_dim
     } else if (hp->rope_scale == MK_ROPE_SCALE_YARN && hp->rope_mscale_all_dim > 0) {
         m = mk_yarn_mscale(hp->rope_factor, hp->rope_mscale_all_dim);
     }
-    return (mk_attn){.n_head = hp->n_head, .n_kv_head = 1, .d_k = hp->n_kv_a, .d_v = hp->kv_lora, .latent = true,
+    return (mk_attn){.n_head = hp->n_head,
+                     .n_kv_head = 1,
+                     .d_k = hp->n_kv_a,
+                     .d_v = hp->kv_lora,
+                     .latent = true,
                      .scale = (float)(scale * m * m)};
 }
 
-// --- the absorbed matrices -------------------------------------------------------------------------------------------
+// --- the absorbed matrices -----------------------------------------------------------------------
 
 static const mk_tensor_view *custom(const mk_model *m, int layer, int row) {
     const mk_binding *b = mk_model_binding(m, layer, row);
@@ -253,12 +251,14 @@ static const mk_tensor_view *custom(const mk_model *m, int layer, int row) {
 }
 
 // [n_head, rows, cols] or the same flattened to two dims.
-static mk_status check_heads(const mk_hparams *hp, const mk_tensor_view *v, int64_t rows, int64_t cols, mk_err *err) {
+static mk_status check_heads(const mk_hparams *hp, const mk_tensor_view *v, int64_t rows,
+                             int64_t cols, mk_err *err) {
     int64_t flat[2] = {hp->n_head * rows, cols}, full[3] = {hp->n_head, rows, cols};
     MK_TRY(mk_bind_check_shape(v, v->n_dim == 2 ? flat : full, v->n_dim == 2 ? 2 : 3, err));
     const mk_dtype_info *info = mk_dtype_get(v->dtype);
     if (!mk_dtype_is_float(v->dtype) || cols % info->block != 0) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: rows of %lld elements of type %s cannot be used", v->name,
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "tensor %s: rows of %lld elements of type %s cannot be used", v->name,
                        (long long)cols, info->name);
     }
     return MK_OK;
@@ -266,40 +266,45 @@ static mk_status check_heads(const mk_hparams *hp, const mk_tensor_view *v, int6
 
 static mk_status check(const mk_model *m, int layer, mk_err *err) {
     const mk_hparams *hp = &m->hp;
-    const mk_tensor_view *kv = custom(m, layer, ROW_KV_B), *k = custom(m, layer, ROW_K_B), *v = custom(m, layer, ROW_V_B);
+    const mk_tensor_view *kv = custom(m, layer, ROW_KV_B), *k = custom(m, layer, ROW_K_B),
+                         *v = custom(m, layer, ROW_V_B);
     if (k && v) {
         MK_TRY(check_heads(hp, k, hp->kv_lora, hp->d_nope, err));
         MK_TRY(check_heads(hp, v, hp->d_v, hp->kv_lora, err));
         return MK_OK;
     }
     if (!kv) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: layer %d has neither attn_kv_b nor attn_k_b and attn_v_b (kv_b_proj)",
+        return MK_FAIL(err, MK_ECORRUPT,
+                       "%s: layer %d has neither attn_kv_b nor attn_k_b and attn_v_b (kv_b_proj)",
                        mk_source_path(m->src), layer);
     }
     return check_heads(hp, kv, hp->d_nope + hp->d_v, hp->kv_lora, err);
 }
 
-// Types whose elements can be moved one by one keep their type; everything else goes through float32.
+// Types whose elements can be moved one by one keep their type; everything else goes through
+// float32.
 static bool movable(mk_dtype t) {
     return t == MK_DTYPE_F32 || t == MK_DTYPE_F16 || t == MK_DTYPE_BF16;
 }
 
-// to[h][c][i] = from[h][i][c], i < d_nope: the key part of every head, transposed.  Elements of `size` bytes.
+// to[h][c][i] = from[h][i][c], i < d_nope: the key part of every head, transposed.  Elements of
+// `size` bytes.
 static void transpose_keys(const mk_hparams *hp, const uint8_t *from, uint8_t *to, size_t size) {
     int64_t rows = hp->d_nope + hp->d_v;
     for (int64_t h = 0; h < hp->n_head; h++) {
         for (int64_t i = 0; i < hp->d_nope; i++) {
             const uint8_t *row = from + (size_t)((h * rows + i) * hp->kv_lora) * size;
             for (int64_t c = 0; c < hp->kv_lora; c++) {
-                memcpy(to + (size_t)((h * hp->kv_lora + c) * hp->d_nope + i) * size, row + (size_t)c * size, size);
+                memcpy(to + (size_t)((h * hp->kv_lora + c) * hp->d_nope + i) * size,
+                       row + (size_t)c * size, size);
             }
         }
     }
 }
 
 // Source of a per-head stack whose rows of `cols` elements lie at data, head_rows rows apart.
-static mk_weight_src head_src(const mk_hparams *hp, mk_dtype t, const uint8_t *data, int64_t head_rows, int64_t rows,
-                              int64_t cols) {
+static mk_weight_src head_src(const mk_hparams *hp, mk_dtype t, const uint8_t *data,
+                              int64_t head_rows, int64_t rows, int64_t cols) {
     mk_weight_src s = {.dtype = t, .data = data, .n_mat = hp->n_head, .n_out = rows, .n_in = cols};
     bool ok = mk_dtype_row_bytes(t, cols, &s.row_bytes);
     MK_ASSERT(ok);  // checked at open
@@ -307,7 +312,8 @@ static mk_weight_src head_src(const mk_hparams *hp, mk_dtype t, const uint8_t *d
     return s;
 }
 
-static mk_status pack_from_kv_b(mk_model *m, mk_layer *w, const mk_tensor_view *kv, mk_pool *pool, mk_err *err) {
+static mk_status pack_from_kv_b(mk_model *m, mk_layer *w, const mk_tensor_view *kv, mk_pool *pool,
+                                mk_err *err) {
     const mk_hparams *hp = &m->hp;
     float *f32 = NULL;
     mk_dtype k_type = movable(kv->dtype) ? kv->dtype : MK_DTYPE_F32;
@@ -323,10 +329,12 @@ static mk_status pack_from_kv_b(mk_model *m, mk_layer *w, const mk_tensor_view *
         st = mk_weight_pack(&s, pool, &w->wk_b, err);
     }
     if (st == MK_OK) {
-        // FP8 scales count tiles from the tensor's first row, so its values go through float32 as well
+        // FP8 scales count tiles from the tensor's first row, so its values go through float32 as
+        // well
         bool via_f32 = kv->dtype == MK_DTYPE_F8_E4M3;
-        mk_weight_src s = head_src(hp, via_f32 ? MK_DTYPE_F32 : kv->dtype, via_f32 ? (const uint8_t *)f32 : kv->data,
-                                   hp->d_nope + hp->d_v, hp->d_v, hp->kv_lora);
+        mk_weight_src s = head_src(hp, via_f32 ? MK_DTYPE_F32 : kv->dtype,
+                                   via_f32 ? (const uint8_t *)f32 : kv->data, hp->d_nope + hp->d_v,
+                                   hp->d_v, hp->kv_lora);
         s.data += (size_t)hp->d_nope * s.row_bytes;
         st = mk_weight_pack(&s, pool, &w->wv_b, err);
     }
@@ -361,7 +369,7 @@ static mk_status layout(mk_model *m, int layer, mk_err *err) {
     return mk_weight_layout(&vs, &m->layer[layer].wv_b, err);
 }
 
-// --- writing GGUF in layout (c) --------------------------------------------------------------------------------------
+// --- writing GGUF in layout (c) ------------------------------------------------------------------
 
 static void make_k_b(const mk_hparams *hp, const float *kv_b, float *k_b) {
     transpose_keys(hp, (const uint8_t *)kv_b, (uint8_t *)k_b, sizeof *k_b);
@@ -376,24 +384,29 @@ static void make_v_b(const mk_hparams *hp, const float *kv_b, float *v_b) {
 }
 
 static const mk_made_row made[] = {
-    {"blk.{L}.attn_k_b.weight", ROW_KV_B, 3, {MK_HP(n_head), MK_HP(kv_lora), MK_HP(d_nope)}, make_k_b},
+    {"blk.{L}.attn_k_b.weight",
+     ROW_KV_B,
+     3,
+     {MK_HP(n_head), MK_HP(kv_lora), MK_HP(d_nope)},
+     make_k_b},
     {"blk.{L}.attn_v_b.weight", ROW_KV_B, 3, {MK_HP(n_head), MK_HP(d_v), MK_HP(kv_lora)}, make_v_b},
     {NULL, 0, 0, {0}, NULL},
 };
 
-// The latent is the one key/value head; the head widths of the plain form have their own keys.  Prediction layers are left
-// out.
+// The latent is the one key/value head; the head widths of the plain form have their own keys.
+// Prediction layers are left out.
 static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
     mk_gguf_out_u32(out, "deepseek2.attention.head_count_kv", 1);
     hp->key_length_mla = hp->d_qk;
     hp->value_length_mla = hp->d_v;
     hp->key_length = hp->kv_lora + hp->d_rope;
     hp->value_length = hp->kv_lora;
-    hp->rope_yarn_log_mul = hp->rope_scale == MK_ROPE_SCALE_YARN ? 0.1 * hp->rope_mscale_all_dim : 0;
+    hp->rope_yarn_log_mul =
+        hp->rope_scale == MK_ROPE_SCALE_YARN ? 0.1 * hp->rope_mscale_all_dim : 0;
     hp->n_nextn = 0;
 }
 
-// --- forward ---------------------------------------------------------------------------------------------------------
+// --- forward -------------------------------------------------------------------------------------
 
 // Columns [first, first + n) of every head, as one tall matrix where the memory allows it.
 static void copy_head_part(mk_ops *ops, mk_mat to, int64_t to_stride, int64_t to_first, mk_mat from,
@@ -416,28 +429,30 @@ static mk_mat queries(const mk_model *m, mk_ops *ops, const mk_layer *w, mk_mat 
     mk_mat q = mk_op_new(ops, x.n_row, hp->n_q);
     if (hp->q_lora > 0) {
         mk_mat a = mk_op_new(ops, x.n_row, hp->q_lora);
-        mk_op_linear(ops, a, x, &w->wq_a, NULL);             // [n_tok, q_lora]
-        mk_op_rmsnorm(ops, a, a, w->q_a_norm, LATENT_EPS);   // [n_tok, q_lora]
-        mk_op_linear(ops, q, a, &w->wq_b, NULL);             // [n_tok, n_head * d_qk]
+        mk_op_linear(ops, a, x, &w->wq_a, NULL);            // [n_tok, q_lora]
+        mk_op_rmsnorm(ops, a, a, w->q_a_norm, LATENT_EPS);  // [n_tok, q_lora]
+        mk_op_linear(ops, q, a, &w->wq_b, NULL);            // [n_tok, n_head * d_qk]
     } else {
-        mk_op_linear(ops, q, x, &w->wq, NULL);               // [n_tok, n_head * d_qk]
+        mk_op_linear(ops, q, x, &w->wq, NULL);  // [n_tok, n_head * d_qk]
     }
     mk_rope rope = {hp->n_head, hp->d_qk, hp->d_nope, hp->d_rope / 2, MK_ROPE_INTERLEAVED};
     mk_op_rope(ops, q, &rope, cs);
     return q;
 }
 
-static mk_mat latent_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs, const mk_batch *b) {
+static mk_mat latent_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, mk_mat cs,
+                               const mk_batch *b) {
     const mk_hparams *hp = &m->hp;
     const mk_layer *w = &m->layer[layer];
     mk_attn geometry = mk_model_attn(m, layer, b->kv_type);
     mk_mat out = mk_op_new(ops, x.n_row, hp->d_model);
     size_t mark = mk_op_mark(ops);
-    mk_mat c = mk_op_new(ops, x.n_row, hp->n_kv_a);                     // [n_tok, kv_lora + d_rope]
-    mk_mat c_plain = mk_mat_cols(c, 0, hp->kv_lora);                    // [n_tok, kv_lora]
-    mk_mat qc = mk_op_new(ops, x.n_row, hp->n_head * hp->n_kv_a);       // [n_tok, n_head * (kv_lora + d_rope)]
-    mk_mat y = mk_op_new(ops, x.n_row, hp->n_head * hp->kv_lora);       // [n_tok, n_head * kv_lora]
-    mk_mat o = mk_op_new(ops, x.n_row, hp->n_o);                        // [n_tok, n_head * d_v]
+    mk_mat c = mk_op_new(ops, x.n_row, hp->n_kv_a);   // [n_tok, kv_lora + d_rope]
+    mk_mat c_plain = mk_mat_cols(c, 0, hp->kv_lora);  // [n_tok, kv_lora]
+    mk_mat qc =
+        mk_op_new(ops, x.n_row, hp->n_head * hp->n_kv_a);  // [n_tok, n_head * (kv_lora + d_rope)]
+    mk_mat y = mk_op_new(ops, x.n_row, hp->n_head * hp->kv_lora);  // [n_tok, n_head * kv_lora]
+    mk_mat o = mk_op_new(ops, x.n_row, hp->n_o);                   // [n_tok, n_head * d_v]
 
     mk_mat q = queries(m, ops, w, x, cs);
     mk_op_linear(ops, c, x, &w->wkv_a, NULL);
@@ -446,13 +461,13 @@ static mk_mat latent_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat
     mk_op_rope(ops, c, &rope, cs);
     mk_op_tap(ops, "q", layer, q);
     mk_op_tap(ops, "latent", layer, c);
-    mk_op_linear_heads(ops, qc, hp->n_kv_a, q, hp->d_qk, &w->wk_b);     // q' = Wk_b^T q_nope
+    mk_op_linear_heads(ops, qc, hp->n_kv_a, q, hp->d_qk, &w->wk_b);  // q' = Wk_b^T q_nope
     copy_head_part(ops, qc, hp->n_kv_a, hp->kv_lora, q, hp->d_qk, hp->d_nope, hp->d_rope);
     mk_op_kv_store(ops, &geometry, b->kv[layer], &b->rows, c, (mk_mat){0});
     mk_op_attention(ops, y, qc, &geometry, b->kv[layer], &b->rows);
     mk_op_linear_heads(ops, o, hp->d_v, y, hp->kv_lora, &w->wv_b);
     mk_op_tap(ops, "attn", layer, o);
-    mk_op_linear(ops, out, o, &w->wo, NULL);                            // [n_tok, d_model]
+    mk_op_linear(ops, out, o, &w->wo, NULL);  // [n_tok, d_model]
 
     mk_op_release(ops, mark);
     return out;
@@ -460,10 +475,15 @@ static mk_mat latent_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat
 
 static mk_route route_of(const mk_hparams *hp, const mk_layer *w) {
     mk_group_score group = hp->gating_func == MK_SCORE_SIGMOID ? MK_GROUP_TOP2 : MK_GROUP_MAX;
-    return (mk_route){.n_expert = hp->n_expert, .n_used = hp->n_expert_used, .score = (mk_score)hp->gating_func,
-                      .group = hp->n_group > 1 ? group : MK_GROUP_NONE, .n_group = hp->n_group,
-                      .n_group_used = hp->n_group_used, .normalise = hp->norm_topk != 0,
-                      .scale = (float)hp->routed_scale, .bias = w->router_bias};
+    return (mk_route){.n_expert = hp->n_expert,
+                      .n_used = hp->n_expert_used,
+                      .score = (mk_score)hp->gating_func,
+                      .group = hp->n_group > 1 ? group : MK_GROUP_NONE,
+                      .n_group = hp->n_group,
+                      .n_group_used = hp->n_group_used,
+                      .normalise = hp->norm_topk != 0,
+                      .scale = (float)hp->routed_scale,
+                      .bias = w->router_bias};
 }
 
 static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_mat x) {
@@ -471,14 +491,15 @@ static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_mat x) {
     const mk_layer *w = &m->layer[layer];
     mk_route route = route_of(hp, w);
     mk_mat out = mk_op_new(ops, x.n_row, hp->d_model);
-    mk_mat logits = mk_op_new(ops, x.n_row, hp->n_expert), weight = mk_op_new(ops, x.n_row, hp->n_expert_used);
+    mk_mat logits = mk_op_new(ops, x.n_row, hp->n_expert),
+           weight = mk_op_new(ops, x.n_row, hp->n_expert_used);
     int32_t *sel = mk_op_new_i32(ops, x.n_row * hp->n_expert_used);
-    mk_op_linear(ops, logits, x, &w->router, NULL);      // [n_tok, n_expert]
+    mk_op_linear(ops, logits, x, &w->router, NULL);  // [n_tok, n_expert]
     mk_op_tap(ops, "router", layer, logits);
-    mk_op_route(ops, &route, logits, sel, weight);       // [n_tok, n_expert_used] x 2
+    mk_op_route(ops, &route, logits, sel, weight);  // [n_tok, n_expert_used] x 2
     mk_op_tap(ops, "route_weight", layer, weight);
     mk_moe moe = {&w->w_gate_exps, &w->w_up_exps, &w->w_down_exps, sel, weight, hp->n_expert_used};
-    mk_op_moe(ops, out, x, &moe);                        // [n_tok, d_model]
+    mk_op_moe(ops, out, x, &moe);  // [n_tok, d_model]
     if (hp->n_expert_shared > 0) {
         mk_op_add(ops, out, mk_block_swiglu(ops, x, &w->w_gate_sh, &w->w_up_sh, &w->w_down_sh));
     }
@@ -487,18 +508,18 @@ static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_mat x) {
 
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     float eps = (float)m->hp.rms_eps;
-    mk_mat x = mk_block_embed(m, ops, b);             // [n_tok, d_model]
-    mk_mat cs = mk_block_angles(m, ops, b);           // [n_tok, d_rope]
-    mk_mat n = mk_op_new(ops, x.n_row, x.n_col);      // [n_tok, d_model]
+    mk_mat x = mk_block_embed(m, ops, b);         // [n_tok, d_model]
+    mk_mat cs = mk_block_angles(m, ops, b);       // [n_tok, d_rope]
+    mk_mat n = mk_op_new(ops, x.n_row, x.n_col);  // [n_tok, d_model]
     for (int l = 0; l < m->hp.n_layer; l++) {
         const mk_layer *w = &m->layer[l];
         size_t mark = mk_op_mark(ops);
-        mk_op_rmsnorm(ops, n, x, w->attn_norm, eps);                      // [n_tok, d_model]
-        mk_op_add(ops, x, latent_attention(m, ops, l, n, cs, b));         // [n_tok, d_model]
+        mk_op_rmsnorm(ops, n, x, w->attn_norm, eps);               // [n_tok, d_model]
+        mk_op_add(ops, x, latent_attention(m, ops, l, n, cs, b));  // [n_tok, d_model]
         mk_op_tap(ops, "attn_out", l, x);
-        mk_op_rmsnorm(ops, n, x, w->ffn_norm, eps);                       // [n_tok, d_model]
+        mk_op_rmsnorm(ops, n, x, w->ffn_norm, eps);  // [n_tok, d_model]
         mk_mat y = is_dense(&m->hp, l) ? mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down)
-                                       : experts(m, ops, l, n);           // [n_tok, d_model]
+                                       : experts(m, ops, l, n);  // [n_tok, d_model]
         mk_op_add(ops, x, y);
         mk_op_tap(ops, "layer_out", l, x);
         mk_op_release(ops, mark);

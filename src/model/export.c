@@ -1,4 +1,5 @@
-// First a list of all tensors that will be written (plan), then the metadata, then the data in the order of the list.
+// First a list of all tensors that will be written (plan), then the metadata, then the data in the
+// order of the list.
 #include "model/export.h"
 
 #include <math.h>
@@ -11,7 +12,7 @@
 #include "model/config.h"
 
 #define WRITE_BYTES ((size_t)16 << 20)  // of an unchanged tensor at once, so that it can be stopped
-#define F16_MAX 65504.0f
+#define F16_MAX     65504.0f
 
 typedef struct {
     char name[MK_NAME_MAX];
@@ -19,9 +20,10 @@ typedef struct {
     int n_dim;
     int64_t shape[4];
     // Where the data come from: exactly one of
-    const mk_tensor_view *const *view;  // n_view bound tensors, one behind the other (or what `made` makes of the first)
-    const mk_tensor_view *copy;         // a tensor of a GGUF file that no row binds
-    float *values;                      // owned
+    const mk_tensor_view *const
+        *view;  // n_view bound tensors, one behind the other (or what `made` makes of the first)
+    const mk_tensor_view *copy;  // a tensor of a GGUF file that no row binds
+    float *values;               // owned
     int64_t n_view;
     bool permute;
     const mk_made_row *made;
@@ -35,7 +37,7 @@ typedef struct {
     uint64_t done, total;
 } job;
 
-// --- plan ------------------------------------------------------------------------------------------------------------
+// --- plan ----------------------------------------------------------------------------------------
 
 static item *add_item(job *j, mk_err *err) {
     if (j->n == j->cap) {
@@ -66,7 +68,8 @@ static bool is_permuted(const mk_model *m, const mk_tensor_row *row) {
     return (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && !mk_source_is_gguf(m->src);
 }
 
-static mk_status plan_row(job *j, const mk_tensor_row *row, const mk_binding *b, int layer, mk_err *err) {
+static mk_status plan_row(job *j, const mk_tensor_row *row, const mk_binding *b, int layer,
+                          mk_err *err) {
     const mk_tensor_view *v = b->view[0];
     bool gguf = mk_source_is_gguf(j->m->src);
     if (!gguf && !row->gguf) {
@@ -88,7 +91,8 @@ static mk_status plan_row(job *j, const mk_tensor_row *row, const mk_binding *b,
         it->shape[it->n_dim++] = v->shape[d];
     }
     bool exact = row->cls == MK_T_VECTOR || row->cls == MK_T_LINEAR_F32;
-    it->type = exact ? (gguf ? v->dtype : MK_DTYPE_F32) : choose_type(j, v->dtype, v->shape[v->n_dim - 1]);
+    it->type =
+        exact ? (gguf ? v->dtype : MK_DTYPE_F32) : choose_type(j, v->dtype, v->shape[v->n_dim - 1]);
     it->view = b->view;
     it->n_view = b->n_view;
     it->permute = is_permuted(j->m, row);
@@ -116,7 +120,8 @@ static mk_status plan_made(job *j, int layer, mk_err *err) {
     return MK_OK;
 }
 
-// The output matrix of a model with tied embeddings is the token table itself and is not written twice.
+// The output matrix of a model with tied embeddings is the token table itself and is not written
+// twice.
 static bool is_tied(const job *j, const mk_tensor_row *row, const mk_binding *b) {
     return (row->flags & MK_T_TIED) && b->view[0] == j->m->globals.embed;
 }
@@ -134,7 +139,8 @@ static mk_status plan_layer(job *j, int layer, mk_err *err) {
     return layer >= 0 && folder ? plan_made(j, layer, err) : MK_OK;
 }
 
-// Llama 3's stretched frequencies are a tensor in GGUF: f / divisor is to be exactly what the configuration gives.
+// Llama 3's stretched frequencies are a tensor in GGUF: f / divisor is to be exactly what the
+// configuration gives.
 static mk_status plan_rope_freqs(job *j, mk_err *err) {
     const mk_model *m = j->m;
     if (m->hp.rope_scale != MK_ROPE_SCALE_LLAMA3 || mk_source_is_gguf(m->src)) {
@@ -150,10 +156,12 @@ static mk_status plan_rope_freqs(job *j, mk_err *err) {
     }
     mk_rope_inv_freq(&plain, n_dim, NULL, f);
     for (int64_t i = 0; i < n; i++) {
-        float want = m->inv_freq[i], d = f[i] / want, up = nextafterf(d, INFINITY), down = nextafterf(d, 0);
+        float want = m->inv_freq[i], d = f[i] / want, up = nextafterf(d, INFINITY),
+              down = nextafterf(d, 0);
         f[i] = f[i] / d == want ? d : f[i] / up == want ? up : f[i] / down == want ? down : d;
     }
-    *it = (item){.name = "rope_freqs.weight", .type = MK_DTYPE_F32, .n_dim = 1, .shape = {n}, .values = f};
+    *it = (item){
+        .name = "rope_freqs.weight", .type = MK_DTYPE_F32, .n_dim = 1, .shape = {n}, .values = f};
     return MK_OK;
 }
 
@@ -188,7 +196,7 @@ static mk_status plan(job *j, mk_err *err) {
     return plan_rest(j, err);
 }
 
-// --- metadata --------------------------------------------------------------------------------------------------------
+// --- metadata ------------------------------------------------------------------------------------
 
 // Number that files carry for people; informative only.
 static uint32_t file_type(mk_dtype t) {
@@ -205,12 +213,14 @@ static bool starts_with(const char *s, const char *head) {
 
 // Keys of rotary scaling go out only where GGUF says the scaling by keys.
 static bool says_nothing(const mk_cfg_row *r, const mk_hparams *hp) {
-    bool linear = hp->rope_scale == MK_ROPE_SCALE_LINEAR, yarn = hp->rope_scale == MK_ROPE_SCALE_YARN;
+    bool linear = hp->rope_scale == MK_ROPE_SCALE_LINEAR,
+         yarn = hp->rope_scale == MK_ROPE_SCALE_YARN;
     return !r->gguf || (starts_with(r->gguf, "rope.scaling.") && !linear && !yarn) ||
            (starts_with(r->gguf, "rope.scaling.yarn") && !yarn);
 }
 
-static void put_config_row(const mk_cfg_row *r, const mk_hparams *hp, const char *arch, mk_gguf_out *o) {
+static void put_config_row(const mk_cfg_row *r, const mk_hparams *hp, const char *arch,
+                           mk_gguf_out *o) {
     char key[256];
     const void *field = (const char *)hp + r->field;
     int64_t i = 0;
@@ -247,9 +257,12 @@ static void put_config_row(const mk_cfg_row *r, const mk_hparams *hp, const char
 // An attention factor other than YaRN's own has no key that every reader takes the same way.
 static mk_status check_sayable(const mk_hparams *hp, mk_err *err) {
     double own = mk_yarn_mscale(hp->rope_factor, 1.0);
-    if (hp->rope_scale == MK_ROPE_SCALE_YARN && hp->rope_attn_factor > 0 && fabs(hp->rope_attn_factor - own) > 1e-6) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "rope attention_factor %g cannot be written to GGUF; expected %g, YaRN's own",
-                       hp->rope_attn_factor, own);
+    if (hp->rope_scale == MK_ROPE_SCALE_YARN && hp->rope_attn_factor > 0 &&
+        fabs(hp->rope_attn_factor - own) > 1e-6) {
+        return MK_FAIL(
+            err, MK_EUNSUPPORTED,
+            "rope attention_factor %g cannot be written to GGUF; expected %g, YaRN's own",
+            hp->rope_attn_factor, own);
     }
     return MK_OK;
 }
@@ -291,7 +304,7 @@ static void gguf_metadata(const job *j, mk_gguf_out *o) {
     }
 }
 
-// --- data ------------------------------------------------------------------------------------------------------------
+// --- data ----------------------------------------------------------------------------------------
 
 static mk_status put_bytes(job *j, mk_writer *w, const void *p, size_t n, mk_err *err) {
     const uint8_t *at = p;
@@ -309,7 +322,8 @@ static mk_status put_bytes(job *j, mk_writer *w, const void *p, size_t n, mk_err
 static mk_status check_f16(const item *it, const float *row, int64_t n, mk_err *err) {
     for (int64_t i = 0; it->type == MK_DTYPE_F16 && i < n; i++) {
         if (fabsf(row[i]) > F16_MAX && isfinite(row[i])) {
-            return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: %g does not fit into F16 (at most 65504); use --type bf16",
+            return MK_FAIL(err, MK_EUNSUPPORTED,
+                           "tensor %s: %g does not fit into F16 (at most 65504); use --type bf16",
                            it->name, (double)row[i]);
         }
     }
@@ -335,12 +349,14 @@ static mk_status put_rows(job *j, const item *it, const rows *src, mk_writer *w,
     bool ok = mk_dtype_row_bytes(it->type, src->n_in, &out_bytes) &&
               (src->all || mk_dtype_row_bytes(src->view->dtype, src->n_in, &in_bytes));
     uint8_t *out = ok ? mk_try_alloc(out_bytes, 1) : NULL;
-    mk_status st = row && out ? MK_OK : MK_FAIL(err, MK_ENOMEM, "no memory for a row of %s", it->name);
+    mk_status st =
+        row && out ? MK_OK : MK_FAIL(err, MK_ENOMEM, "no memory for a row of %s", it->name);
     for (int64_t r = 0; r < src->n_row && st == MK_OK; r++) {
         int64_t s = source_row(j, it, r);
         const float *f = src->all ? src->all + s * src->n_in : row;
         if (!src->all) {
-            mk_dtype_to_f32(src->view->dtype, src->view->data + (size_t)s * in_bytes, src->n_in, row);
+            mk_dtype_to_f32(src->view->dtype, src->view->data + (size_t)s * in_bytes, src->n_in,
+                            row);
         }
         st = check_f16(it, f, src->n_in, err);
         st = st == MK_OK ? mk_dtype_from_f32(it->type, f, src->n_in, out, err) : st;
@@ -360,7 +376,8 @@ static rows rows_of(const item *it, const mk_tensor_view *v) {
     return (rows){.view = v, .n_row = n / n_in, .n_in = n_in};
 }
 
-static mk_status put_view(job *j, const item *it, const mk_tensor_view *v, mk_writer *w, mk_err *err) {
+static mk_status put_view(job *j, const item *it, const mk_tensor_view *v, mk_writer *w,
+                          mk_err *err) {
     if (v->dtype == it->type && !it->permute) {
         return put_bytes(j, w, v->data, v->n_bytes, err);
     }
@@ -412,7 +429,7 @@ static mk_status fill(void *arg, int64_t i, mk_writer *w, mk_err *err) {
     return MK_OK;
 }
 
-// --- all together ----------------------------------------------------------------------------------------------------
+// --- all together --------------------------------------------------------------------------------
 
 static void declare(job *j, mk_gguf_out *o) {
     for (int64_t i = 0; i < j->n; i++) {
@@ -440,7 +457,8 @@ static mk_status write_all(job *j, mk_gguf_out *o, const char *path, mk_err *err
     return mk_gguf_out_write(o, path, fill, j, err);
 }
 
-mk_status mk_export_gguf(const mk_model *m, const mk_export_opts *opts, const char *path, mk_err *err) {
+mk_status mk_export_gguf(const mk_model *m, const mk_export_opts *opts, const char *path,
+                         mk_err *err) {
     job j = {.m = m, .opts = opts};
     mk_gguf_out *o = mk_gguf_out_create();
     mk_status st = write_all(&j, o, path, err);

@@ -1,17 +1,15 @@
 // Llama 1, 2, 3, 3.1, 3.2 (text), 3.3, Yi, R1-Distill-Llama; and Qwen2, Qwen2.5, R1-Distill-Qwen.
 //
-// Papers: Touvron et al. 2023 (Llama), Yang et al. 2024 (Qwen2).  Reference: transformers' LlamaForCausalLM and
-// Qwen2ForCausalLM.  The two families compute the same; Qwen2 has biases on q, k and v, and its GGUF files keep the rows
-// of q and k in the checkpoint's order, where Llama's converter permutes them for interleaved rotation (put back at load,
-// so that both files give the same bits).
+// Papers: Touvron et al. 2023 (Llama), Yang et al. 2024 (Qwen2).  Reference: transformers'
+// LlamaForCausalLM and Qwen2ForCausalLM.  The two families compute the same; Qwen2 has biases on q,
+// k and v, and its GGUF files keep the rows of q and k in the checkpoint's order, where Llama's
+// converter permutes them for interleaved rotation (put back at load, so that both files give the
+// same bits).
 #include <stddef.h>
 #include <string.h>
 
 #include "model/blocks.h"
-#include "model/config.h"
-
-#define LAYER(field) offsetof(mk_layer, field)
-#define GLOBAL(field) offsetof(mk_globals, field)
+#include "model/table.h"
 
 static const mk_cfg_row config[] = {
     MK_CFG_COMMON,
@@ -21,69 +19,57 @@ static const mk_cfg_row config[] = {
     {NULL, "rope.dimension_count", MK_HP(d_rope), MK_CFG_I64, 0, 0, 2, 1024},
 };
 
-#define SHARED_ROWS(q_flags, k_flags)                                                                                  \
-    {"model.embed_tokens.weight", "token_embd.weight", GLOBAL(embed), MK_T_EMBED, MK_T_GLOBAL,                         \
-     {MK_HP(n_vocab), MK_HP(d_model)}, 2, NULL},                                                                       \
-        {"model.norm.weight", "output_norm.weight", GLOBAL(out_norm), MK_T_VECTOR, MK_T_GLOBAL, {MK_HP(d_model)}, 1,   \
-         NULL},                                                                                                        \
-        {"lm_head.weight", "output.weight", GLOBAL(output), MK_T_LINEAR, MK_T_GLOBAL | MK_T_TIED,                      \
-         {MK_HP(n_vocab), MK_HP(d_model)}, 2, NULL},                                                                   \
-        {"model.layers.{L}.input_layernorm.weight", "blk.{L}.attn_norm.weight", LAYER(attn_norm), MK_T_VECTOR, 0,      \
-         {MK_HP(d_model)}, 1, NULL},                                                                                   \
-        {"model.layers.{L}.self_attn.q_proj.weight", "blk.{L}.attn_q.weight", LAYER(wq), MK_T_LINEAR,                  \
-         MK_T_LORA | (q_flags), {MK_HP(n_q), MK_HP(d_model)}, 2, NULL},                                                \
-        {"model.layers.{L}.self_attn.k_proj.weight", "blk.{L}.attn_k.weight", LAYER(wk), MK_T_LINEAR,                  \
-         MK_T_LORA | (k_flags), {MK_HP(n_kv), MK_HP(d_model)}, 2, NULL},                                               \
-        {"model.layers.{L}.self_attn.v_proj.weight", "blk.{L}.attn_v.weight", LAYER(wv), MK_T_LINEAR, MK_T_LORA,       \
-         {MK_HP(n_kv), MK_HP(d_model)}, 2, NULL},                                                                      \
-        {"model.layers.{L}.self_attn.o_proj.weight", "blk.{L}.attn_output.weight", LAYER(wo), MK_T_LINEAR, MK_T_LORA,  \
-         {MK_HP(d_model), MK_HP(n_q)}, 2, NULL},                                                                       \
-        {"model.layers.{L}.post_attention_layernorm.weight", "blk.{L}.ffn_norm.weight", LAYER(ffn_norm), MK_T_VECTOR,  \
-         0, {MK_HP(d_model)}, 1, NULL},                                                                                \
-        {"model.layers.{L}.mlp.gate_proj.weight", "blk.{L}.ffn_gate.weight", LAYER(w_gate), MK_T_LINEAR, MK_T_LORA,    \
-         {MK_HP(d_ff), MK_HP(d_model)}, 2, NULL},                                                                      \
-        {"model.layers.{L}.mlp.up_proj.weight", "blk.{L}.ffn_up.weight", LAYER(w_up), MK_T_LINEAR, MK_T_LORA,          \
-         {MK_HP(d_ff), MK_HP(d_model)}, 2, NULL}, {                                                                    \
-        "model.layers.{L}.mlp.down_proj.weight", "blk.{L}.ffn_down.weight", LAYER(w_down), MK_T_LINEAR, MK_T_LORA,     \
-            {MK_HP(d_model), MK_HP(d_ff)}, 2, NULL                                                                     \
-    }
-
-#define BIAS_ROWS(flags, q_flags, k_flags)                                                                             \
-    {"model.layers.{L}.self_attn.q_proj.bias", "blk.{L}.attn_q.bias", LAYER(bq), MK_T_VECTOR, (flags) | (q_flags),     \
-     {MK_HP(n_q)}, 1, NULL},                                                                                           \
-        {"model.layers.{L}.self_attn.k_proj.bias", "blk.{L}.attn_k.bias", LAYER(bk), MK_T_VECTOR, (flags) | (k_flags), \
-         {MK_HP(n_kv)}, 1, NULL}, {                                                                                    \
-        "model.layers.{L}.self_attn.v_proj.bias", "blk.{L}.attn_v.bias", LAYER(bv), MK_T_VECTOR, (flags),              \
-            {MK_HP(n_kv)}, 1, NULL                                                                                     \
-    }
+// clang-format off
+#define SHARED_ROWS(q_flags, k_flags) \
+    MK_GLOBAL_ROWS, \
+    MK_VECTOR("input_layernorm", "attn_norm", attn_norm, d_model, NULL), \
+    MK_LINEAR("self_attn.q_proj", "attn_q", wq, n_q, d_model, q_flags, NULL), \
+    MK_LINEAR("self_attn.k_proj", "attn_k", wk, n_kv, d_model, k_flags, NULL), \
+    MK_LINEAR("self_attn.v_proj", "attn_v", wv, n_kv, d_model, 0, NULL), \
+    MK_LINEAR("self_attn.o_proj", "attn_output", wo, d_model, n_q, 0, NULL), \
+    MK_VECTOR("post_attention_layernorm", "ffn_norm", ffn_norm, d_model, NULL), \
+    MK_LINEAR("mlp.gate_proj", "ffn_gate", w_gate, d_ff, d_model, 0, NULL), \
+    MK_LINEAR("mlp.up_proj", "ffn_up", w_up, d_ff, d_model, 0, NULL), \
+    MK_LINEAR("mlp.down_proj", "ffn_down", w_down, d_model, d_ff, 0, NULL)
 
 static const mk_tensor_row llama_tensors[] = {
     SHARED_ROWS(MK_T_PERMUTED_Q, MK_T_PERMUTED_K),
-    BIAS_ROWS(MK_T_OPTIONAL, MK_T_PERMUTED_Q, MK_T_PERMUTED_K),
-    {"model.layers.{L}.self_attn.o_proj.bias", "blk.{L}.attn_output.bias", LAYER(bo), MK_T_VECTOR, MK_T_OPTIONAL,
-     {MK_HP(d_model)}, 1, NULL},
+    MK_BIAS("self_attn.q_proj", "attn_q", bq, n_q, MK_T_OPTIONAL | MK_T_PERMUTED_Q),
+    MK_BIAS("self_attn.k_proj", "attn_k", bk, n_kv, MK_T_OPTIONAL | MK_T_PERMUTED_K),
+    MK_BIAS("self_attn.v_proj", "attn_v", bv, n_kv, MK_T_OPTIONAL),
+    MK_BIAS("self_attn.o_proj", "attn_output", bo, d_model, MK_T_OPTIONAL),
 };
 
-static const mk_tensor_row qwen2_tensors[] = {SHARED_ROWS(0, 0), BIAS_ROWS(0, 0, 0)};
+static const mk_tensor_row qwen2_tensors[] = {
+    SHARED_ROWS(0, 0),
+    MK_BIAS("self_attn.q_proj", "attn_q", bq, n_q, 0),
+    MK_BIAS("self_attn.k_proj", "attn_k", bk, n_kv, 0),
+    MK_BIAS("self_attn.v_proj", "attn_v", bv, n_kv, 0),
+};
+// clang-format on
 
-// Frequencies that old checkpoints and converters store, which minke computes; scales are read with their tensors.
-static const char *const ignore[] = {"*.rotary_emb.inv_freq", "rope_freqs.weight", "*.weight_scale_inv", NULL};
+// Frequencies that old checkpoints and converters store, which minke computes; scales are read with
+// their tensors.
+static const char *const ignore[] = {"*.rotary_emb.inv_freq", "rope_freqs.weight",
+                                     "*.weight_scale_inv", NULL};
 
 static mk_status check_config(const mk_hparams *hp, const char *path, mk_err *err) {
     if (hp->n_head % hp->n_kv_head != 0) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: %lld heads cannot share %lld key/value heads evenly", path,
-                       (long long)hp->n_head, (long long)hp->n_kv_head);
+        return MK_FAIL(err, MK_ECORRUPT, "%s: %lld heads cannot share %lld key/value heads evenly",
+                       path, (long long)hp->n_head, (long long)hp->n_kv_head);
     }
     if (hp->d_head % 2 != 0 || (hp->d_rope != 0 && hp->d_rope != hp->d_head)) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: rotary width %lld of head width %lld; expected the whole, even head",
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "%s: rotary width %lld of head width %lld; expected the whole, even head",
                        path, (long long)hp->d_rope, (long long)hp->d_head);
     }
     if (hp->value_length != 0 && hp->value_length != hp->d_head) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: value width %lld differs from key width %lld", path,
-                       (long long)hp->value_length, (long long)hp->d_head);
+        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: value width %lld differs from key width %lld",
+                       path, (long long)hp->value_length, (long long)hp->d_head);
     }
     if (hp->hidden_act[0] && strcmp(hp->hidden_act, "silu") != 0) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: hidden_act is \"%s\", expected \"silu\"", path, hp->hidden_act);
+        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: hidden_act is \"%s\", expected \"silu\"", path,
+                       hp->hidden_act);
     }
     return MK_OK;
 }
@@ -103,7 +89,8 @@ static mk_status finish(mk_hparams *hp, const mk_source *src, mk_err *err) {
     bool window = false, found = false;
     MK_TRY(mk_source_bool(src, "use_sliding_window", NULL, &window, &found, err));
     if (found && window) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: use_sliding_window is true; minke has full attention here only", path);
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "%s: use_sliding_window is true; minke has full attention here only", path);
     }
     return check_config(hp, path, err);
 }
@@ -114,7 +101,10 @@ static int64_t rope_dims(const mk_hparams *hp) {
 
 static mk_attn attn(const mk_hparams *hp, int layer) {
     (void)layer;
-    return (mk_attn){.n_head = hp->n_head, .n_kv_head = hp->n_kv_head, .d_k = hp->d_head, .d_v = hp->d_head,
+    return (mk_attn){.n_head = hp->n_head,
+                     .n_kv_head = hp->n_kv_head,
+                     .d_k = hp->d_head,
+                     .d_v = hp->d_head,
                      .scale = (float)(1.0 / __builtin_sqrt((double)hp->d_head))};
 }
 
@@ -125,17 +115,18 @@ static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
 
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     float eps = (float)m->hp.rms_eps;
-    mk_mat x = mk_block_embed(m, ops, b);             // [n_tok, d_model]
-    mk_mat cs = mk_block_angles(m, ops, b);           // [n_tok, d_head]
-    mk_mat n = mk_op_new(ops, x.n_row, x.n_col);      // [n_tok, d_model]
+    mk_mat x = mk_block_embed(m, ops, b);         // [n_tok, d_model]
+    mk_mat cs = mk_block_angles(m, ops, b);       // [n_tok, d_head]
+    mk_mat n = mk_op_new(ops, x.n_row, x.n_col);  // [n_tok, d_model]
     for (int l = 0; l < m->hp.n_layer; l++) {
         const mk_layer *w = &m->layer[l];
         size_t mark = mk_op_mark(ops);
-        mk_op_rmsnorm(ops, n, x, w->attn_norm, eps);                                          // [n_tok, d_model]
-        mk_op_add(ops, x, mk_block_attention(m, ops, l, n, cs, b));                           // [n_tok, d_model]
+        mk_op_rmsnorm(ops, n, x, w->attn_norm, eps);                 // [n_tok, d_model]
+        mk_op_add(ops, x, mk_block_attention(m, ops, l, n, cs, b));  // [n_tok, d_model]
         mk_op_tap(ops, "attn_out", l, x);
-        mk_op_rmsnorm(ops, n, x, w->ffn_norm, eps);                                           // [n_tok, d_model]
-        mk_op_add(ops, x, mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down));         // [n_tok, d_model]
+        mk_op_rmsnorm(ops, n, x, w->ffn_norm, eps);  // [n_tok, d_model]
+        mk_op_add(ops, x,
+                  mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down));  // [n_tok, d_model]
         mk_op_tap(ops, "layer_out", l, x);
         mk_op_release(ops, mark);
     }

@@ -24,9 +24,11 @@ static void forget(const mk_tensor_view *v) {
     }
 }
 
-static mk_status load_vector(loader *l, const mk_tensor_row *row, const mk_binding *b, float **out, mk_err *err) {
+static mk_status load_vector(loader *l, const mk_tensor_row *row, const mk_binding *b, float **out,
+                             mk_err *err) {
     MK_TRY(mk_bind_to_f32(l->m, b->view[0], out, err));
-    bool permuted = (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && mk_source_is_gguf(l->m->src);
+    bool permuted =
+        (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && mk_source_is_gguf(l->m->src);
     if (permuted) {  // biases of permuted rows
         int64_t n = b->view[0]->shape[b->view[0]->n_dim - 1], hd = l->m->hp.d_head;
         float *tmp = mk_try_alloc((size_t)n, sizeof *tmp);
@@ -47,14 +49,19 @@ static mk_status load_linear_f32(loader *l, const mk_binding *b, mk_weight *out,
     float *f = NULL;
     MK_TRY(mk_bind_to_f32(l->m, b->view[0], &f, err));
     int64_t n_out = b->view[0]->shape[0], n_in = b->view[0]->shape[1];
-    mk_weight_src src = {.dtype = MK_DTYPE_F32, .data = (const uint8_t *)f, .n_mat = 1, .n_out = n_out, .n_in = n_in,
+    mk_weight_src src = {.dtype = MK_DTYPE_F32,
+                         .data = (const uint8_t *)f,
+                         .n_mat = 1,
+                         .n_out = n_out,
+                         .n_in = n_in,
                          .row_bytes = (size_t)n_in * sizeof *f};
     mk_status st = mk_weight_pack(&src, l->pool, out, err);
     mk_free(f);
     return st;
 }
 
-static mk_status load_linear(loader *l, const mk_tensor_row *row, const mk_binding *b, mk_weight *out, mk_err *err) {
+static mk_status load_linear(loader *l, const mk_tensor_row *row, const mk_binding *b,
+                             mk_weight *out, mk_err *err) {
     mk_weight_src src;
     mk_src_own own;
     mk_status st = mk_bind_src(l->m, row, b->view[0], &src, &own, err);
@@ -66,7 +73,8 @@ static mk_status load_linear(loader *l, const mk_tensor_row *row, const mk_bindi
 }
 
 // Experts of a folder: one tensor each, all of one type.
-static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_binding *b, mk_weight *out, mk_err *err) {
+static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_binding *b,
+                              mk_weight *out, mk_err *err) {
     for (int64_t e = 0; e < b->n_view; e++) {
         mk_weight_src src;
         mk_src_own own;
@@ -77,8 +85,9 @@ static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_bind
             st = mk_weight_alloc(&src, out, err);
         }
         if (st == MK_OK && src.dtype != b->view[0]->dtype) {
-            st = MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, but expert 0 has %s", b->view[e]->name,
-                         mk_dtype_get(src.dtype)->name, mk_dtype_get(b->view[0]->dtype)->name);
+            st = MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, but expert 0 has %s",
+                         b->view[e]->name, mk_dtype_get(src.dtype)->name,
+                         mk_dtype_get(b->view[0]->dtype)->name);
         }
         if (st == MK_OK) {
             st = mk_weight_pack_one(&src, e, l->pool, out, err);
@@ -114,7 +123,8 @@ static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
         st = load_linear_f32(l, b, field, err);
         break;
     case MK_T_EXPERTS:
-        st = b->n_view > 1 ? load_experts(l, row, b, field, err) : load_linear(l, row, b, field, err);
+        st = b->n_view > 1 ? load_experts(l, row, b, field, err)
+                           : load_linear(l, row, b, field, err);
         break;
     }
     MK_TRY(st);
@@ -128,7 +138,8 @@ static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
     return MK_OK;
 }
 
-mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg, mk_err *err) {
+mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                          mk_err *err) {
     loader l = {m, pool, progress, arg, 0, mk_source_file_bytes(m->src)};
     for (int layer = -1; layer < m->hp.n_layer; layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
@@ -151,7 +162,8 @@ void mk_load_free(mk_model *m) {
             void *field = field_of(m, row, layer);
             if (row->cls == MK_T_VECTOR) {
                 mk_free(*(float **)field);
-            } else if (row->cls == MK_T_LINEAR || row->cls == MK_T_LINEAR_F32 || row->cls == MK_T_EXPERTS) {
+            } else if (row->cls == MK_T_LINEAR || row->cls == MK_T_LINEAR_F32 ||
+                       row->cls == MK_T_EXPERTS) {
                 mk_weight_free(field);
             }
         }
@@ -162,7 +174,7 @@ void mk_load_free(mk_model *m) {
     }
 }
 
-// --- layouts and sizes, known before anything is packed ----------------------------------------------------------------
+// --- layouts and sizes, known before anything is packed ------------------------------------------
 
 static bool is_packed(mk_tensor_class cls) {
     return cls == MK_T_LINEAR || cls == MK_T_LINEAR_F32 || cls == MK_T_EXPERTS;
@@ -183,7 +195,8 @@ static mk_status layout_row(mk_model *m, int layer, int i, mk_err *err) {
     }
     mk_weight_src src = {.dtype = row->cls == MK_T_LINEAR_F32 ? MK_DTYPE_F32 : v->dtype,
                          .n_mat = v->n_dim == 3 ? v->shape[0] : b->n_view,
-                         .n_out = v->shape[v->n_dim - 2], .n_in = v->shape[v->n_dim - 1]};
+                         .n_out = v->shape[v->n_dim - 2],
+                         .n_in = v->shape[v->n_dim - 1]};
     mk_status st = mk_weight_layout(&src, field_of(m, row, layer), err);
     if (st != MK_OK) {
         (void)mk_err_prefix(err, "tensor %s", v->name);
@@ -209,7 +222,8 @@ static size_t weight_bytes(const mk_weight *w) {
 
 size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
     size_t total = 0;
-    double token = 0, used = m->hp.n_expert ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
+    double token = 0,
+           used = m->hp.n_expert ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
     for (int layer = -1; layer < m->hp.n_layer; layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_tensor_row *row = &m->arch->tensors[i];
@@ -222,7 +236,9 @@ size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
                 total += (size_t)b->view[0]->shape[b->view[0]->n_dim - 1] * sizeof(float);
             }
         }
-        size_t custom = layer < 0 ? 0 : weight_bytes(&m->layer[layer].wk_b) + weight_bytes(&m->layer[layer].wv_b);
+        size_t custom =
+            layer < 0 ? 0
+                      : weight_bytes(&m->layer[layer].wk_b) + weight_bytes(&m->layer[layer].wv_b);
         total += custom;
         token += (double)custom;
     }

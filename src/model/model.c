@@ -41,7 +41,8 @@ static mk_status find_arch(const mk_source *src, const mk_arch **out, mk_err *er
     mk_buf known;
     mk_buf_init(&known, 4096);
     for (int i = 0; i < N_ARCH; i++) {
-        const char *const *list = mk_source_is_gguf(src) ? arch_list[i]->gguf_arch : arch_list[i]->hf_class;
+        const char *const *list =
+            mk_source_is_gguf(src) ? arch_list[i]->gguf_arch : arch_list[i]->hf_class;
         if (has_name(list, name)) {
             mk_buf_free(&known);
             *out = arch_list[i];
@@ -51,34 +52,39 @@ static mk_status find_arch(const mk_source *src, const mk_arch **out, mk_err *er
             mk_buf_printf(&known, "%s%s", known.len ? ", " : "", *list);
         }
     }
-    mk_status st = MK_FAIL(err, MK_EUNSUPPORTED, "%s: architecture \"%s\" is not supported (known: %s)",
-                           mk_source_path(src), name, known.data ? known.data : "");
+    mk_status st =
+        MK_FAIL(err, MK_EUNSUPPORTED, "%s: architecture \"%s\" is not supported (known: %s)",
+                mk_source_path(src), name, known.data ? known.data : "");
     mk_buf_free(&known);
     return st;
 }
 
 // The vocabulary size is optional in GGUF: the token table has it.
 static mk_status complete_vocab(mk_model *m, mk_err *err) {
-    const char *name = mk_source_is_gguf(m->src) ? "token_embd.weight" : "model.embed_tokens.weight";
+    const char *name =
+        mk_source_is_gguf(m->src) ? "token_embd.weight" : "model.embed_tokens.weight";
     const mk_tensor_view *v = mk_source_find(m->src, name);
     if (!v || v->n_dim != 2) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: tensor %s is missing or not two-dimensional", mk_source_path(m->src),
-                       name);
+        return MK_FAIL(err, MK_ECORRUPT, "%s: tensor %s is missing or not two-dimensional",
+                       mk_source_path(m->src), name);
     }
     if (m->hp.n_vocab == 0 || mk_source_is_gguf(m->src)) {
-        m->hp.n_vocab = v->shape[0];  // some converters write a vocab_size that leaves out the padding rows
+        m->hp.n_vocab =
+            v->shape[0];  // some converters write a vocab_size that leaves out the padding rows
     }
     return MK_OK;
 }
 
 static mk_status read_divisor(const mk_model *m, int64_t n_pair, float **out, mk_err *err) {
-    const mk_tensor_view *v = mk_source_is_gguf(m->src) ? mk_source_find(m->src, "rope_freqs.weight") : NULL;
+    const mk_tensor_view *v =
+        mk_source_is_gguf(m->src) ? mk_source_find(m->src, "rope_freqs.weight") : NULL;
     if (!v) {
         return MK_OK;
     }
     MK_TRY(mk_bind_check_shape(v, &n_pair, 1, err));
     if (v->dtype != MK_DTYPE_F32) {
-        return MK_FAIL(err, MK_ECORRUPT, "tensor rope_freqs.weight: type %s, expected F32", mk_dtype_get(v->dtype)->name);
+        return MK_FAIL(err, MK_ECORRUPT, "tensor rope_freqs.weight: type %s, expected F32",
+                       mk_dtype_get(v->dtype)->name);
     }
     return mk_bind_to_f32(m, v, out, err);
 }
@@ -92,7 +98,8 @@ static double cs_factor(const mk_hparams *hp) {
         return hp->rope_attn_factor;
     }
     if (hp->rope_mscale > 0 && hp->rope_mscale_all_dim > 0) {
-        return mk_yarn_mscale(hp->rope_factor, hp->rope_mscale) / mk_yarn_mscale(hp->rope_factor, hp->rope_mscale_all_dim);
+        return mk_yarn_mscale(hp->rope_factor, hp->rope_mscale) /
+               mk_yarn_mscale(hp->rope_factor, hp->rope_mscale_all_dim);
     }
     return mk_yarn_mscale(hp->rope_factor, 1.0);
 }
@@ -102,7 +109,8 @@ static mk_status make_rope(mk_model *m, mk_err *err) {
     float *divisor = NULL;
     m->inv_freq = mk_try_alloc((size_t)(n_dim / 2), sizeof *m->inv_freq);
     if (!m->inv_freq) {
-        return MK_FAIL(err, MK_ENOMEM, "no memory for %lld rotary frequencies", (long long)(n_dim / 2));
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %lld rotary frequencies",
+                       (long long)(n_dim / 2));
     }
     MK_TRY(read_divisor(m, n_dim / 2, &divisor, err));
     mk_rope_inv_freq(&m->hp, n_dim, divisor, m->inv_freq);
@@ -152,7 +160,8 @@ void mk_model_close(mk_model *m) {
     mk_free(m);
 }
 
-mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg, mk_err *err) {
+mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                        mk_err *err) {
     MK_ASSERT(!m->loaded);
     MK_TRY(mk_load_weights(m, pool, progress, arg, err));
     m->loaded = true;
@@ -170,7 +179,7 @@ mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     return m->arch->forward(m, ops, b);
 }
 
-// --- facts -----------------------------------------------------------------------------------------------------------
+// --- facts ---------------------------------------------------------------------------------------
 
 static int64_t n_element(const mk_tensor_view *v) {
     int64_t n = 1;

@@ -1,4 +1,5 @@
-// A model: what its files say (configuration, tensors) and how it computes (one forward per architecture).
+// A model: what its files say (configuration, tensors) and how it computes (one forward per
+// architecture).
 //
 // Nouns
 //   mk_source   the files: one GGUF (perhaps split) or one Hugging Face folder; found tensors and configuration values
@@ -6,8 +7,9 @@
 //   mk_arch     an architecture family: table of configuration keys, table of tensors, forward (arch_list.h lists them)
 //   mk_model    hparams + bound tensors + (after mk_model_load) packed weights
 //
-// mk_model_open reads and checks everything but touches no weight; mk_model_load packs the weights.  A loaded model is
-// immutable and may be shared by threads and engines.  A model file never mentions sessions, servers or caches on disk.
+// mk_model_open reads and checks everything but touches no weight; mk_model_load packs the weights.
+// A loaded model is immutable and may be shared by threads and engines.  A model file never
+// mentions sessions, servers or caches on disk.
 //
 //     MK_TRY(mk_model_open(path, &model, err));
 //     MK_TRY(mk_model_load(model, pool, err));
@@ -24,9 +26,15 @@
 
 #define MK_MAX_LAYERS 1024
 
-typedef enum { MK_ROPE_SCALE_NONE, MK_ROPE_SCALE_LINEAR, MK_ROPE_SCALE_LLAMA3, MK_ROPE_SCALE_YARN } mk_rope_scale;
+typedef enum {
+    MK_ROPE_SCALE_NONE,
+    MK_ROPE_SCALE_LINEAR,
+    MK_ROPE_SCALE_LLAMA3,
+    MK_ROPE_SCALE_YARN
+} mk_rope_scale;
 
-// All fields are int64_t or double so that one table type can fill them; 0 when a family does not have the thing.
+// All fields are int64_t or double so that one table type can fill them; 0 when a family does not
+// have the thing.
 typedef struct {
     // every family
     int64_t n_layer, n_head, n_kv_head, d_head, d_model, d_ff, n_vocab, n_ctx_train;
@@ -39,27 +47,29 @@ typedef struct {
     double rope_mscale, rope_mscale_all_dim, rope_attn_factor, rope_yarn_log_mul;
     int64_t rope_orig_ctx;
     // multi-head latent attention
-    int64_t q_lora, kv_lora, d_nope, d_rope, d_v, key_length, value_length, key_length_mla, value_length_mla;
+    int64_t q_lora, kv_lora, d_nope, d_rope, d_v, key_length, value_length, key_length_mla,
+        value_length_mla;
     // mixture of experts
     int64_t n_expert, n_expert_used, n_expert_shared, d_ff_expert, n_dense_lead, moe_layer_freq;
     int64_t n_group, n_group_used, norm_topk, gating_func, n_nextn;
     double routed_scale;
     char scoring_func[32], topk_method[32], hidden_act[32];
     // derived by the family's `finish`
-    int64_t n_q, n_kv;        // rows of wq; of wk and wv
+    int64_t n_q, n_kv;  // rows of wq; of wk and wv
     int64_t d_qk, n_kv_a, n_kv_b, n_o, d_ff_shared;
-    int64_t one;              // 1, for shapes
+    int64_t one;  // 1, for shapes
 } mk_hparams;
 
-// Packed weights of one layer.  After mk_model_open the layouts are known and data is NULL; weights with n_mat == 0 and
-// vectors that stay NULL are absent.
+// Packed weights of one layer.  After mk_model_open the layouts are known and data is NULL; weights
+// with n_mat == 0 and vectors that stay NULL are absent.
 typedef struct {
     float *attn_norm, *ffn_norm, *bq, *bk, *bv, *bo;
     mk_weight wq, wk, wv, wo;
     mk_weight w_gate, w_up, w_down;
     // latent attention
     float *q_a_norm, *kv_a_norm;
-    mk_weight wq_a, wq_b, wkv_a, wk_b, wv_b;  // wk_b: per head [kv_lora, d_nope]; wv_b: per head [d_v, kv_lora]
+    mk_weight wq_a, wq_b, wkv_a, wk_b,
+        wv_b;  // wk_b: per head [kv_lora, d_nope]; wv_b: per head [d_v, kv_lora]
     // experts
     float *router_bias;
     mk_weight router, w_gate_exps, w_up_exps, w_down_exps, w_gate_sh, w_up_sh, w_down_sh;
@@ -67,7 +77,7 @@ typedef struct {
 
 typedef struct {
     float *out_norm;
-    mk_weight output;            // [n_vocab, d_model]
+    mk_weight output;             // [n_vocab, d_model]
     const mk_tensor_view *embed;  // token table, read where it lies
 } mk_globals;
 
@@ -75,21 +85,25 @@ typedef struct mk_model mk_model;
 
 // One ragged batch.  The cache is given by layer; rows as in ops.h.
 typedef struct {
-    const int32_t *ids;        // [rows.n_tok]
+    const int32_t *ids;  // [rows.n_tok]
     mk_rows rows;
-    const mk_kv_layer *kv;     // [n_layer]
+    const mk_kv_layer *kv;  // [n_layer]
     mk_kv_type kv_type;
-    const int32_t *out_rows;   // rows whose logits are wanted, ascending
+    const int32_t *out_rows;  // rows whose logits are wanted, ascending
     int64_t n_out;
 } mk_batch;
 
-// --- the two tables of a family ------------------------------------------------------------------------------------------
+// --- the two tables of a family ------------------------------------------------------------------
 typedef enum { MK_CFG_I64, MK_CFG_F64, MK_CFG_BOOL, MK_CFG_STR } mk_cfg_type;
 #define MK_CFG_REQUIRED 1u
 typedef struct {
-    const char *hf;    // key in config.json, alternatives by '|', nesting by '.': "rope_theta|rope_parameters.rope_theta"
-    const char *gguf;  // key without "<arch>."; a leading '/' means exactly this key; NULL = not there
-    size_t field;      // offset in mk_hparams
+    const char *
+        // key in config.json, alternatives by '|', nesting by '.':
+        // "rope_theta|rope_parameters.rope_theta"
+        hf;
+    const char
+        *gguf;     // key without "<arch>."; a leading '/' means exactly this key; NULL = not there
+    size_t field;  // offset in mk_hparams
     mk_cfg_type type;
     unsigned flags;
     double def, min, max;
@@ -100,62 +114,68 @@ typedef enum {
     MK_T_VECTOR,      // float32 copy
     MK_T_LINEAR,      // packed in its own type
     MK_T_LINEAR_F32,  // packed as float32 (routers)
-    MK_T_EXPERTS,     // n_expert matrices: one 3-D tensor in GGUF, one tensor per expert in safetensors
-    MK_T_CUSTOM       // bound and checked here, packed by the family's `pack`
+    // n_expert matrices: one 3-D tensor in GGUF, one tensor per expert in safetensors
+    MK_T_EXPERTS,
+    MK_T_CUSTOM  // bound and checked here, packed by the family's `pack`
 } mk_tensor_class;
 #define MK_T_OPTIONAL 1u
-#define MK_T_GLOBAL 2u        // field is in mk_globals, name has no {L}
-#define MK_T_PERMUTED_Q 4u    // GGUF stores rows in interleaved-rope order; put back to half-split at load
+#define MK_T_GLOBAL   2u  // field is in mk_globals, name has no {L}
+#define MK_T_PERMUTED_Q                                                                            \
+    4u  // GGUF stores rows in interleaved-rope order; put back to half-split at load
 #define MK_T_PERMUTED_K 8u
-#define MK_T_LORA 16u         // a target for adapters
-#define MK_T_TIED 32u         // if absent, the token table is used
+#define MK_T_LORA       16u  // a target for adapters
+#define MK_T_TIED       32u  // if absent, the token table is used
 typedef struct {
-    const char *hf, *gguf;  // names with {L} for the layer and {E} for the expert; NULL = not in that format
-    size_t field;           // offset in mk_layer or mk_globals; ignored for CUSTOM
+    const char *hf,
+        *gguf;     // names with {L} for the layer and {E} for the expert; NULL = not in that format
+    size_t field;  // offset in mk_layer or mk_globals; ignored for CUSTOM
     mk_tensor_class cls;
     unsigned flags;
-    size_t shape[3];        // offsets of the dims in mk_hparams, slowest first; experts: of one expert
+    size_t shape[3];  // offsets of the dims in mk_hparams, slowest first; experts: of one expert
     int n_dim;
     bool (*when)(const mk_hparams *hp, int layer);  // NULL = always
 } mk_tensor_row;
 
-// What was found for one row in one layer: n_view tensors (experts of a folder: one each), 0 if an optional one is absent.
+// What was found for one row in one layer: n_view tensors (experts of a folder: one each), 0 if an
+// optional one is absent.
 typedef struct {
     const mk_tensor_view **view;
     int64_t n_view;
 } mk_binding;
 
-// Writing GGUF: a tensor that files of that format hold in place of the CUSTOM rows.  float32 in, float32 out.
+// Writing GGUF: a tensor that files of that format hold in place of the CUSTOM rows.  float32 in,
+// float32 out.
 typedef struct {
-    const char *gguf;                 // name with {L}; NULL ends a list
-    int from;                         // row of the tensor table it is made of
+    const char *gguf;  // name with {L}; NULL ends a list
+    int from;          // row of the tensor table it is made of
     int n_dim;
-    size_t shape[3];                  // offsets of the dims in mk_hparams, slowest first
+    size_t shape[3];  // offsets of the dims in mk_hparams, slowest first
     void (*make)(const mk_hparams *hp, const float *from, float *to);
 } mk_made_row;
 
 typedef struct {
-    const char *name;                 // "llama"
-    const char *const *hf_class;      // NULL-terminated: "LlamaForCausalLM"
-    const char *const *gguf_arch;     // NULL-terminated: "llama"
+    const char *name;              // "llama"
+    const char *const *hf_class;   // NULL-terminated: "LlamaForCausalLM"
+    const char *const *gguf_arch;  // NULL-terminated: "llama"
     const mk_cfg_row *config;
     int n_config;
     const mk_tensor_row *tensors;
     int n_tensors;
-    const char *const *ignore;        // NULL-terminated glob patterns of tensors that are known and not needed
+    const char *const
+        *ignore;  // NULL-terminated glob patterns of tensors that are known and not needed
     // Derives fields, checks what one row cannot say.
     mk_status (*finish)(mk_hparams *hp, const mk_source *src, mk_err *err);
     // Frequencies [n_pair] and factor of the rotary embedding; n_pair from rope_dims.
     int64_t (*rope_dims)(const mk_hparams *hp);
     // Geometry of the cache of one layer (type is filled by the caller).
     mk_attn (*attn)(const mk_hparams *hp, int layer);
-    // CUSTOM rows of one layer, NULL if there are none: at open checks their shapes and then lays out their weights (without
-    // data), at load packs them.
+    // CUSTOM rows of one layer, NULL if there are none: at open checks their shapes and then lays
+    // out their weights (without data), at load packs them.
     mk_status (*check)(const mk_model *m, int layer, mk_err *err);
     mk_status (*layout)(mk_model *m, int layer, mk_err *err);
     mk_status (*pack)(mk_model *m, int layer, mk_pool *pool, mk_err *err);
-    // For writing GGUF, may be NULL: the list above; and a function that changes a copy of the numbers to what GGUF's keys
-    // mean, and writes keys that no row of the configuration table has.
+    // For writing GGUF, may be NULL: the list above; and a function that changes a copy of the
+    // numbers to what GGUF's keys mean, and writes keys that no row of the configuration table has.
     const mk_made_row *made;
     void (*gguf_config)(mk_hparams *hp, mk_gguf_out *out);
     // logits [n_out, n_vocab]
@@ -167,20 +187,23 @@ struct mk_model {
     mk_source *src;
     mk_hparams hp;
     mk_globals globals;
-    mk_layer *layer;         // [n_layer]
-    mk_binding *binding;     // [(n_layer + 1) * arch->n_tensors]: mk_model_binding
-    float *inv_freq;         // [rope_dims / 2]
-    double rope_cs_factor;   // multiplies cos and sin
+    mk_layer *layer;        // [n_layer]
+    mk_binding *binding;    // [(n_layer + 1) * arch->n_tensors]: mk_model_binding
+    float *inv_freq;        // [rope_dims / 2]
+    double rope_cs_factor;  // multiplies cos and sin
     bool loaded;
 };
 
-// Opens PATH (a .gguf file or a folder), recognises the architecture, reads the configuration, binds and checks every
-// tensor by name, shape and type.  Errors: MK_ENOTFOUND, MK_ECORRUPT, MK_EUNSUPPORTED, MK_ENOMEM.
+// Opens PATH (a .gguf file or a folder), recognises the architecture, reads the configuration,
+// binds and checks every tensor by name, shape and type.  Errors: MK_ENOTFOUND, MK_ECORRUPT,
+// MK_EUNSUPPORTED, MK_ENOMEM.
 mk_status mk_model_open(const char *path, mk_model **out, mk_err *err) MK_WARN_UNUSED;
 void mk_model_close(mk_model *m);
-// Packs all weights (progress: called with bytes done and total; may be NULL).  Errors: MK_ENOMEM, MK_EUNSUPPORTED.
+// Packs all weights (progress: called with bytes done and total; may be NULL).  Errors: MK_ENOMEM,
+// MK_EUNSUPPORTED.
 typedef void (*mk_load_progress)(void *arg, uint64_t done, uint64_t total);
-mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg, mk_err *err) MK_WARN_UNUSED;
+mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                        mk_err *err) MK_WARN_UNUSED;
 
 // Attention geometry of a layer with the cache type filled in.
 mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type);
@@ -188,15 +211,16 @@ mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b);
 
 // Facts for people and plans.
 int64_t mk_model_n_param(const mk_model *m);
-size_t mk_model_weight_bytes(const mk_model *m);      // packed, as mk_model_load will allocate
+size_t mk_model_weight_bytes(const mk_model *m);  // packed, as mk_model_load will allocate
 size_t mk_model_file_bytes(const mk_model *m);
 // Bytes of weights read to produce one token (active experts only), in packed form.
 size_t mk_model_bytes_per_token(const mk_model *m);
-size_t mk_model_kv_bytes_per_block(const mk_model *m, mk_kv_type type);  // all layers, MK_KV_BLOCK tokens
+size_t mk_model_kv_bytes_per_block(const mk_model *m,
+                                   mk_kv_type type);  // all layers, MK_KV_BLOCK tokens
 
 const mk_arch *mk_arch_at(int i);  // NULL past the end
 
-// --- for the files of src/model ------------------------------------------------------------------------------------------
+// --- for the files of src/model ------------------------------------------------------------------
 // What was found for row `row` of the family's tensor table in `layer` (-1 = the global rows).
 const mk_binding *mk_model_binding(const mk_model *m, int layer, int row);
 

@@ -10,8 +10,8 @@
 
 struct mk_source {
     char *path;
-    mk_gguf *gguf;             // one of gguf ...
-    mk_safetensors *st;        // ... and st is set
+    mk_gguf *gguf;       // one of gguf ...
+    mk_safetensors *st;  // ... and st is set
     json_t *config;
     char arch[64];
 };
@@ -52,7 +52,7 @@ size_t mk_source_file_bytes(const mk_source *s) {
     return s->gguf ? mk_gguf_file_bytes(s->gguf) : mk_safetensors_file_bytes(s->st);
 }
 
-// --- opening ---------------------------------------------------------------------------------------------------------
+// --- opening -------------------------------------------------------------------------------------
 
 static bool ends_with(const char *s, const char *tail) {
     size_t n = strlen(s), m = strlen(tail);
@@ -61,7 +61,8 @@ static bool ends_with(const char *s, const char *tail) {
 
 static mk_status take_arch(mk_source *s, const char *p, size_t n, const char *where, mk_err *err) {
     if (n == 0 || n >= sizeof s->arch) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: the architecture name in %s has %zu bytes, expected 1 to %zu", s->path,
+        return MK_FAIL(err, MK_ECORRUPT,
+                       "%s: the architecture name in %s has %zu bytes, expected 1 to %zu", s->path,
                        where, n, sizeof s->arch - 1);
     }
     memcpy(s->arch, p, n);
@@ -98,7 +99,8 @@ static mk_status open_folder(mk_source *s, mk_err *err) {
         name = json_string_value(json_object_get(s->config, "model_type"));
     }
     if (!name) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s/config.json: neither \"architectures\" nor \"model_type\" names a model",
+        return MK_FAIL(err, MK_ECORRUPT,
+                       "%s/config.json: neither \"architectures\" nor \"model_type\" names a model",
                        s->path);
     }
     MK_TRY(take_arch(s, name, strlen(name), "config.json", err));
@@ -113,12 +115,16 @@ static mk_status open_any(mk_source *s, mk_err *err) {
         return MK_FAIL(err, MK_ENOTFOUND, "%s: no such file or folder", s->path);
     }
     if (ends_with(s->path, ".safetensors")) {
-        return MK_FAIL(err, MK_EUSAGE, "%s: give the folder that holds it (config.json and tokenizer.json are needed too)",
-                       s->path);
+        return MK_FAIL(
+            err, MK_EUSAGE,
+            "%s: give the folder that holds it (config.json and tokenizer.json are needed too)",
+            s->path);
     }
     if (ends_with(s->path, ".bin") || ends_with(s->path, ".pt") || ends_with(s->path, ".pth")) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: looks like a pickle checkpoint; minke reads GGUF files and folders "
-                       "with safetensors", s->path);
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "%s: looks like a pickle checkpoint; minke reads GGUF files and folders "
+                       "with safetensors",
+                       s->path);
     }
     return open_gguf(s, err);
 }
@@ -146,7 +152,7 @@ void mk_source_close(mk_source *s) {
     mk_free(s);
 }
 
-// --- configuration ---------------------------------------------------------------------------------------------------
+// --- configuration -------------------------------------------------------------------------------
 
 #define KEY_MAX 160
 
@@ -196,13 +202,16 @@ const char *mk_source_key_name(const mk_source *s, const char *hf, const char *g
     return name ? (name[0] == '/' ? name + 1 : name) : "(none)";
 }
 
-static mk_status wrong_type(const mk_source *s, const char *hf, const char *want, const json_t *v, mk_err *err) {
-    return MK_FAIL(err, MK_ECORRUPT, "%s/config.json: \"%s\": expected %s, got %s", s->path, hf, want,
-                   mk_json_type_name(v));
+static mk_status wrong_type(const mk_source *s, const char *hf, const char *want, const json_t *v,
+                            mk_err *err) {
+    return MK_FAIL(err, MK_ECORRUPT, "%s/config.json: \"%s\": expected %s, got %s", s->path, hf,
+                   want, mk_json_type_name(v));
 }
 
-// A GGUF count may be one number or an array with one number per layer; minke's families need them all equal.
-static mk_status gguf_i64_or_uniform(const mk_source *s, const char *key, int64_t *out, mk_err *err) {
+// A GGUF count may be one number or an array with one number per layer; minke's families need them
+// all equal.
+static mk_status gguf_i64_or_uniform(const mk_source *s, const char *key, int64_t *out,
+                                     mk_err *err) {
     int64_t at = mk_gguf_find(s->gguf, key);
     if (mk_gguf_kv_type(s->gguf, at) != MK_GGUF_ARRAY) {
         return mk_gguf_get_i64(s->gguf, key, INT64_MIN, INT64_MAX, out, err);
@@ -216,7 +225,8 @@ static mk_status gguf_i64_or_uniform(const mk_source *s, const char *key, int64_
         int64_t v = 0;
         MK_TRY(mk_gguf_arr_i64(s->gguf, key, i, &v, err));
         if (v != first) {
-            return MK_FAIL(err, MK_EUNSUPPORTED, "%s: %s differs between layers (%lld at 0, %lld at %lld)", s->path, key,
+            return MK_FAIL(err, MK_EUNSUPPORTED,
+                           "%s: %s differs between layers (%lld at 0, %lld at %lld)", s->path, key,
                            (long long)first, (long long)v, (long long)i);
         }
     }
@@ -224,7 +234,8 @@ static mk_status gguf_i64_or_uniform(const mk_source *s, const char *key, int64_
     return MK_OK;
 }
 
-mk_status mk_source_i64(const mk_source *s, const char *hf, const char *gguf, int64_t *out, bool *found, mk_err *err) {
+mk_status mk_source_i64(const mk_source *s, const char *hf, const char *gguf, int64_t *out,
+                        bool *found, mk_err *err) {
     *found = false;
     if (s->gguf) {
         char key[KEY_MAX];
@@ -247,7 +258,8 @@ mk_status mk_source_i64(const mk_source *s, const char *hf, const char *gguf, in
     return MK_OK;
 }
 
-mk_status mk_source_f64(const mk_source *s, const char *hf, const char *gguf, double *out, bool *found, mk_err *err) {
+mk_status mk_source_f64(const mk_source *s, const char *hf, const char *gguf, double *out,
+                        bool *found, mk_err *err) {
     *found = false;
     if (s->gguf) {
         char key[KEY_MAX];
@@ -270,7 +282,8 @@ mk_status mk_source_f64(const mk_source *s, const char *hf, const char *gguf, do
     return MK_OK;
 }
 
-mk_status mk_source_bool(const mk_source *s, const char *hf, const char *gguf, bool *out, bool *found, mk_err *err) {
+mk_status mk_source_bool(const mk_source *s, const char *hf, const char *gguf, bool *out,
+                         bool *found, mk_err *err) {
     *found = false;
     if (s->gguf) {
         char key[KEY_MAX];
@@ -293,8 +306,8 @@ mk_status mk_source_bool(const mk_source *s, const char *hf, const char *gguf, b
     return MK_OK;
 }
 
-mk_status mk_source_str(const mk_source *s, const char *hf, const char *gguf, char *out, size_t out_bytes, bool *found,
-                        mk_err *err) {
+mk_status mk_source_str(const mk_source *s, const char *hf, const char *gguf, char *out,
+                        size_t out_bytes, bool *found, mk_err *err) {
     *found = false;
     mk_gguf_str str = {NULL, 0};
     if (s->gguf) {

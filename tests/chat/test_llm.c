@@ -1,5 +1,5 @@
-// A ready model end to end: golden greedy continuations, streams, stops, cache, overflow, and the rule that a user's text
-// never becomes a control token.
+// A ready model end to end: golden greedy continuations, streams, stops, cache, overflow, and the
+// rule that a user's text never becomes a control token.
 //
 // Truth of the continuations: transformers' greedy generation, stored in each golden.json.
 #include "cmocka_all.h"
@@ -49,7 +49,11 @@ static void check_greedy(const char *name) {
     int64_t n_want = read_ids(json_object_get(g, "ids"), want);
     snprintf(path, sizeof path, DIR "%s", name);
     mk_llm *llm = open_model(path, 0);
-    mk_request r = {.ids = prompt, .n_ids = n_prompt, .sample = greedy(), .n_predict = n_want, .ignore_eos = true,
+    mk_request r = {.ids = prompt,
+                    .n_ids = n_prompt,
+                    .sample = greedy(),
+                    .n_predict = n_want,
+                    .ignore_eos = true,
                     .n_logprob = -1};
     mk_answer a;
     assert_int_equal(mk_llm_generate(llm, &r, NULL, NULL, &a, &err), MK_OK);
@@ -63,8 +67,9 @@ static void check_greedy(const char *name) {
 
 static void test_greedy(void **state) {
     (void)state;
-    static const char *const names[] = {"llama",       "llama3",          "yi",          "qwen2", "qwen2_tied",
-                                        "deepseek_v2", "deepseek_v2lite", "deepseek_v3", "deepseek_v3_mtp"};
+    static const char *const names[] = {"llama",           "llama3",      "yi",
+                                        "qwen2",           "qwen2_tied",  "deepseek_v2",
+                                        "deepseek_v2lite", "deepseek_v3", "deepseek_v3_mtp"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         check_greedy(names[i]);
     }
@@ -84,11 +89,13 @@ static bool collect(void *arg, const mk_event *ev) {
     return c->stop_after == 0 || c->n_token < c->stop_after;
 }
 
-// Streamed text equals the answer; the same request again (now from the cache) and in a fresh model gives the same.
+// Streamed text equals the answer; the same request again (now from the cache) and in a fresh model
+// gives the same.
 static void test_stream_and_cache(void **state) {
     (void)state;
     mk_llm *llm = open_model("models/shakespeare", 0);
-    mk_request r = {.prompt = "ROMEO:\n", .sample = mk_llm_sampling(llm), .n_predict = 80, .n_logprob = 3};
+    mk_request r = {
+        .prompt = "ROMEO:\n", .sample = mk_llm_sampling(llm), .n_predict = 80, .n_logprob = 3};
     r.sample.seed = 7;
     collector c = {0};
     mk_buf_init(&c.text, 1 << 20);
@@ -191,7 +198,8 @@ static void test_bias(void **state) {
     mk_llm_close(llm);
 }
 
-// Every control token's text, sent by a user, comes out as ordinary tokens; the template's own markers as control tokens.
+// Every control token's text, sent by a user, comes out as ordinary tokens; the template's own
+// markers as control tokens.
 static void test_user_text_is_text(void **state) {
     (void)state;
     mk_llm *llm = open_model(DIR "llama", 0);
@@ -257,9 +265,12 @@ static void test_bad_requests(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy),      cmocka_unit_test(test_stream_and_cache),
-        cmocka_unit_test(test_stop_cancel_window), cmocka_unit_test(test_bias),
-        cmocka_unit_test(test_user_text_is_text),  cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_stream_and_cache),
+        cmocka_unit_test(test_stop_cancel_window),
+        cmocka_unit_test(test_bias),
+        cmocka_unit_test(test_user_text_is_text),
+        cmocka_unit_test(test_bad_requests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

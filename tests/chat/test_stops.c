@@ -1,5 +1,5 @@
-// Stop texts: every way of cutting a text into two or three pieces gives the same output as the plain definition
-// (everything before the first complete stop text).
+// Stop texts: every way of cutting a text into two or three pieces gives the same output as the
+// plain definition (everything before the first complete stop text).
 #include "cmocka_all.h"
 
 #include "chat/stops.h"
@@ -37,7 +37,8 @@ static void check(const char *text, const char *const *stop, int n_stop, size_t 
 static void test_every_cut(void **state) {
     (void)state;
     static const char *const stop[] = {"</s>", "abab", "b\n\n", "x"};
-    static const char *const texts[] = {"hello </s> tail", "aababab", "</</s", "no stop at all", "ab\n\nab", "a</s", "abax"};
+    static const char *const texts[] = {"hello </s> tail", "aababab", "</</s", "no stop at all",
+                                        "ab\n\nab",        "a</s",    "abax"};
     for (size_t t = 0; t < sizeof texts / sizeof texts[0]; t++) {
         size_t n = strlen(texts[t]);
         for (int k = 0; k <= 4; k++) {

@@ -1,4 +1,5 @@
-// Golden checkpoints for tests: ids, stored rows and official logits beside each tiny model (tests/golden/README.md).
+// Golden checkpoints for tests: ids, stored rows and official logits beside each tiny model
+// (tests/golden/README.md).
 #ifndef TESTS_ENGINE_GOLDEN_MODEL_H
 #define TESTS_ENGINE_GOLDEN_MODEL_H
 
@@ -79,8 +80,12 @@ static inline rig rig_open(const char *path, rig_opts o) {
     mk_err err = {0};
     const mk_kernels *k = NULL;
     r.pool = mk_pool_create(o.n_thread ? o.n_thread : 1);
-    mk_engine_opts eo = {.pool = r.pool, .kv_type = o.kv_type, .n_ctx = o.n_ctx ? o.n_ctx : 512, .n_seq = o.n_seq,
-                         .n_chunk = o.n_chunk, .n_out = o.n_out};
+    mk_engine_opts eo = {.pool = r.pool,
+                         .kv_type = o.kv_type,
+                         .n_ctx = o.n_ctx ? o.n_ctx : 512,
+                         .n_seq = o.n_seq,
+                         .n_chunk = o.n_chunk,
+                         .n_out = o.n_out};
     mk_status st = mk_kernels_find(o.isa ? o.isa : "auto", &k, &err);
     eo.kernels = k;
     st = st == MK_OK ? mk_model_open(path, &r.model, &err) : st;

@@ -1,4 +1,5 @@
-// The engine's promises besides values: windows, sequences, memory, allocation-free decoding; and the sampler.
+// The engine's promises besides values: windows, sequences, memory, allocation-free decoding; and
+// the sampler.
 #include "base/mathx.h"
 #include "cmocka_all.h"
 #include "engine/golden_model.h"
@@ -7,7 +8,7 @@
 #include "torture.h"
 
 #define LLAMA GOLDEN_DIR "models/llama"
-#define V3 GOLDEN_DIR "models/deepseek_v3"
+#define V3    GOLDEN_DIR "models/deepseek_v3"
 
 static void test_overflow(void **state) {
     (void)state;
@@ -81,7 +82,8 @@ static void test_nothing_leaks(void **state) {
     assert_int_equal(mk_alloc_live(), before);
 }
 
-// Every allocation that depends on the file or on options fails once; each time a clean error and nothing left behind.
+// Every allocation that depends on the file or on options fails once; each time a clean error and
+// nothing left behind.
 static mk_status load_and_run(void *arg, mk_err *err) {
     mk_model *m = NULL;
     mk_engine *e = NULL;
@@ -100,7 +102,8 @@ static mk_status load_and_run(void *arg, mk_err *err) {
     return st;
 }
 
-// Every allocation that depends on the file or on options fails once: a clean error, and nothing left behind.
+// Every allocation that depends on the file or on options fails once: a clean error, and nothing
+// left behind.
 static void test_torture(void **state) {
     (void)state;
     mk_pool *pool = mk_pool_create(1);
@@ -138,7 +141,7 @@ static void test_session_reuse(void **state) {
     rig_close(&r);
 }
 
-// --- sampler ---------------------------------------------------------------------------------------------------------
+// --- sampler -------------------------------------------------------------------------------------
 
 // Independent definition: sort everything, cut by rule, walk the sum.
 typedef struct {
@@ -238,7 +241,8 @@ static void test_sampler_edges(void **state) {
     mk_sample_params p = MK_SAMPLE_DEFAULTS;
     p.n_token = 3;
     assert_int_equal(mk_sampler_create(&p, 5, 8, &s, &err), MK_OK);
-    const float padded[5] = {0, 1, 2, 100, 100}, nan_row[5] = {NAN, NAN, NAN, 1, 1}, inf_row[5] = {0, INFINITY, 0, 0, 0};
+    const float padded[5] = {0, 1, 2, 100, 100}, nan_row[5] = {NAN, NAN, NAN, 1, 1},
+                inf_row[5] = {0, INFINITY, 0, 0, 0};
     for (int i = 0; i < 100; i++) {
         assert_in_range(mk_sampler_choose(s, padded, i), 0, 2);
     }
@@ -275,7 +279,8 @@ static void test_plan(void **state) {
     assert_int_equal(mk_model_open(V3, &m, &err), MK_OK);
     assert_int_equal(mk_engine_plan(m, &o, &p, &err), MK_OK);  // before loading
     assert_int_equal(p.kv, 16 * mk_model_kv_bytes_per_block(m, MK_KV_F32));
-    assert_int_equal(mk_model_kv_bytes_per_block(m, MK_KV_F32), 5 * 64 * (32 + 16) * 4);  // the latent and the rope part only
+    assert_int_equal(mk_model_kv_bytes_per_block(m, MK_KV_F32),
+                     5 * 64 * (32 + 16) * 4);  // the latent and the rope part only
     assert_int_equal(p.total, p.weights + p.kv + p.scratch);
     assert_true(p.scratch > 0);
     mk_model_close(m);
@@ -284,11 +289,16 @@ static void test_plan(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overflow),        cmocka_unit_test(test_all_or_nothing),
-        cmocka_unit_test(test_no_allocation),   cmocka_unit_test(test_nothing_leaks),
-        cmocka_unit_test(test_torture),         cmocka_unit_test(test_session_reuse),
-        cmocka_unit_test(test_sampler_definition), cmocka_unit_test(test_sampler_frequencies),
-        cmocka_unit_test(test_sampler_edges),   cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_overflow),
+        cmocka_unit_test(test_all_or_nothing),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_nothing_leaks),
+        cmocka_unit_test(test_torture),
+        cmocka_unit_test(test_session_reuse),
+        cmocka_unit_test(test_sampler_definition),
+        cmocka_unit_test(test_sampler_frequencies),
+        cmocka_unit_test(test_sampler_edges),
+        cmocka_unit_test(test_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,11 +1,13 @@
 // Logits of every family against the official implementation.
 //
-// Truth: transformers' logits in float32 arithmetic, stored by tests/golden/gen_models.py; prompts of more than 300 tokens,
-// so that wrong rotary pairing or scaling shows (golden.json lists how far each such mistake would be off: 0.2 to 0.8).
-// Bounds: F32 weights 1e-5 (two float32 computations with different summation orders).  BF16 weights: minke rounds
-// activations to BF16 (docs/numerics.md), the reference here does not; each of the ~2 d products carries 2^-9, which grows
-// with depth and, where a router is near a tie, picks another expert.  FP8 checkpoints keep embedding and head in BF16: the
-// head alone gives 2^-9 over the final activations, the FP8 layers are exact products in float32.
+// Truth: transformers' logits in float32 arithmetic, stored by tests/golden/gen_models.py; prompts
+// of more than 300 tokens, so that wrong rotary pairing or scaling shows (golden.json lists how far
+// each such mistake would be off: 0.2 to 0.8).  Bounds: F32 weights 1e-5 (two float32 computations
+// with different summation orders).  BF16 weights: minke rounds activations to BF16
+// (docs/numerics.md), the reference here does not; each of the ~2 d products carries 2^-9, which
+// grows with depth and, where a router is near a tie, picks another expert.  FP8 checkpoints keep
+// embedding and head in BF16: the head alone gives 2^-9 over the final activations, the FP8 layers
+// are exact products in float32.
 #include "base/mathx.h"
 #include "cmocka_all.h"
 #include "engine/golden_model.h"
@@ -52,7 +54,8 @@ static double relative_error(const char *model, const char *prefix, double *argm
     int seq = 0;
     mk_err err = {0};
     assert_int_equal(mk_engine_seq_open(r.engine, &seq, &err), MK_OK);
-    assert_int_equal(mk_engine_feed_rows(r.engine, seq, g.ids, g.n_ids, compare_row, &c, &err), MK_OK);
+    assert_int_equal(mk_engine_feed_rows(r.engine, seq, g.ids, g.n_ids, compare_row, &c, &err),
+                     MK_OK);
     assert_int_equal(c.next, g.n_rows);
     *argmax_equal = (double)c.n_argmax_equal / (double)g.n_rows;
     rig_close(&r);
@@ -63,7 +66,8 @@ static double relative_error(const char *model, const char *prefix, double *argm
 static int check(const char *model, const char *prefix, double bound, double argmax_equal) {
     double same = 0, rel = relative_error(model, prefix, &same);
     bool ok = rel < bound && same >= argmax_equal;
-    printf("%-36s |d|/|ref| %.2e (bound %.0e), same best token %.3f %s\n", model, rel, bound, same, ok ? "" : "<-- BAD");
+    printf("%-36s |d|/|ref| %.2e (bound %.0e), same best token %.3f %s\n", model, rel, bound, same,
+           ok ? "" : "<-- BAD");
     return !ok;
 }
 
@@ -101,14 +105,15 @@ static void test_logits(void **state) {
     assert_int_equal(n_bad, 0);
 }
 
-// Quantised GGUF files: the reference ran in float32 on the dequantised weights.  What is left is minke's rounding of
-// activations to int8 per group of 32 (max |x| / 127, so about 2^-8.6 rms of a typical element) in every layer.  A bound just
-// under the smallest mistake golden.json lists (a bias in the expert weights: 0.049).
+// Quantised GGUF files: the reference ran in float32 on the dequantised weights.  What is left is
+// minke's rounding of activations to int8 per group of 32 (max |x| / 127, so about 2^-8.6 rms of a
+// typical element) in every layer.  A bound just under the smallest mistake golden.json lists (a
+// bias in the expert weights: 0.049).
 static const row quantised[] = {
-    {"gguf/llama-q8_0", 0.045, 0.9},          {"gguf/llama-q4_0", 0.045, 0.9},
-    {"gguf/llama3-q8_0", 0.045, 0.9},         {"gguf/qwen2-q8_0", 0.045, 0.9},
-    {"gguf/qwen2-q4_0", 0.045, 0.9},          {"gguf/qwen2_tied-q8_0", 0.045, 0.9},
-    {"gguf/deepseek_v2-b-q8_0", 0.045, 0.9},  {"gguf/deepseek_v2lite-a-q4_0", 0.045, 0.9},
+    {"gguf/llama-q8_0", 0.045, 0.9},         {"gguf/llama-q4_0", 0.045, 0.9},
+    {"gguf/llama3-q8_0", 0.045, 0.9},        {"gguf/qwen2-q8_0", 0.045, 0.9},
+    {"gguf/qwen2-q4_0", 0.045, 0.9},         {"gguf/qwen2_tied-q8_0", 0.045, 0.9},
+    {"gguf/deepseek_v2-b-q8_0", 0.045, 0.9}, {"gguf/deepseek_v2lite-a-q4_0", 0.045, 0.9},
     {"gguf/deepseek_v3-c-q8_0", 0.045, 0.9},
 };
 
@@ -144,7 +149,8 @@ static uint64_t hash_of(const char *model, const golden *g) {
     int seq = 0;
     mk_err err = {0};
     assert_int_equal(mk_engine_seq_open(r.engine, &seq, &err), MK_OK);
-    assert_int_equal(mk_engine_feed_rows(r.engine, seq, g->ids, g->n_ids, hash_row, &h, &err), MK_OK);
+    assert_int_equal(mk_engine_feed_rows(r.engine, seq, g->ids, g->n_ids, hash_row, &h, &err),
+                     MK_OK);
     rig_close(&r);
     return h.hash;
 }
@@ -177,7 +183,8 @@ static void test_same_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_logits), cmocka_unit_test(test_quantised),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_logits),
+                                       cmocka_unit_test(test_quantised),
                                        cmocka_unit_test(test_same_bits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,11 @@
-// One hash: the bits of the logits do not depend on batch, threads, prefill chunk or instruction set.
+// One hash: the bits of the logits do not depend on batch, threads, prefill chunk or instruction
+// set.
 //
-// A probe sequence runs alone or beside 1, 6 or 15 others of other lengths, on 1, 2 or 3 threads, fed in chunks of 1, 64 or
-// 512 tokens, with every instruction set this machine has.  All logits of the probe, in order of position, go into one hash
-// per model; every combination must give the hash of the first one.  Truth is agreement itself: the values are checked
-// against the official implementation in test_golden.c.
+// A probe sequence runs alone or beside 1, 6 or 15 others of other lengths, on 1, 2 or 3 threads,
+// fed in chunks of 1, 64 or 512 tokens, with every instruction set this machine has.  All logits of
+// the probe, in order of position, go into one hash per model; every combination must give the hash
+// of the first one.  Truth is agreement itself: the values are checked against the official
+// implementation in test_golden.c.
 #include "base/mathx.h"
 #include "cmocka_all.h"
 #include "engine/golden_model.h"
@@ -12,8 +14,14 @@
 #define MAX_BATCH 16
 
 static const char *const models[] = {
-    "models/llama",      "models/llama-bf16",       "gguf/llama256-q8_0.gguf",       "gguf/llama256-q4_k.gguf",
-    "models/deepseek_v3", "models/deepseek_v3-bf16", "gguf/deepseek_v3_256-q8_0.gguf", "gguf/deepseek_v3_256-q4_k.gguf",
+    "models/llama",
+    "models/llama-bf16",
+    "gguf/llama256-q8_0.gguf",
+    "gguf/llama256-q4_k.gguf",
+    "models/deepseek_v3",
+    "models/deepseek_v3-bf16",
+    "gguf/deepseek_v3_256-q8_0.gguf",
+    "gguf/deepseek_v3_256-q4_k.gguf",
 };
 static const int batches[] = {1, 2, 7, 16};
 static const int threads[] = {1, 2, 3};
@@ -40,8 +48,12 @@ static int64_t length_of(int s) {
 // Feeds all sequences side by side, `chunk` tokens each per forward.
 static uint64_t run(const char *path, combo c) {
     mk_kernels const *k = c.isa;
-    rig r = rig_open(path, (rig_opts){.isa = mk_kernels_name(k), .n_thread = c.n_thread, .kv_type = c.kv, .n_ctx = 256,
-                                      .n_seq = c.batch, .n_chunk = c.batch * (c.chunk < 170 ? c.chunk : 170),
+    rig r = rig_open(path, (rig_opts){.isa = mk_kernels_name(k),
+                                      .n_thread = c.n_thread,
+                                      .kv_type = c.kv,
+                                      .n_ctx = 256,
+                                      .n_seq = c.batch,
+                                      .n_chunk = c.batch * (c.chunk < 170 ? c.chunk : 170),
                                       .n_out = PROBE_LEN});
     int64_t n_vocab = r.model->hp.n_vocab, at[MAX_BATCH] = {0};
     int32_t ids[MAX_BATCH][256];
@@ -61,7 +73,8 @@ static uint64_t run(const char *path, combo c) {
         for (int s = c.batch - 1; s >= 0; s--) {
             int64_t left = length_of(s) - at[s], n = left < c.chunk ? left : c.chunk;
             if (n > 0) {
-                steps[n_step++] = (mk_step){seq[s], &ids[s][at[s]], n, s == 0 ? MK_LOGITS_ALL : MK_LOGITS_NONE};
+                steps[n_step++] =
+                    (mk_step){seq[s], &ids[s][at[s]], n, s == 0 ? MK_LOGITS_ALL : MK_LOGITS_NONE};
                 at[s] += n;
             }
         }
@@ -88,17 +101,18 @@ static void check_model(const char *name, mk_kv_type kv) {
                     uint64_t hash = run(path, x);
                     want = n++ == 0 ? hash : want;
                     if (hash != want) {
-                        printf("%s: %s batch %d threads %d chunk %lld: %016llx, expected %016llx\n", name,
-                               mk_kernels_name(x.isa), x.batch, x.n_thread, (long long)x.chunk,
-                               (unsigned long long)hash, (unsigned long long)want);
+                        printf("%s: %s batch %d threads %d chunk %lld: %016llx, expected %016llx\n",
+                               name, mk_kernels_name(x.isa), x.batch, x.n_thread,
+                               (long long)x.chunk, (unsigned long long)hash,
+                               (unsigned long long)want);
                         n_bad++;
                     }
                 }
             }
         }
     }
-    printf("%-32s %s cache: hash %016llx over %d combinations\n", name, kv == MK_KV_F32 ? "f32" : "f16",
-           (unsigned long long)want, n);
+    printf("%-32s %s cache: hash %016llx over %d combinations\n", name,
+           kv == MK_KV_F32 ? "f32" : "f16", (unsigned long long)want, n);
     assert_int_equal(n_bad, 0);
 }
 
@@ -128,15 +142,18 @@ static void test_cache_hit(void **state) {
         assert_int_equal(mk_engine_feed(r.engine, a, ids, PROBE_LEN, MK_LOGITS_LAST, &err), MK_OK);
         uint64_t whole = mk_hash64(mk_engine_logits(r.engine, 0), n_bytes, 0);
         assert_int_equal(mk_engine_feed(r.engine, b, ids, 100, MK_LOGITS_NONE, &err), MK_OK);
-        assert_int_equal(mk_engine_feed(r.engine, b, ids, 50, MK_LOGITS_NONE, &err), MK_OK);  // to be taken back
+        assert_int_equal(mk_engine_feed(r.engine, b, ids, 50, MK_LOGITS_NONE, &err),
+                         MK_OK);  // to be taken back
         mk_engine_seq_truncate(r.engine, b, 90);
-        assert_int_equal(mk_engine_feed(r.engine, b, ids + 90, PROBE_LEN - 90, MK_LOGITS_LAST, &err), MK_OK);
+        assert_int_equal(
+            mk_engine_feed(r.engine, b, ids + 90, PROBE_LEN - 90, MK_LOGITS_LAST, &err), MK_OK);
         assert_true(whole == mk_hash64(mk_engine_logits(r.engine, 0), n_bytes, 0));
         rig_close(&r);
     }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_hash), cmocka_unit_test(test_cache_hit)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_hash),
+                                       cmocka_unit_test(test_cache_hit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

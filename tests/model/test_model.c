@@ -1,5 +1,6 @@
-// Opening models that are wrong: configuration, tensors, files.  Each row changes one thing of a golden folder and states
-// what the message must name.  (Formats below have their own tests; here the files are well-formed.)
+// Opening models that are wrong: configuration, tensors, files.  Each row changes one thing of a
+// golden folder and states what the message must name.  (Formats below have their own tests; here
+// the files are well-formed.)
 #include <dirent.h>
 #include <unistd.h>
 
@@ -13,11 +14,11 @@
 #define GOLDEN "tests/golden/models/"
 
 typedef struct {
-    const char *base;    // golden folder
-    const char *key;     // of config.json
-    const char *value;   // JSON text; NULL = remove the key
+    const char *base;   // golden folder
+    const char *key;    // of config.json
+    const char *value;  // JSON text; NULL = remove the key
     mk_status want;
-    const char *says;    // part of the message
+    const char *says;  // part of the message
 } row;
 
 static const row rows[] = {
@@ -42,9 +43,12 @@ static const row rows[] = {
     {"llama", "architectures", "[\"MambaForCausalLM\"]", MK_EUNSUPPORTED, "MambaForCausalLM"},
     {"llama", "architectures", "[\"\"]", MK_ECORRUPT, "architecture"},
     {"llama", "architectures", "[\"Qwen2ForCausalLM\"]", MK_ECORRUPT, "q_proj.bias"},
-    {"llama", "rope_parameters", "{\"rope_type\":\"longrope\",\"rope_theta\":10000.0}", MK_EUNSUPPORTED, "longrope"},
-    {"llama", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":0}", MK_ECORRUPT, "rope_theta"},
-    {"llama", "rope_parameters", "{\"rope_type\":\"a name far longer than any that anybody would use\"}", MK_ECORRUPT,
+    {"llama", "rope_parameters", "{\"rope_type\":\"longrope\",\"rope_theta\":10000.0}",
+     MK_EUNSUPPORTED, "longrope"},
+    {"llama", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":0}", MK_ECORRUPT,
+     "rope_theta"},
+    {"llama", "rope_parameters",
+     "{\"rope_type\":\"a name far longer than any that anybody would use\"}", MK_ECORRUPT,
      "expected at most 31"},
     {"qwen2", "use_sliding_window", "true", MK_EUNSUPPORTED, "use_sliding_window"},
     {"qwen2", "tie_word_embeddings", "7", MK_ECORRUPT, "true or false"},
@@ -103,7 +107,8 @@ static void remove_dir(const char *path) {
 static mk_status open_changed(const row *r, mk_err *err) {
     char from[256];
     snprintf(from, sizeof from, GOLDEN "%s", r->base);
-    char *dir = temp_dir(), *old = mk_path_join(from, "config.json"), *new = mk_path_join(dir, "config.json");
+    char *dir = temp_dir(), *old = mk_path_join(from, "config.json"),
+         *new = mk_path_join(dir, "config.json");
     json_t *config = NULL;
     assert_int_equal(mk_json_file(old, 1 << 20, &config, err), MK_OK);
     json_object_del(config, r->key);
@@ -131,9 +136,9 @@ static void test_bad_config(void **state) {
         int64_t live = mk_alloc_live();
         mk_status st = open_changed(&rows[i], &err);
         if (st != rows[i].want || !strstr(err.msg, rows[i].says) || mk_alloc_live() != live) {
-            printf("%s with %s = %s: got %s \"%s\", expected %s and \"%s\"\n", rows[i].base, rows[i].key,
-                   rows[i].value ? rows[i].value : "(removed)", mk_status_name(st), err.msg, mk_status_name(rows[i].want),
-                   rows[i].says);
+            printf("%s with %s = %s: got %s \"%s\", expected %s and \"%s\"\n", rows[i].base,
+                   rows[i].key, rows[i].value ? rows[i].value : "(removed)", mk_status_name(st),
+                   err.msg, mk_status_name(rows[i].want), rows[i].says);
             n_bad++;
         }
     }
@@ -185,7 +190,8 @@ static void test_facts(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_config), cmocka_unit_test(test_bad_paths),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_config),
+                                       cmocka_unit_test(test_bad_paths),
                                        cmocka_unit_test(test_facts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
