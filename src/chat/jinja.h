@@ -28,7 +28,7 @@ typedef struct {
     uint64_t max_steps;       // 0 = 1,000,000
     size_t max_output_bytes;  // 0 = 64 MiB
     uint64_t max_time_ms;     // 0 = 5,000
-    // Seconds since 1970, UTC, for strftime_now; 0 = 2024-07-26, which Llama's templates print, too.
+    // Seconds since 1970, UTC, for strftime_now; 0 = 2024-07-26, the default of Llama templates.
     int64_t now;
 } mk_jinja_limits;
 
