@@ -1,8 +1,9 @@
 // Byte-pair encoding over ids, and merging by score as SentencePiece does.
 //
-// Both merge the best adjacent pair again and again: BPE the pair with the lowest rank, SentencePiece the pair whose
-// concatenation has the highest score; ties go to the left.  Short pieces scan an array; long ones use a heap over a
-// linked list, so the cost is O(n log n) whatever the text.
+// Both merge the best adjacent pair again and again: BPE the pair with the lowest rank,
+// SentencePiece the pair whose concatenation has the highest score; ties go to the left.  Short
+// pieces scan an array; long ones use a heap over a linked list, so the cost is O(n log n) whatever
+// the text.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -23,7 +24,7 @@ struct mk_enc_cache {
     } slot[CACHE_SLOT];
 };
 
-// --- merges ----------------------------------------------------------------------------------------------------------
+// --- merges -------------------------------------------------------------------------------------
 mk_status mk_merges_init(mk_merges *m, int64_t n, mk_err *err) {
     memset(m, 0, sizeof *m);
     if (n < 0 || n > MK_MAX_VOCAB) {
@@ -77,7 +78,7 @@ static const mk_merge *merge_of(const mk_merges *m, int32_t left, int32_t right)
     return NULL;
 }
 
-// --- scratch and heap ------------------------------------------------------------------------------------------------
+// --- scratch and heap ---------------------------------------------------------------------------
 mk_status mk_enc_grow(mk_enc *c, void **p, size_t *cap, size_t need, size_t elem) {
     if (need <= *cap) {
         return MK_OK;
@@ -120,7 +121,7 @@ mk_cand mk_heap_pop(mk_enc *c) {
     return top;
 }
 
-// --- from bytes to symbols -------------------------------------------------------------------------------------------
+// --- from bytes to symbols ----------------------------------------------------------------------
 mk_status mk_fallback(mk_enc *c, const char *p, size_t n, bool *was_unk) {
     const mk_tokenizer *t = c->t;
     bool bytes = t->byte_fallback;
@@ -137,7 +138,8 @@ mk_status mk_fallback(mk_enc *c, const char *p, size_t n, bool *was_unk) {
     return MK_OK;
 }
 
-// Symbols of a vocabulary of characters, with byte fallback.  Goes through c->ids, whose tail is taken off again.
+// Symbols of a vocabulary of characters, with byte fallback.  Goes through c->ids, whose tail is
+// taken off again.
 static mk_status char_symbols(mk_enc *c, const char *p, size_t n, size_t *n_sym) {
     const mk_tokenizer *t = c->t;
     int64_t mark = c->ids->n;
@@ -176,7 +178,7 @@ static mk_status byte_symbols(mk_enc *c, const char *p, size_t n, size_t *n_sym)
     return MK_OK;
 }
 
-// --- merging by rank -------------------------------------------------------------------------------------------------
+// --- merging by rank ----------------------------------------------------------------------------
 static size_t merge_short(const mk_merges *m, mk_sym *s, size_t n) {
     const mk_merge *pair[SHORT_MAX];
     for (size_t i = 0; i + 1 < n; i++) {
@@ -322,7 +324,7 @@ size_t mk_enc_cache_bytes(void) {
     return sizeof(mk_enc_cache);
 }
 
-// --- merging by score ------------------------------------------------------------------------------------------------
+// --- merging by score ---------------------------------------------------------------------------
 static mk_status push_scored(mk_enc *c, const char *p, int32_t at) {
     int32_t next = at >= 0 ? c->sym[at].next : -1;
     if (next < 0) {

@@ -99,8 +99,8 @@ bool mk_tokenizer_eog_name(const char *p, size_t n) {
 
 static const char meta[] = "\xE2\x96\x81";
 
-// Finds where pieces have a "▁" inside.  Cutting the text elsewhere before merging changes nothing, and turns one huge
-// piece into words, which repeat.
+// Finds where pieces have a "▁" inside.  Cutting the text elsewhere before merging changes nothing,
+// and turns one huge piece into words, which repeat.
 static void find_meta_cuts(mk_tokenizer *t) {
     const mk_vocab *v = &t->v;
     memset(t->meta_after, 0, sizeof t->meta_after);
@@ -156,7 +156,7 @@ void mk_tokenizer_set_around(mk_tokenizer *t, bool add_bos, bool add_eos) {
     }
 }
 
-// --- facts -----------------------------------------------------------------------------------------------------------
+// --- facts --------------------------------------------------------------------------------------
 static const mk_vocab_entry *entry(const mk_tokenizer *t, int32_t id) {
     return id >= 0 && id < t->v.n && t->v.e[id].type != 0 ? &t->v.e[id] : NULL;
 }

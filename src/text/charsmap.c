@@ -1,9 +1,10 @@
-// The replacement table of SentencePiece ("precompiled charsmap"): a double-array trie over UTF-8 keys and a list of
-// NUL-terminated replacements.
+// The replacement table of SentencePiece ("precompiled charsmap"): a double-array trie over UTF-8
+// keys and a list of NUL-terminated replacements.
 //
-// Blob: u32 bytes of the array, the array (u32 units), the replacements.  Unit: bits 0-7 label, bit 8 "a key ends here",
-// bit 9 scale of the offset, bits 10-30 offset, bit 31 set on value units (bits 0-30 = place of the replacement).
-// Source: darts-clone's unit layout.  Every index is checked, so a hostile blob can only give wrong text.
+// Blob: u32 bytes of the array, the array (u32 units), the replacements.  Unit: bits 0-7 label, bit
+// 8 "a key ends here", bit 9 scale of the offset, bits 10-30 offset, bit 31 set on value units
+// (bits 0-30 = place of the replacement). Source: darts-clone's unit layout.  Every index is
+// checked, so a hostile blob can only give wrong text.
 #include <string.h>
 
 #include "base/alloc.h"

@@ -1,8 +1,8 @@
 // Ids to text, in streams and whole.
 //
-// A mk_detok holds at most three bytes back: the beginning of a character whose rest may still come.  Bytes that can no
-// longer become a character come out as one U+FFFD per maximal subpart (Unicode 15, section 3.9), so cutting the ids of a
-// text in any way gives the same bytes.
+// A mk_detok holds at most three bytes back: the beginning of a character whose rest may still
+// come.  Bytes that can no longer become a character come out as one U+FFFD per maximal subpart
+// (Unicode 15, section 3.9), so cutting the ids of a text in any way gives the same bytes.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -42,7 +42,8 @@ void mk_detok_destroy(mk_detok *d) {
     }
 }
 
-// Length of the longest start of a character at p (1 for a byte that starts none); *whole if it is a complete one.
+// Length of the longest start of a character at p (1 for a byte that starts none); *whole if it is
+// a complete one.
 static size_t subpart(const char *p, size_t n, bool *whole) {
     const unsigned char *b = (const unsigned char *)p;
     size_t need = b[0] < 0x80   ? 0

@@ -1,7 +1,8 @@
 // A Hugging Face folder: tokenizer.json and what the files beside it say about special ids.
 //
-// Which file decides: BOS and EOS by tokenizer_config.json, then special_tokens_map.json, then config.json.  Tokens that
-// end a turn: EOS, and every id of generation_config.json (of config.json where that file has none).
+// Which file decides: BOS and EOS by tokenizer_config.json, then special_tokens_map.json, then
+// config.json.  Tokens that end a turn: EOS, and every id of generation_config.json (of config.json
+// where that file has none).
 #include <string.h>
 
 #include "base/alloc.h"
@@ -70,7 +71,8 @@ static bool around_has(const int32_t *v, int n, int32_t id) {
     return false;
 }
 
-// Tokenizer classes that put BOS in front whatever tokenizer.json's post-processor says, unless told otherwise.
+// Tokenizer classes that put BOS in front whatever tokenizer.json's post-processor says, unless
+// told otherwise.
 static bool class_adds_bos(const char *c) {
     return c && (strncmp(c, "Llama", 5) == 0 || strncmp(c, "Gemma", 5) == 0 ||
                  strncmp(c, "CodeLlama", 9) == 0);

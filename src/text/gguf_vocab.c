@@ -1,9 +1,10 @@
 // Tokenizers in GGUF metadata: reading by the conventions of llama.cpp, and writing.
 //
-// Keys (prefix tokenizer.ggml.): model (llama, gpt2, t5, bert, gemma4), pre, tokens, scores, token_type, merges, *_token_id,
-// add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces, precompiled_charsmap.
-// A tokenizer whose rules these keys cannot say (fits_gguf in hf.c) also carries its whole tokenizer.json under
-// tokenizer.huggingface.json, a key of the GGUF specification, and is read from that.
+// Keys (prefix tokenizer.ggml.): model (llama, gpt2, t5, bert, gemma4), pre, tokens, scores,
+// token_type, merges, *_token_id, add_bos_token, add_eos_token, add_space_prefix,
+// remove_extra_whitespaces, precompiled_charsmap. A tokenizer whose rules these keys cannot say
+// (fits_gguf in hf.c) also carries its whole tokenizer.json under tokenizer.huggingface.json, a key
+// of the GGUF specification, and is read from that.
 #include <stdio.h>
 #include <string.h>
 
@@ -25,7 +26,7 @@ static bool str_is(mk_gguf_str s, const char *name) {
     return strlen(name) == s.n && memcmp(s.p, name, s.n) == 0;
 }
 
-// --- vocabulary ------------------------------------------------------------------------------------------------------
+// --- vocabulary ---------------------------------------------------------------------------------
 static mk_status check_array(reader *r, const char *key, bool *there) {
     int64_t n = mk_gguf_arr_len(r->g, key);
     *there = n > 0;
@@ -107,7 +108,7 @@ static mk_status read_added(reader *r) {
     return mk_added_build(&r->t->added, r->t->added.a, n, r->err);
 }
 
-// --- merges ----------------------------------------------------------------------------------------------------------
+// --- merges -------------------------------------------------------------------------------------
 static bool key_bytes(const mk_tokenizer *t, const char *p, size_t n, mk_buf *b) {
     size_t at = b->len, k;
     mk_buf_add(b, p, n);
@@ -118,7 +119,8 @@ static bool key_bytes(const mk_tokenizer *t, const char *p, size_t n, mk_buf *b)
     return !b->failed;
 }
 
-// A merge whose parts or result are not text tokens of this vocabulary can never apply and is left out.
+// A merge whose parts or result are not text tokens of this vocabulary can never apply and is left
+// out.
 static mk_status add_merge(reader *r, mk_gguf_str s, int64_t rank, mk_buf *b) {
     const char *sp = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
     if (!sp) {
@@ -160,7 +162,7 @@ static mk_status read_merges(reader *r) {
     return st;
 }
 
-// --- special ids -----------------------------------------------------------------------------------------------------
+// --- special ids --------------------------------------------------------------------------------
 static mk_status special_id(reader *r, const char *key, int32_t otherwise, int32_t *out) {
     int64_t v = otherwise;
     MK_TRY(mk_gguf_get_i64(r->g, key, INT32_MIN, UINT32_MAX, &v, r->err));
@@ -194,7 +196,7 @@ static mk_status around(reader *r, bool add_bos, bool add_eos) {
     return MK_OK;
 }
 
-// --- models ----------------------------------------------------------------------------------------------------------
+// --- models -------------------------------------------------------------------------------------
 static mk_status norm_strings(reader *r, mk_norm_kind kind, const char *a, const char *b) {
     mk_norm_step s = {.kind = kind, .n_a = strlen(a), .n_b = strlen(b)};
     s.a = mk_strdup(a);
@@ -303,7 +305,8 @@ static mk_status read_wordpiece(reader *r) {
     return MK_OK;
 }
 
-// Old Llama 3 files have no name for their pre-tokenizer: known by size and by the place of two tokens.
+// Old Llama 3 files have no name for their pre-tokenizer: known by size and by the place of two
+// tokens.
 static bool old_llama3(const reader *r) {
     return r->n >= 128256 && str_is(r->tokens[128000], "<|begin_of_text|>") &&
            str_is(r->tokens[128009], "<|eot_id|>");
@@ -368,7 +371,8 @@ static mk_status read_model(reader *r) {
                    (int)(r->model.n < 60 ? r->model.n : 60), r->model.p ? r->model.p : "");
 }
 
-// The embedded tokenizer.json with the ids of the metadata; *out stays NULL if it is not there or not of a kind we run.
+// The embedded tokenizer.json with the ids of the metadata; *out stays NULL if it is not there or
+// not of a kind we run.
 static mk_status read_embedded(reader *r, mk_tokenizer **out) {
     mk_gguf_str json = {0};
     MK_TRY(mk_gguf_get_str(r->g, "tokenizer.huggingface.json", &json, r->err));

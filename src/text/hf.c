@@ -1,4 +1,5 @@
-// tokenizer.json: finds the members, streams vocabulary and merges, hands the small members to hf_parts.c.
+// tokenizer.json: finds the members, streams vocabulary and merges, hands the small members to
+// hf_parts.c.
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +43,7 @@ static bool is(const char *s, size_t n, const char *name) {
     return strlen(name) == n && memcmp(s, name, n) == 0;
 }
 
-// --- finding the members ---------------------------------------------------------------------------------------------
+// --- finding the members ------------------------------------------------------------------------
 static mk_status find_members(hf *h) {
     mk_jscan j = {h->text, h->n, 0, MK_OK, h->err};
     if (h->n >= 3 && memcmp(h->text, "\xEF\xBB\xBF", 3) == 0) {
@@ -154,7 +155,7 @@ static mk_status model_settings(hf *h) {
                    h->type);
 }
 
-// --- vocabulary ------------------------------------------------------------------------------------------------------
+// --- vocabulary ---------------------------------------------------------------------------------
 static mk_status add_entry(hf *h, const char *s, size_t n, int64_t id, double score) {
     if (id < 0 || id >= MK_MAX_VOCAB || n > UINT32_MAX / 4) {
         return MK_FAIL(h->err, MK_ECORRUPT, "tokenizer.json: token id %lld, expected 0 to %d",
@@ -312,7 +313,8 @@ static mk_status set_added(hf *h) {
     return MK_OK;
 }
 
-// Texts that are looked for behind the normaliser are normalised themselves.  Without a normaliser the two kinds are one.
+// Texts that are looked for behind the normaliser are normalised themselves.  Without a normaliser
+// the two kinds are one.
 static mk_status normalize_added(hf *h) {
     mk_added_set *s = &h->t->added;
     mk_ids ids = {0};
@@ -373,7 +375,7 @@ static mk_status read_vocab(hf *h) {
     return set_added(h);
 }
 
-// --- merges ----------------------------------------------------------------------------------------------------------
+// --- merges -------------------------------------------------------------------------------------
 // A text of the vocabulary as key: bytes for byte-level ones.  Appends to h->pair.
 static void add_key(hf *h, const char *s, size_t n) {
     size_t at = h->pair.len, k;
@@ -464,7 +466,7 @@ static mk_status read_merges(hf *h) {
     return st == MK_OK ? j.st : st;
 }
 
-// --- all together ----------------------------------------------------------------------------------------------------
+// --- all together -------------------------------------------------------------------------------
 // The pre-tokenizer's name in GGUF, if its defaults say all that this tokenizer does.
 static void name_pre(mk_tokenizer *t) {
     int n = t->n_pass;

@@ -1,5 +1,6 @@
-// Normaliser, pre-tokenizer, post-processor and decoder of tokenizer.json.  Each is a tagged object, or a Sequence of
-// such; a table per member maps the tag to a reader, and a tag that is not in it is refused by name.
+// Normaliser, pre-tokenizer, post-processor and decoder of tokenizer.json.  Each is a tagged
+// object, or a Sequence of such; a table per member maps the tag to a reader, and a tag that is not
+// in it is refused by name.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -70,7 +71,7 @@ static mk_status missing(reader *r, const char *what) {
     return MK_FAIL(r->err, MK_ECORRUPT, "tokenizer.json: %s lacks %s", r->member, what);
 }
 
-// --- normaliser ------------------------------------------------------------------------------------------------------
+// --- normaliser ---------------------------------------------------------------------------------
 static const struct {
     const char *type;
     mk_norm_kind kind;
@@ -174,7 +175,8 @@ static int base64_value(char c) {
                                   : -1;
 }
 
-// Decodes in place of out (room for n); returns the number of bytes, or SIZE_MAX for a character that does not belong.
+// Decodes in place of out (room for n); returns the number of bytes, or SIZE_MAX for a character
+// that does not belong.
 static size_t base64(const char *p, size_t n, char *out) {
     uint32_t acc = 0;
     int bits = 0;
@@ -227,7 +229,7 @@ mk_status mk_hf_normalizer(mk_tokenizer *t, const json_t *v, mk_err *err) {
     return read_part(&r, v, 0);
 }
 
-// --- pre-tokenizer ---------------------------------------------------------------------------------------------------
+// --- pre-tokenizer ------------------------------------------------------------------------------
 static mk_status split(reader *r, const mk_split_rule *rule, mk_split_behavior b) {
     return mk_tokenizer_add_pass(
         r->t, (mk_pass){.kind = MK_PASS_SPLIT, .rule = rule, .behavior = b}, r->err);
@@ -393,7 +395,7 @@ mk_status mk_hf_pre_tokenizer(mk_tokenizer *t, const json_t *v, bool *byte_level
     return MK_OK;
 }
 
-// --- post-processor: what stands around a single text -------------------------------------------------------------------
+// --- post-processor: what stands around a single text -------------------------------------------
 static mk_status put_around(reader *r, bool before, int64_t id) {
     mk_tokenizer *t = r->t;
     int *n = before ? &t->n_prefix : &t->n_suffix;
@@ -468,7 +470,7 @@ mk_status mk_hf_post_processor(mk_tokenizer *t, const json_t *v, mk_err *err) {
     return read_part(&r, v, 0);
 }
 
-// --- decoder ---------------------------------------------------------------------------------------------------------
+// --- decoder ------------------------------------------------------------------------------------
 static mk_status dec_byte_level(reader *r, const json_t *v) {
     (void)v;
     r->decoder->byte_level = true;

@@ -169,7 +169,8 @@ static bool in_number(char c) {
     return (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
 }
 
-// The characters of a number, read by strtod with the decimal point of the locale (a program may have set one).
+// The characters of a number, read by strtod with the decimal point of the locale (a program may
+// have set one).
 bool mk_jscan_number(mk_jscan *j, double *v) {
     char c = mk_jscan_peek(j);
     char tmp[64];

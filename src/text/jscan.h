@@ -1,7 +1,9 @@
-// A scanner over JSON text for the two huge members of tokenizer.json (vocab and merges), where a tree of values would
-// cost more time than the whole rest of loading.  Everything else goes through base/json.h.
+// A scanner over JSON text for the two huge members of tokenizer.json (vocab and merges), where a
+// tree of values would cost more time than the whole rest of loading.  Everything else goes through
+// base/json.h.
 //
-// Sticky: after the first error every call returns false / 0 and the error stays.  Nesting is bounded.
+// Sticky: after the first error every call returns false / 0 and the error stays.  Nesting is
+// bounded.
 #ifndef MK_TEXT_JSCAN_H
 #define MK_TEXT_JSCAN_H
 
@@ -31,7 +33,8 @@ bool mk_jscan_string(mk_jscan *j, mk_buf *scratch, const char **s, size_t *n);
 bool mk_jscan_int(mk_jscan *j, int64_t *v);
 bool mk_jscan_number(mk_jscan *j, double *v);
 mk_jrange mk_jscan_skip(mk_jscan *j);  // one value of any kind
-// Walks an object or array: call after '{' or '[' was taken.  true while a member follows (comma taken), false at the end.
+// Walks an object or array: call after '{' or '[' was taken.  true while a member follows (comma
+// taken), false at the end.
 bool mk_jscan_next(mk_jscan *j, char close, bool *first);
 
 #endif

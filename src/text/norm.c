@@ -1,8 +1,9 @@
 // Normalisers: each step rewrites the text from one buffer to the other.
 //
-// Canonical forms use utf8proc's decomposition and composition of single characters; the ordering of marks is our own
-// counting sort, because utf8proc sorts by swapping neighbours, which is quadratic for hostile runs of marks.
-// Bytes that are not valid UTF-8 pass through every step unchanged.
+// Canonical forms use utf8proc's decomposition and composition of single characters; the ordering
+// of marks is our own counting sort, because utf8proc sorts by swapping neighbours, which is
+// quadratic for hostile runs of marks. Bytes that are not valid UTF-8 pass through every step
+// unchanged.
 #include <string.h>
 #include <utf8proc.h>
 
@@ -30,7 +31,7 @@ static void cps_add(cps *s, const int32_t *v, size_t n) {
     s->n += n;
 }
 
-// --- canonical forms -------------------------------------------------------------------------------------------------
+// --- canonical forms ----------------------------------------------------------------------------
 static unsigned ccc(int32_t cp) {
     return (unsigned)utf8proc_get_property(cp)->combining_class & 255u;
 }
@@ -74,7 +75,8 @@ static void order_marks(cps *s) {
     mk_free(tmp);
 }
 
-// True if no character of a composed form can change: below the first mark, Cyrillic, CJK and Hangul syllables.
+// True if no character of a composed form can change: below the first mark, Cyrillic, CJK and
+// Hangul syllables.
 static bool stays(uint32_t cp) {
     return cp < 0x300 || (cp >= 0x400 && cp < 0x483) || (cp >= 0x4E00 && cp <= 0x9FFF) ||
            (cp >= 0xAC00 && cp <= 0xD7A3);
@@ -116,7 +118,8 @@ static void form_stretch(cps *s, const char *p, size_t n, mk_norm_kind kind, mk_
     }
 }
 
-// Length of the stretch at p that is copied as it is: ASCII, but not the character a mark may follow.
+// Length of the stretch at p that is copied as it is: ASCII, but not the character a mark may
+// follow.
 static size_t plain(const char *p, size_t n, bool quick) {
     size_t i = 0, last = 0;
     while (i < n) {
@@ -132,7 +135,8 @@ static size_t plain(const char *p, size_t n, bool quick) {
     return n;
 }
 
-// Length of the stretch at p that must be worked on: up to a bad byte, or to an ASCII character behind non-ASCII.
+// Length of the stretch at p that must be worked on: up to a bad byte, or to an ASCII character
+// behind non-ASCII.
 static size_t worked(const char *p, size_t n) {
     size_t i = 0;
     bool seen = false;
@@ -165,7 +169,7 @@ static void form(const mk_norm_step *step, const char *p, size_t n, mk_buf *out)
     mk_free(s.cp);
 }
 
-// --- character by character ------------------------------------------------------------------------------------------
+// --- character by character ---------------------------------------------------------------------
 static bool is_category(uint32_t cp, int lo, int hi) {
     int c = (int)utf8proc_category((utf8proc_int32_t)cp);
     return c >= lo && c <= hi;
@@ -237,7 +241,7 @@ static void map_chars(const mk_norm_step *s, const char *p, size_t n, mk_buf *ou
     }
 }
 
-// --- strings ---------------------------------------------------------------------------------------------------------
+// --- strings ------------------------------------------------------------------------------------
 static void replace(const mk_norm_step *s, const char *p, size_t n, mk_buf *out) {
     size_t i = 0;
     while (s->n_a > 0 && i < n) {
@@ -326,7 +330,8 @@ static size_t grapheme(const char *p, size_t n) {
     return i;
 }
 
-// The tokenizers package: short grapheme clusters by their shortest key, others character by character.
+// The tokenizers package: short grapheme clusters by their shortest key, others character by
+// character.
 static void charsmap_hf(const mk_charsmap *m, const char *p, size_t n, mk_buf *out) {
     for (size_t i = 0, g; i < n; i += g) {
         const char *to;

@@ -1,5 +1,6 @@
-// The passes between normaliser and model.  Each pass cuts a piece and hands the parts to the next pass; the last one
-// hands them to the model.  No list of parts is kept, so depth (at most MK_MAX_STEP) is all it costs.
+// The passes between normaliser and model.  Each pass cuts a piece and hands the parts to the next
+// pass; the last one hands them to the model.  No list of parts is kept, so depth (at most
+// MK_MAX_STEP) is all it costs.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -28,7 +29,7 @@ static mk_status model(mk_enc *c, const char *p, size_t n) {
     return piece[t->kind](c, p + start, n - start);
 }
 
-// --- cutting ---------------------------------------------------------------------------------------------------------
+// --- cutting ------------------------------------------------------------------------------------
 // The part that is waiting for its neighbour to be known.
 typedef struct {
     mk_enc *c;
@@ -115,8 +116,9 @@ static mk_status cut(mk_enc *c, int i_pass, const char *p, size_t n) {
     return flush(&k);
 }
 
-// --- rewriting -------------------------------------------------------------------------------------------------------
-// Spaces become the replacement, one goes in front where the scheme says so, and the text is cut before each.
+// --- rewriting ----------------------------------------------------------------------------------
+// Spaces become the replacement, one goes in front where the scheme says so, and the text is cut
+// before each.
 static void write_meta(const mk_pass *m, bool first, const char *p, size_t n, mk_buf *b) {
     bool starts = n > 0 && (p[0] == ' ' || (n >= m->n_meta && memcmp(p, m->meta, m->n_meta) == 0));
     if (!starts && (m->prepend == MK_PREPEND_ALWAYS || (m->prepend == MK_PREPEND_FIRST && first))) {

@@ -1,9 +1,9 @@
 // PCRE2 behind regex.h.
 //
-// Oniguruma and PCRE2 read most patterns alike.  Three spellings are translated: \p{Han} and other names of scripts mean the
-// script itself (PCRE2 would take the script extensions), \s and \S mean White_Space (PCRE2 would add
-// U+180E), and "$" and "^" stop at every line (the multi-line flag).  Set subtraction "&&" inside brackets, which PCRE2
-// would take as two characters, is refused.
+// Oniguruma and PCRE2 read most patterns alike.  Three spellings are translated: \p{Han} and other
+// names of scripts mean the script itself (PCRE2 would take the script extensions), \s and \S mean
+// White_Space (PCRE2 would add U+180E), and "$" and "^" stop at every line (the multi-line flag).
+// Set subtraction "&&" inside brackets, which PCRE2 would take as two characters, is refused.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/regex.h"
 

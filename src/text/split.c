@@ -1,8 +1,8 @@
 // The matcher behind the pre-tokenizer tables.  See split.h.
 //
-// Cost: every alternative in the tables either fails within a few characters or consumes what it scanned (a run of white
-// space is taken by a later alternative of the same rule), so a pass over the text is linear.  The one exception, a rule
-// that only matches at the end, starts from the end.
+// Cost: every alternative in the tables either fails within a few characters or consumes what it
+// scanned (a run of white space is taken by a later alternative of the same rule), so a pass over
+// the text is linear.  The one exception, a rule that only matches at the end, starts from the end.
 #include "text/split.h"
 
 static bool in_set(const mk_split_range *r, size_t n, uint32_t cp) {
@@ -32,7 +32,8 @@ static inline size_t take(const mk_split_item *it, const mk_uclass *u, const cha
     return (cls & it->any) && !(cls & it->none) ? k : 0;
 }
 
-// Letter of a contraction at p in lower case; U+017F folds to s.  *k is its length, 0 if it is neither.
+// Letter of a contraction at p in lower case; U+017F folds to s.  *k is its length, 0 if it is
+// neither.
 static char fold(const char *p, size_t n, bool ci, size_t *k) {
     *k = n > 0;
     if (n == 0) {
@@ -80,7 +81,8 @@ static bool tail_ok(const mk_split_alt *a, const mk_uclass *u, const char *p, si
     return true;
 }
 
-// Matches items i.. at p[at..n); greedy, giving back one unit at a time.  Depth is at most the four items.
+// Matches items i.. at p[at..n); greedy, giving back one unit at a time.  Depth is at most the four
+// items.
 static bool match_items(const mk_split_alt *a, unsigned i, const mk_uclass *u, const char *p,
                         size_t n, size_t at, size_t *end) {
     if (i >= a->n_item || i >= MK_SPLIT_MAX_ITEM) {

@@ -1,11 +1,12 @@
-// Splitting text into the words that merges cannot cross: a small matcher over character classes, and the tables of the
-// well-known pre-tokenizers written for it.
+// Splitting text into the words that merges cannot cross: a small matcher over character classes,
+// and the tables of the well-known pre-tokenizers written for it.
 //
-// A rule is a list of alternatives tried in order at each position, like the regexes it stands for.  An alternative is a
-// sequence of up to four items (class test, minimum, maximum; greedy, giving back like a regex) with an optional
-// condition behind it.  A pre-tokenizer is a sequence of rules: each rule splits every piece the one before left.
-// Sources: the `pre_tokenizer` of the makers' tokenizer.json files; the regex text of each rule stands in split_table.c,
-// and the tests compare every rule with that regex run by PCRE2.
+// A rule is a list of alternatives tried in order at each position, like the regexes it stands for.
+// An alternative is a sequence of up to four items (class test, minimum, maximum; greedy, giving
+// back like a regex) with an optional condition behind it.  A pre-tokenizer is a sequence of rules:
+// each rule splits every piece the one before left. Sources: the `pre_tokenizer` of the makers'
+// tokenizer.json files; the regex text of each rule stands in split_table.c, and the tests compare
+// every rule with that regex run by PCRE2.
 #ifndef MK_TEXT_SPLIT_H
 #define MK_TEXT_SPLIT_H
 
@@ -44,7 +45,8 @@ typedef struct mk_split_rule {
     bool total;  // every character is part of a match
 } mk_split_rule;
 
-// First match at or after `from` in text[0..n): sets [*start, *end), *end > *start.  false if there is none.
+// First match at or after `from` in text[0..n): sets [*start, *end), *end > *start.  false if there
+// is none.
 bool mk_split_find(const mk_split_rule *r, const mk_uclass *u, const char *text, size_t n,
                    size_t from, size_t *start, size_t *end);
 
@@ -69,8 +71,8 @@ extern const int mk_split_n_all;
 extern const mk_split_rule mk_rule_gpt2, mk_rule_digit, mk_rule_digits, mk_rule_punct,
     mk_rule_space, mk_rule_spaces;
 
-// "\s+$" as a rule of its own means the end of the text; it stands for the regex, whose $ also stops at line ends, only
-// behind mk_rule_newline.
+// "\s+$" as a rule of its own means the end of the text; it stands for the regex, whose $ also
+// stops at line ends, only behind mk_rule_newline.
 extern const mk_split_rule mk_rule_space_end, mk_rule_newline;
 
 #endif

@@ -1,8 +1,8 @@
-// The well-known pre-tokenizers as tables.  Each rule carries the regex it stands for; tests/text/test_split.c runs that
-// regex with PCRE2 over all of Unicode and compares.
+// The well-known pre-tokenizers as tables.  Each rule carries the regex it stands for;
+// tests/text/test_split.c runs that regex with PCRE2 over all of Unicode and compares.
 //
-// Spellings differ between files ("(?i:'s|...)" or "'[sS]", possessive or not): `aliases` lists the other texts that
-// mean the same rule.
+// Spellings differ between files ("(?i:'s|...)" or "'[sS]", possessive or not): `aliases` lists the
+// other texts that mean the same rule.
 #include "text/split.h"
 
 #include <string.h>
@@ -46,7 +46,7 @@
 #define RULE(name, regex, alts, total) \
     const mk_split_rule name = {regex, alts, COUNT(alts), total}
 
-// --- GPT-2 and its relatives ----------------------------------------------------------------------------------------
+// --- GPT-2 and its relatives --------------------------------------------------------------------
 static const mk_split_alt gpt2[] = {
     ALT_CONTRACT, {2, 0, {OPT(SP), PLUS(L)}}, {2, 0, {OPT(SP), PLUS(N)}}, {2, 0, {OPT(SP), PLUS_NOT(WS | L | N)}},
     ALT_SPACES_1, ALT_SPACES};
@@ -70,7 +70,7 @@ static const mk_split_range ascii_digit[] = {{'0', '9'}};
 static const mk_split_alt three[] = {{3, 0, {D3, D3, D3}}};
 static RULE(rule_three, "[0-9][0-9][0-9]", three, false);
 
-// --- cl100k and its relatives ----------------------------------------------------------------------------------------
+// --- cl100k and its relatives -------------------------------------------------------------------
 static const mk_split_alt llama3[] = {
     ALT_CONTRACT_CI, ALT_WORD, {1, 0, {UP_TO(N, 3)}}, ALT_SYMBOLS, ALT_TAIL};
 static RULE(rule_llama3,
@@ -98,7 +98,7 @@ static RULE(rule_seed,
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+"
     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", seed, true);
 
-// --- o200k and its relatives: words are cut before a capital ---------------------------------------------------------
+// --- o200k and its relatives: words are cut before a capital ------------------------------------
 #define ALT_CASED(but, flag) \
     {3, flag, {OPT_NOT(NL | L | N), STAR_BUT(HEAD, but), PLUS_BUT(REST, but)}}, \
     {3, flag, {OPT_NOT(NL | L | N), PLUS_BUT(HEAD, but), STAR_BUT(REST, but)}}
@@ -116,7 +116,8 @@ static const mk_split_alt tekken[] = {
     ALT_CASED(0, 0), {1, 0, {ONE(N)}}, ALT_SYMBOLS_SLASH, ALT_TAIL};
 static RULE(rule_tekken,
     RE_CASED("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", tekken, true);
-// Kimi writes the exclusion of Han as a set subtraction, which PCRE2 lacks; the lookaheads here mean the same.
+// Kimi writes the exclusion of Han as a set subtraction, which PCRE2 lacks; the lookaheads here
+// mean the same.
 #define RE_HEAD_NOT_HAN "(?:(?!\\p{Han})[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}])"
 #define RE_REST_NOT_HAN "(?:(?!\\p{Han})[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}])"
 static const mk_split_alt kimi[] = {
@@ -126,7 +127,7 @@ static RULE(rule_kimi,
     "|[^\\r\\n\\p{L}\\p{N}]?" RE_HEAD_NOT_HAN "+" RE_REST_NOT_HAN "*" RE_CI
     "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", kimi, true);
 
-// --- DeepSeek --------------------------------------------------------------------------------------------------------
+// --- DeepSeek -----------------------------------------------------------------------------------
 static const mk_split_alt digits3[] = {{1, 0, {UP_TO(N, 3)}}};
 static RULE(rule_digits3, "\\p{N}{1,3}", digits3, false);
 static const mk_split_alt cjk3[] = {{1, 0, {PLUS(MK_C_CJK3)}}};
@@ -179,11 +180,12 @@ static RULE(rule_coder_word, "\\s?\\p{L}+", coder_word, false);
 static const mk_split_alt coder_punct[] = {{2, 0, {OPT(WS), PLUS(P)}}};
 static RULE(rule_coder_punct, "\\s?\\p{P}+", coder_punct, false);
 
-// What llama.cpp does for a byte-level BPE without a name (this rule also takes the backtick, which that one leaves out).
+// What llama.cpp does for a byte-level BPE without a name (this rule also takes the backtick, which
+// that one leaves out).
 static const mk_split_alt deflt[] = {{1, 0, {PLUS(P | MK_C_APUNCT)}}};
 static RULE(rule_default, "[\\p{P}$+<=>^~|`]+", deflt, false);
 
-// --- lists -----------------------------------------------------------------------------------------------------------
+// --- lists --------------------------------------------------------------------------------------
 const mk_split_rule *const mk_split_all[] = {
     &mk_rule_gpt2, &mk_rule_digit, &mk_rule_digits, &mk_rule_punct, &mk_rule_space, &mk_rule_spaces, &rule_falcon,
     &rule_three, &rule_llama3, &rule_qwen2, &rule_qwen35, &rule_bailing, &rule_seed, &rule_gpt4o, &rule_tekken,
@@ -230,8 +232,8 @@ const mk_split_rule *mk_split_by_regex(const char *regex, size_t n) {
 #define STARCODER {&mk_rule_digit, &mk_rule_gpt2}
 #define DEEPSEEK3 {&rule_digits3, &rule_cjk3, &rule_deepseek3}
 #define BLOOM  {" ?[^(\\s|.,!?…。，、।۔،)]+", NULL}
-// name, rules, regexes, ignore_merges, nfc, add_bos (the defaults when a file says nothing).  Where several names share
-// a row's content the first is the one that is written.
+// name, rules, regexes, ignore_merges, nfc, add_bos (the defaults when a file says nothing).  Where
+// several names share a row's content the first is the one that is written.
 const mk_pre mk_pre_table[] = {
     {"llama-bpe", CL100K, {0}, true, false, true},
     {"llama3", CL100K, {0}, true, false, true},

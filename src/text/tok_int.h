@@ -1,14 +1,18 @@
 // Types that the files of this room share.  Nothing outside src/text and its tests includes this.
 //
-// Life of a text in mk_tokenizer_encode:  added tokens are cut out (added.c) -> each gap is normalised (norm.c) -> added
-// tokens that want normalised text are cut out -> the passes split it (pretok.c) -> the model turns each piece into ids
-// (bpe.c, spm.c, unigram.c, wordpiece.c).
+// Life of a text in mk_tokenizer_encode:  added tokens are cut out (added.c) -> each gap is
+// normalised (norm.c) -> added tokens that want normalised text are cut out -> the passes split it
+// (pretok.c) -> the model turns each piece into ids (bpe.c: merges by rank and by score; unigram.c:
+// Unigram and WordPiece).
 //
 // Invariants:
-//  1. Only entries of type NORMAL and USER_DEFINED (and BYTE by its value, UNKNOWN as the fallback) are ever produced by a
-//     model; CONTROL comes from added.c with parse_special, or from prefix/suffix.
-//  2. A byte-level vocabulary is kept in real bytes: the printable alphabet of GPT-2 exists only in mk_vocab texts.
-//  3. A tokenizer is not written to after it was built; scratch lives in mk_enc, on the stack of one encode call.
+//  1. Only entries of type NORMAL and USER_DEFINED (and BYTE by its value, UNKNOWN as the
+//     fallback) are ever produced by a model; CONTROL comes from added.c with parse_special, or
+//     from prefix/suffix.
+//  2. A byte-level vocabulary is kept in real bytes: the printable alphabet of GPT-2 exists only in
+//     mk_vocab texts.
+//  3. A tokenizer is not written to after it was built; scratch lives in mk_enc, on the stack of
+//     one encode call.
 #ifndef MK_TEXT_TOK_INT_H
 #define MK_TEXT_TOK_INT_H
 
@@ -18,11 +22,11 @@
 #include "text/tokenizer.h"
 
 #define MK_MAX_STEP 16  // normaliser steps, passes, tokens around a text
-#define MK_MAX_ADDED                                                                               \
-    1024  // bytes of one added token, of one piece that unigram and wordpiece look for
+// bytes of one added token, of one piece that unigram and wordpiece look for
+#define MK_MAX_ADDED 1024
 #define MK_MAX_VOCAB (1 << 24)  // ids
 
-// --- vocab.c ---------------------------------------------------------------------------------------------------------
+// --- vocab.c ------------------------------------------------------------------------------------
 typedef struct {
     uint32_t text, n_text;    // as in the file
     uint32_t piece, n_piece;  // as in decoded text
@@ -32,8 +36,8 @@ typedef struct {
 } mk_vocab_entry;
 
 typedef struct {
-    uint32_t
-        hash;  // upper half of the key's hash: most other keys are passed over without a look at them
+    // upper half of the key's hash: most other keys are passed over without a look at them
+    uint32_t hash;
     int32_t id;  // -1: empty
 } mk_vocab_slot;
 
@@ -67,10 +71,11 @@ int32_t mk_vocab_find_text(const mk_vocab *v, const char *text, size_t n);
 // GPT-2's printable alphabet.
 int mk_byte_of_cp(uint32_t cp);  // 0..255, or -1
 uint32_t mk_cp_of_byte(unsigned b);
-// Decodes text in that alphabet to bytes (out has room for n); false if some character is not in it.
+// Decodes text in that alphabet to bytes (out has room for n); false if some character is not in
+// it.
 bool mk_bytes_of_text(const char *text, size_t n, char *out, size_t *n_out);
 
-// --- bpe.c -----------------------------------------------------------------------------------------------------------
+// --- bpe.c --------------------------------------------------------------------------------------
 typedef struct {
     int32_t left, right;  // left = -1: empty slot
     int32_t rank, id;
@@ -87,7 +92,7 @@ mk_status mk_merges_init(mk_merges *m, int64_t n, mk_err *err) MK_WARN_UNUSED;
 void mk_merges_add(mk_merges *m, int32_t left, int32_t right, int32_t rank, int32_t id,
                    bool keep_first);
 
-// --- norm.c ----------------------------------------------------------------------------------------------------------
+// --- norm.c -------------------------------------------------------------------------------------
 typedef enum {
     MK_NORM_NFC,
     MK_NORM_NFD,
@@ -121,11 +126,12 @@ typedef struct {
 } mk_charsmap;
 
 mk_status mk_charsmap_init(mk_charsmap *c, const char *blob, size_t n, mk_err *err) MK_WARN_UNUSED;
-// Longest (or shortest) key that starts p[0..n): its length, and the replacement.  0 if there is none.
+// Longest (or shortest) key that starts p[0..n): its length, and the replacement.  0 if there is
+// none.
 size_t mk_charsmap_find(const mk_charsmap *c, const char *p, size_t n, bool shortest,
                         const char **to, size_t *n_to);
 
-// --- pretok.c --------------------------------------------------------------------------------------------------------
+// --- pretok.c -----------------------------------------------------------------------------------
 typedef enum { MK_PASS_SPLIT, MK_PASS_REGEX, MK_PASS_META, MK_PASS_PREFIX_SPACE } mk_pass_kind;
 typedef enum {
     MK_SPLIT_ISOLATED,
@@ -147,7 +153,7 @@ typedef struct {
     size_t n_meta;
 } mk_pass;
 
-// --- added.c ---------------------------------------------------------------------------------------------------------
+// --- added.c ------------------------------------------------------------------------------------
 typedef struct {
     char *text;  // owned; normalised if `normalized`
     size_t n;
@@ -170,7 +176,8 @@ typedef struct {
     const char *p;
     size_t n, from;
     bool normalized, parse_special;
-    // origin of p: with runs, p[0] is byte `base` of the text they cover; all_user: no byte of p is trusted
+    // origin of p: with runs, p[0] is byte `base` of the text they cover; all_user: no byte of p is
+    // trusted
     const mk_text_run *runs;
     size_t n_runs, base;
     bool all_user;
@@ -180,7 +187,7 @@ bool mk_runs_touch_user(const mk_text_run *runs, size_t n_runs, size_t start, si
 int64_t mk_added_find(const mk_added_set *s, const mk_uclass *u, const mk_added_query *q,
                       size_t *start, size_t *end);
 
-// --- the tokenizer ---------------------------------------------------------------------------------------------------
+// --- the tokenizer ------------------------------------------------------------------------------
 struct mk_tokenizer {
     mk_tokenizer_kind kind;
     const char *pre_name;  // static
@@ -190,7 +197,8 @@ struct mk_tokenizer {
     bool byte_fallback, fuse_unk, ignore_merges;
     int32_t byte_id[256];  // -1 where there is none
     int32_t unk, bos, eos, eot, pad;
-    // Merging may be cut before each "▁" whose byte before is not marked: no piece goes across such a place.
+    // Merging may be cut before each "▁" whose byte before is not marked: no piece goes across such
+    // a place.
     bool cuts_meta, meta_after[256];
     double unk_score;
     int32_t *by_text;  // unigram: ids sorted by text

@@ -26,7 +26,8 @@ static const cp_range han[] = {
     {0x31350, 0x323AF},
 };
 
-// Blocks the original BERT code calls "Chinese"; 2B920 (not 2B820) is what the tokenizers package has.
+// Blocks the original BERT code calls "Chinese"; 2B920 (not 2B820) is what the tokenizers package
+// has.
 static const cp_range bert_cjk[] = {
     {0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F},
     {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F},

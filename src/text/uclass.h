@@ -1,8 +1,9 @@
 // Character classes for splitting text: one 16-bit mask per code point, looked up in two steps.
 //
-// The general categories come from utf8proc (Unicode 15), White_Space and the script Han from tables in uclass.c.  A byte
-// that is not valid UTF-8 is one unit of length 1 with the class of U+FFFD (a symbol), so every function here accepts any
-// bytes.  Character boundaries do not depend on what stands before: a lead byte never occurs inside a character.
+// The general categories come from utf8proc (Unicode 15), White_Space and the script Han from
+// tables in uclass.c.  A byte that is not valid UTF-8 is one unit of length 1 with the class of
+// U+FFFD (a symbol), so every function here accepts any bytes.  Character boundaries do not depend
+// on what stands before: a lead byte never occurs inside a character.
 #ifndef MK_TEXT_UCLASS_H
 #define MK_TEXT_UCLASS_H
 

@@ -1,5 +1,6 @@
-// Unigram: the segmentation with the highest sum of scores (Kudo 2018), by one pass over the text; and WordPiece, the
-// greedy longest match of BERT.  Both look pieces up by narrowing a sorted list byte by byte.
+// Unigram: the segmentation with the highest sum of scores (Kudo 2018), by one pass over the text;
+// and WordPiece, the greedy longest match of BERT.  Both look pieces up by narrowing a sorted list
+// byte by byte.
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,7 @@ typedef struct {
     bool reached;
 } best_end;
 
-// --- the sorted list -------------------------------------------------------------------------------------------------
+// --- the sorted list ----------------------------------------------------------------------------
 typedef struct {
     const mk_vocab *v;
 } sort_arg;
@@ -122,7 +123,7 @@ static bool walk_next(prefix_walk *w, int32_t *id, size_t *len) {
     return false;
 }
 
-// --- unigram ---------------------------------------------------------------------------------------------------------
+// --- unigram ------------------------------------------------------------------------------------
 static void offer(best_end *e, double score, int32_t id, size_t from) {
     if (!e->reached || score > e->score) {
         *e = (best_end){score, id, (uint32_t)from, true};
@@ -186,8 +187,9 @@ mk_status mk_unigram_piece(mk_enc *c, const char *p, size_t n) {
     return MK_OK;
 }
 
-// --- wordpiece -------------------------------------------------------------------------------------------------------
-// The vocabulary holds "▁word" for the start of a word and the bare rest for what HF writes as "##rest".
+// --- wordpiece ----------------------------------------------------------------------------------
+// The vocabulary holds "▁word" for the start of a word and the bare rest for what HF writes as
+// "##rest".
 #define WORD_MAX_CHARS 100
 
 static int32_t longest(const mk_tokenizer *t, const char *p, size_t n, size_t *len) {

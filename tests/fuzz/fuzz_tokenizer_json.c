@@ -1,5 +1,5 @@
-// Any bytes as a tokenizer.json: refused, or a tokenizer that encodes and decodes without harm and can be
-// written as GGUF metadata.
+// Any bytes as a tokenizer.json: refused, or a tokenizer that encodes and decodes without harm and
+// can be written as GGUF metadata.
 #include <stdint.h>
 #include <string.h>
 

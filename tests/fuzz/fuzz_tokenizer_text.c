@@ -1,8 +1,10 @@
-// Any bytes as a text for two small tokenizers (byte-level, and characters with byte fallback) and as ids to decode.
+// Any bytes as a text for two small tokenizers (byte-level, and characters with byte fallback) and
+// as ids to decode.
 //
-// Invariants: user text gives no control token; valid text comes back from the byte-level one; pushing ids one by one gives
-// the bytes of decoding them at once, in pieces of valid UTF-8; runs that say "all of it is the user's" change nothing.
-// Runs in the repository root, where the tokenizers lie.
+// Invariants: user text gives no control token; valid text comes back from the byte-level one;
+// pushing ids one by one gives the bytes of decoding them at once, in pieces of valid UTF-8; runs
+// that say "all of it is the user's" change nothing. Runs in the repository root, where the
+// tokenizers lie.
 #include <stdint.h>
 #include <string.h>
 

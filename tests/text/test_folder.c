@@ -1,5 +1,6 @@
-// Hugging Face folders: which file decides about BOS, EOS and the tokens that end a turn.  The rules are those of the
-// `transformers` tokenizer classes; the tokenizer itself is the smallest that can have them.
+// Hugging Face folders: which file decides about BOS, EOS and the tokens that end a turn.  The
+// rules are those of the `transformers` tokenizer classes; the tokenizer itself is the smallest
+// that can have them.
 #include "cmocka_all.h"
 
 #include <sys/stat.h>

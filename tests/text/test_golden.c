@@ -1,5 +1,6 @@
-// Tokenizers trained with the `tokenizers` package: ids and decoded texts of that package, for a few hundred texts; the
-// same through GGUF; memory failing at every place.  Made by tests/golden/gen_tokenizers.py, which describes the files.
+// Tokenizers trained with the `tokenizers` package: ids and decoded texts of that package, for a
+// few hundred texts; the same through GGUF; memory failing at every place.  Made by
+// tests/golden/gen_tokenizers.py, which describes the files.
 #include "cmocka_all.h"
 #include "text/vectors.h"
 #include "torture.h"
@@ -79,7 +80,8 @@ static int check_ids(const mk_tokenizer *t, const char *name, const char *text, 
     return bad;
 }
 
-// Byte-fallback runs that are not text: the package gives one U+FFFD a byte for the whole run, we one a broken character.
+// Byte-fallback runs that are not text: the package gives one U+FFFD a byte for the whole run, we
+// one a broken character.
 static bool has_replacement(const char *p, size_t n) {
     return memmem(p, n, "\xEF\xBF\xBD", 3) != NULL;
 }

@@ -1,6 +1,6 @@
-// Every rule of the pre-tokenizers against the regex it stands for, run by PCRE2: around each code point of Unicode, and
-// on random mixtures.  PCRE2 is the independent engine; its Unicode is one version older than utf8proc's, so code points
-// that it does not know are left out.
+// Every rule of the pre-tokenizers against the regex it stands for, run by PCRE2: around each code
+// point of Unicode, and on random mixtures.  PCRE2 is the independent engine; its Unicode is one
+// version older than utf8proc's, so code points that it does not know are left out.
 #include "cmocka_all.h"
 
 #include <utf8proc.h>
@@ -180,7 +180,8 @@ static void test_classes(void **state) {
     mk_uclass_free(&f.u);
 }
 
-// Hostile lengths must not cost more than linear time: 4 MB of each in well under the time limit of a test.
+// Hostile lengths must not cost more than linear time: 4 MB of each in well under the time limit of
+// a test.
 static void test_linear(void **state) {
     (void)state;
     static const char *const units[] = {" ",        "\n",           "a",   "A",   "'", "1", ".",

@@ -1,5 +1,5 @@
-// Properties of whole tokenizers on the common vocabularies: user text never becomes a control token, decoding in any
-// pieces, round trips over Unicode, old files, bad files, bounded time.
+// Properties of whole tokenizers on the common vocabularies: user text never becomes a control
+// token, decoding in any pieces, round trips over Unicode, old files, bad files, bounded time.
 #include "cmocka_all.h"
 #include "text/vectors.h"
 
