@@ -767,7 +767,7 @@ TEMPLATES = [
     "{% set ns = namespace(n=0) %}{% for x in range(6) if x > ns.n %}{% set ns.n = x %}{{ x }}{% endfor %}",
     "{{ 1 }}{{ 2 }}\n\n{{ 3 }}\n", "{{ s }}{# c #}{{ n }}", "{{ (1,\n2) }}", "{%\nif 1\n%}x{%\nendif\n%}", "{%if 1%}a{%endif%}",
     "{{ raise_exception('x') }}", "{% if 1 %}{{ raise_exception('Line\nbreak') }}{% endif %}", "{{ 'a' if }}", "{{ 1 2 }}", "{{ a b }}", "{{ ) }}", "{{ (1 }}", "{{ [1 }}", "{{ 'a }}",
-    "{{ a. }}", "{{ a[ }}", "{{ a| }}", "{{ a is }}", "{{ f(a=1, 2) }}", "{{ f(*a, *b) }}", "{{ f(**a, b=1) }}", "{{ 1 is defined is defined }}", "{{ }}", "{{ ; }}", "{{ @ }}", "{{ a ! b }}",
+    "{{ a. }}", "{{ a|b.", "{{ a|b. }}", "{{ a is b.", "{{ d[1:] }}", "{{ n[1:] }}", "{{ m|sort(attribute='zz')|length }}", "{{ a[ }}", "{{ a| }}", "{{ a is }}", "{{ f(a=1, 2) }}", "{{ f(*a, *b) }}", "{{ f(**a, b=1) }}", "{{ 1 is defined is defined }}", "{{ }}", "{{ ; }}", "{{ @ }}", "{{ a ! b }}",
     "{% for x l %}{% endfor %}", "{% for in l %}{% endfor %}", "{% set %}", "{% macro %}", "{% macro 1() %}{% endmacro %}", "{{ not }}", "{{ {1} }}", "{{ {1: } }}", "{{ a.1.2 }}", "{{ 1.2.3 }}", "{{ 01 }}",
     "{% raw %}", "{#-", "a {#", "{{ l|nope|first if 0 }}", "{{ [n|nope] if 0 else 1 }}", "{{ [n|nope if 0 else 1] }}", "{{ (n is nope) }}", "{{ s.__class__ }}", "{{ s['__class__'] }}", "{{ ''.__class__.__mro__ }}", "{{ range.__globals__ }}", "{{ d.__len__() }}",
     "{{ s.format_map(d) }}" if False else "{{ '{b}'.format(**d) }}", "{{ '{0.__class__}'.format(1) }}",
