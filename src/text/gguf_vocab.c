@@ -20,6 +20,7 @@ typedef struct {
     mk_gguf_str model, pre;
     mk_gguf_str *tokens;
     int64_t n;
+    int32_t last_made;  // id that the merge before made
 } reader;
 
 static bool str_is(mk_gguf_str s, const char *name) {
@@ -137,7 +138,8 @@ static mk_status add_merge(reader *r, mk_gguf_str s, int64_t rank, mk_buf *b) {
     }
     int32_t left = mk_vocab_find(v, b->data, cut, MK_TYPES_TEXT);
     int32_t right = mk_vocab_find(v, b->data + cut, b->len - cut, MK_TYPES_TEXT);
-    int32_t id = mk_vocab_find(v, b->data, b->len, MK_TYPES_TEXT);
+    int32_t id = mk_vocab_find_near(v, b->data, b->len, r->last_made + 1);
+    r->last_made = id;
     if (left >= 0 && right >= 0 && id >= 0) {
         mk_merges_add(&r->t->merges, left, right, (int32_t)rank, id, true);
     }

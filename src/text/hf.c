@@ -33,6 +33,7 @@ typedef struct {
     size_t n_e, cap_e;
     const char *type, *unk_token;
     bool byte_fallback, byte_level, meta;
+    int32_t last_made;  // id that the merge before made
 } hf;
 
 static mk_jscan scan_at(hf *h, mk_jrange r) {
@@ -398,7 +399,8 @@ static mk_status add_merge(hf *h, const char *a, size_t n_a, const char *b, size
     const char *p = h->pair.data ? h->pair.data : "";
     int32_t left = mk_vocab_find(v, p, cut, MK_TYPES_TEXT),
             right = mk_vocab_find(v, p + cut, h->pair.len - cut, MK_TYPES_TEXT);
-    int32_t id = mk_vocab_find(v, p, h->pair.len, MK_TYPES_TEXT);
+    int32_t id = mk_vocab_find_near(v, p, h->pair.len, h->last_made + 1);
+    h->last_made = id;
     if (left >= 0 && right >= 0 && id >= 0) {
         mk_merges_add(&h->t->merges, left, right, (int32_t)rank, id, false);
         return MK_OK;

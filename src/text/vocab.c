@@ -189,6 +189,7 @@ static void insert(mk_vocab *v, int32_t id) {
             break;
         }
     }
+    v->has_twins = v->has_twins || v->slot[at].id >= 0;
     v->slot[at] = (mk_vocab_slot){tag, id};
 }
 
@@ -248,6 +249,18 @@ int32_t mk_vocab_find(const mk_vocab *v, const char *key, size_t n, unsigned typ
         }
     }
     return found;
+}
+
+int32_t mk_vocab_find_near(const mk_vocab *v, const char *key, size_t n, int32_t guess) {
+    if (guess >= 0 && guess < v->n && !v->has_twins && v->e[guess].type > 0 &&
+        (MK_TYPES_TEXT >> v->e[guess].type) & 1) {
+        size_t m;
+        const char *other = key_of(v, guess, &m);
+        if (m == n && memcmp(other, key, n) == 0) {
+            return guess;
+        }
+    }
+    return mk_vocab_find(v, key, n, MK_TYPES_TEXT);
 }
 
 static bool text_is(const mk_vocab *v, int32_t id, const char *text, size_t n) {
