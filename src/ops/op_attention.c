@@ -56,7 +56,8 @@ typedef struct {
     int64_t rows, heads, n_range;  // n_range: head ranges per kv head
 } job_shape;
 
-static job_shape shape_of(const mk_attn *a) {
+// With fewer jobs than threads the heads of a kv head are divided further.
+static job_shape shape_of(const mk_attn *a, int64_t n_tok, int n_thread) {
     int64_t group = a->n_head / a->n_kv_head;
     job_shape s = {1, group, 1};
     if (group > MK_ATTN_QUERIES / 2) {
@@ -64,6 +65,13 @@ static job_shape shape_of(const mk_attn *a) {
         s.n_range = (group + s.heads - 1) / s.heads;
     } else {
         s.rows = MK_ATTN_QUERIES / 2 / group;
+    }
+    int64_t n_job = (n_tok + s.rows - 1) / s.rows * a->n_kv_head * s.n_range;
+    if (n_job < n_thread && n_tok > 0) {
+        s.n_range *= (n_thread + n_job - 1) / n_job;
+        s.n_range = s.n_range < group ? s.n_range : group;
+        s.heads = (group + s.n_range - 1) / s.n_range;
+        s.n_range = (group + s.heads - 1) / s.heads;
     }
     return s;
 }
@@ -101,7 +109,7 @@ static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64
 // Every thread walks the same list of jobs and takes those whose first unit of cost lies in its part.
 static void run_attention(void *arg, int ith, int n_thread) {
     const attn_work *w = arg;
-    job_shape s = shape_of(w->a);
+    job_shape s = shape_of(w->a, w->rows->n_tok, n_thread);
     int64_t per_run = w->a->n_kv_head * s.n_range, total = 0, lo, hi, at = 0;
     for (int64_t t = 0, e; t < w->rows->n_tok; t = e) {
         e = run_end(w->rows, t, s.rows);

@@ -128,21 +128,33 @@ MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float 
     }
 }
 
-// n <= 8 queries against the first n_group groups (the rest of p is not written).
+MK_INLINE void score_groups(const int Q, const int G, const bool f16, const attn_state *s, int64_t i, const float *q,
+                            const uint8_t *k, int64_t n_group) {
+    int64_t d_k = s->job->a->d_k;
+    for (int64_t g = 0; g < n_group; g += G) {
+        const uint8_t *kg = k + (size_t)(g * d_k * 16) * (f16 ? 2 : 4);
+        score_tile(Q, G, f16, q + i, kg, d_k, s->job->a->scale, s->p + i * MK_KV_BLOCK + 16 * g);
+    }
+}
+
+// n <= 8 queries against the first n_group groups.  Padding queries are zero; what lies in p behind n_group groups or n
+// queries does not count.
 MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const uint8_t *k, int64_t n,
                       int64_t n_group) {
-    int64_t d_k = s->job->a->d_k;
-    size_t group_bytes = (size_t)d_k * 16 * (f16 ? 2 : 4);
-    float scale = s->job->a->scale;
-    for (int64_t g = 0; g < n_group; g += MK_SCORE_G) {
-        const uint8_t *kg = k + (size_t)g * group_bytes;
-        for (int64_t i = 0; i < n; i += MK_SCORE_Q) {
-            float *p = s->p + i * MK_KV_BLOCK + 16 * g;
-            if (MK_SCORE_Q > 1 && n - i <= MK_SCORE_Q / 2) {
-                score_tile(MK_SCORE_Q > 1 ? MK_SCORE_Q / 2 : 1, MK_SCORE_G, f16, q + i, kg, d_k, scale, p);
-            } else {
-                score_tile(MK_SCORE_Q, MK_SCORE_G, f16, q + i, kg, d_k, scale, p);
-            }
+    for (int64_t i = 0; i < n;) {
+        int64_t left = n - i;
+        if (MK_ATTN_Q == 8 && left >= 5) {
+            score_groups(8, 2, f16, s, i, q, k, n_group);
+            i += 8;
+        } else if (MK_ATTN_Q == 8 && left >= 3) {
+            score_groups(4, 4, f16, s, i, q, k, n_group);
+            i += 4;
+        } else if (MK_ATTN_Q >= 2 && left >= 2) {
+            score_groups(2, MK_ATTN_Q == 8 ? 4 : 2, f16, s, i, q, k, n_group);
+            i += 2;
+        } else {
+            score_groups(1, MK_ATTN_Q == 1 ? 1 : 4, f16, s, i, q, k, n_group);
+            i += 1;
         }
     }
 }
@@ -229,18 +241,21 @@ MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i,
         common = seen < common ? seen : common;
     }
     for (int64_t k = 0; k < n;) {
-        bool many = n - k >= MK_PV_Q;
         b->p = s->p + (slot + k) * MK_KV_BLOCK;
         b->corr = s->corr + slot + k;
         b->acc = s->acc + (i + k) * s->dv_pad;
         b->j0 = 0;
         b->j1 = common;
-        if (many) {
-            pv_columns(MK_PV_Q, f16, b);
+        if (MK_ATTN_Q == 8 && n - k >= 4) {
+            pv_columns(4, f16, b);
+            k += 4;
+        } else if (MK_ATTN_Q >= 2 && n - k >= 2) {
+            pv_columns(2, f16, b);
+            k += 2;
         } else {
             pv_columns(1, f16, b);
+            k += 1;
         }
-        k += many ? MK_PV_Q : 1;
     }
     for (int64_t k = 0; k < n; k++) {
         b->j0 = common;
@@ -277,18 +292,22 @@ MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int6
     values(f16_v, s, b, i, 0, n, blk);
 }
 
-// Latent block: rows [64][d_k] to [4][d_k][16] in float32.
+// Latent block: rows [64][d_k] to [4][d_k][16] in float32.  Whole groups of 16 keys; what is stale is masked later.
 static void transpose_keys(const attn_state *s, const uint8_t *block, int64_t n_key) {
     int64_t d_k = s->job->a->d_k;
     bool f16 = s->job->a->type == MK_KV_F16;
-    for (int64_t j = 0; j < n_key; j++) {
-        float *dst = s->keys + j / 16 * 16 * d_k + j % 16;
+    for (int64_t j = 0; j < n_key; j += 16) {
         for (int64_t d = 0; d < d_k; d += 16) {
-            float tmp[16];
+            v16f r[16];
             int64_t n = d_k - d < 16 ? d_k - d : 16;
-            vf_store(tmp, load_kv_n(f16, block, j * d_k + d, n));
-            for (int64_t e = 0; e < n; e++) {
-                dst[(d + e) * 16] = tmp[e];
+            MK_UNROLL for (int i = 0; i < 16; i++) {
+                r[i] = load_kv_n(f16, block, (j + i) * d_k + d, n);
+            }
+            vf_transpose(r);
+            MK_UNROLL for (int i = 0; i < 16; i++) {
+                if (i < n) {
+                    vf_store(s->keys + (j * d_k) + (d + i) * 16, r[i]);
+                }
             }
         }
     }

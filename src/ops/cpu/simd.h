@@ -48,6 +48,24 @@ typedef enum {
 #include "ops/cpu/simd_scalar.h"
 #endif
 
+#ifndef MK_HAS_TRANSPOSE
+// r[i] lane j <-> r[j] lane i
+MK_INLINE void vf_transpose(v16f r[16]) {
+    float a[16][16], b[16][16];
+    for (int i = 0; i < 16; i++) {
+        vf_store(a[i], r[i]);
+    }
+    for (int i = 0; i < 16; i++) {
+        for (int j = 0; j < 16; j++) {
+            b[i][j] = a[j][i];
+        }
+    }
+    for (int i = 0; i < 16; i++) {
+        r[i] = vf_load(b[i]);
+    }
+}
+#endif
+
 // mk_expf of base/mathx.c, lane by lane and operation by operation.
 MK_INLINE v16f vf_exp(v16f x) {
     const v16f magic = vf_set1(0x1.8p23f);

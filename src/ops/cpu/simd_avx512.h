@@ -4,10 +4,8 @@
 // What fits 32 registers.
 #define MK_INT_T   8  // tokens at once
 #define MK_FLT_T   8
-#define MK_SCORE_Q 8  // queries x groups of 16 keys in attention scores
-#define MK_SCORE_G 2
-#define MK_PV_Q    4  // queries x vectors of 16 columns in the sum over values
-#define MK_PV_C    4
+#define MK_ATTN_Q  8  // queries that share the keys of an attention block
+#define MK_PV_C    4  // vectors of 16 columns at once in the sum over values
 
 typedef __m512 v16f;
 typedef __m512i v16i;
@@ -86,6 +84,30 @@ MK_INLINE float vf_reduce_max(v16f v) {
     __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+
+// r[i] lane j <-> r[j] lane i, in two rounds within 128 bits and two across them.
+#define MK_HAS_TRANSPOSE
+MK_INLINE void vf_transpose(v16f r[16]) {
+    __m512 a[16];
+    MK_UNROLL for (int i = 0; i < 16; i += 4) {
+        __m512d x = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1]));
+        __m512d y = _mm512_castps_pd(_mm512_unpacklo_ps(r[i + 2], r[i + 3]));
+        __m512d z = _mm512_castps_pd(_mm512_unpackhi_ps(r[i], r[i + 1]));
+        __m512d w = _mm512_castps_pd(_mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+        a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+        a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+        a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(z, w));
+        a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(z, w));
+    }
+    MK_UNROLL for (int i = 0; i < 4; i++) { // a[4 k + i] holds columns i, i+4, i+8, i+12 of rows 4k..4k+3
+        __m512 x = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), y = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+        __m512 z = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD), w = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xDD);
+        r[i] = _mm512_shuffle_f32x4(x, y, 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(x, y, 0xDD);
+        r[i + 4] = _mm512_shuffle_f32x4(z, w, 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(z, w, 0xDD);
+    }
 }
 
 // --- small floats ----------------------------------------------------------------------------------------------------

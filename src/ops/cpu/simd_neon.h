@@ -3,9 +3,7 @@
 
 #define MK_INT_T   2
 #define MK_FLT_T   4
-#define MK_SCORE_Q 2
-#define MK_SCORE_G 2
-#define MK_PV_Q    2
+#define MK_ATTN_Q  2
 #define MK_PV_C    2
 
 typedef struct {

@@ -3,9 +3,7 @@
 
 #define MK_INT_T   1
 #define MK_FLT_T   1
-#define MK_SCORE_Q 1
-#define MK_SCORE_G 1
-#define MK_PV_Q    1
+#define MK_ATTN_Q  1
 #define MK_PV_C    1
 
 typedef struct {
