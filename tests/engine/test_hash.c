@@ -16,12 +16,12 @@
 static const char *const models[] = {
     "models/llama",
     "models/llama-bf16",
-    "gguf/llama256-q8_0.gguf",
-    "gguf/llama256-q4_k.gguf",
+    "gguf/llama-q8_0.gguf",
+    "gguf/llama_k256-q4_k.gguf",
     "models/deepseek_v3",
     "models/deepseek_v3-bf16",
-    "gguf/deepseek_v3_256-q8_0.gguf",
-    "gguf/deepseek_v3_256-q4_k.gguf",
+    "gguf/deepseek_v3-c-q8_0.gguf",
+    "gguf/deepseek_v3_k256-c-q4_k_m.gguf",
 };
 static const int batches[] = {1, 2, 7, 16};
 static const int threads[] = {1, 2, 3};
