@@ -89,6 +89,9 @@ static const char *const eog_names[] = {
 };
 
 bool mk_tokenizer_eog_name(const char *p, size_t n) {
+    if (n < 4 || !memchr("<[_", p[0], 3)) {  // asked of every token of a vocabulary
+        return false;
+    }
     for (size_t i = 0; i < sizeof eog_names / sizeof eog_names[0]; i++) {
         if (strlen(eog_names[i]) == n && memcmp(eog_names[i], p, n) == 0) {
             return true;
