@@ -66,7 +66,7 @@ mk_status mk_vocab_set(mk_vocab *v, int32_t id, const char *text, size_t n, mk_t
 mk_status mk_vocab_finish(mk_vocab *v, mk_piece_mode mode, mk_err *err) MK_WARN_UNUSED;
 // Last entry with this key whose type is in the mask, or -1.
 int32_t mk_vocab_find(const mk_vocab *v, const char *key, size_t n, unsigned types);
-// The same for text entries, looking at `guess` first: merges make most vocabularies in order of id.
+// The same for text entries, looking at `guess` first: merges make most vocabularies in id order.
 int32_t mk_vocab_find_near(const mk_vocab *v, const char *key, size_t n, int32_t guess);
 // Entry whose text in the file is exactly this, or -1.
 int32_t mk_vocab_find_text(const mk_vocab *v, const char *text, size_t n);
