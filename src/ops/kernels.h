@@ -1,7 +1,7 @@
 // Private to ops/: what one instruction set offers, and the jobs its kernels are given.
 //
-// A kernel does its part of a job on one thread and allocates nothing.  Every job may be cut anywhere along output row
-// tiles, tokens or columns without changing a bit.
+// A kernel does its part of a job on one thread and allocates nothing.  Every job may be cut
+// anywhere along output row tiles, tokens or columns without changing a bit.
 #ifndef MK_OPS_KERNELS_H
 #define MK_OPS_KERNELS_H
 
@@ -11,9 +11,10 @@
 
 #include "ops/ops.h"
 
-// --- prepared activations --------------------------------------------------------------------------------------------
-// Linear kernels read activations in blocks of up to 8 tokens, interleaved so that one pointer serves a block: record r of
-// token t in a block of `tb` lies at (r * tb + t).  tb is 8, in the last block 1, 2, 4 or 8 (padded with zeros).
+// --- prepared activations ------------------------------------------------------------------------
+// Linear kernels read activations in blocks of up to 8 tokens, interleaved so that one pointer
+// serves a block: record r of token t in a block of `tb` lies at (r * tb + t).  tb is 8, in the
+// last block 1, 2, 4 or 8 (padded with zeros).
 #define MK_X_BLOCK 8
 #define MK_X_CHUNK 32  // columns of one unit of preparation
 
@@ -48,15 +49,15 @@ static inline size_t mk_x_bytes(mk_x_form form, int64_t n_tok, int64_t n_in) {
 }
 
 typedef struct {
-    const float *x;      // row t at x + row(t) * stride
+    const float *x;  // row t at x + row(t) * stride
     int64_t stride;
     const int32_t *row;  // row(t) = row[t] / row_div, or t when NULL
     int32_t row_div;
     int64_t n_tok, n_in;
-    uint8_t *dst;        // mk_x_bytes
+    uint8_t *dst;  // mk_x_bytes
 } mk_prep_job;
 
-// --- linear ----------------------------------------------------------------------------------------------------------
+// --- linear --------------------------------------------------------------------------------------
 typedef struct {
     const mk_weight *w;
     const uint8_t *data;  // one matrix
@@ -64,10 +65,10 @@ typedef struct {
     int64_t n_tok;
     float *y;
     int64_t y_stride;
-    const float *bias;    // or NULL
+    const float *bias;  // or NULL
 } mk_linear_job;
 
-// --- the rest --------------------------------------------------------------------------------------------------------
+// --- the rest ------------------------------------------------------------------------------------
 // One kv head, a run of rows of one sequence, and a range of the heads that share the kv head.
 typedef struct {
     const mk_attn *a;
@@ -88,8 +89,10 @@ struct mk_kernels {
     void (*linear[MK_PACK_I4 + 1])(const mk_linear_job *job, int64_t lo, int64_t hi);
     void (*rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps);
     void (*swiglu)(float *y, const float *g, const float *u, int64_t n);
-    void (*axpy)(float *y, float a, const float *x, int64_t n, bool first);  // y = fma(a, x, first ? 0 : y)
-    void (*kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k, const float *v);
+    void (*axpy)(float *y, float a, const float *x, int64_t n,
+                 bool first);  // y = fma(a, x, first ? 0 : y)
+    void (*kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k,
+                     const float *v);
     size_t (*attention_scratch)(const mk_attn *a);
     void (*attention)(const mk_attn_job *job);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more
@@ -103,12 +106,13 @@ static inline int64_t mk_weight_tiles(const mk_weight *w) {
 static inline mk_x_form mk_weight_form(const mk_weight *w) {
     return w->kind >= MK_PACK_I8 ? MK_X_I8 : w->kind == MK_PACK_BF16 ? MK_X_BF16 : MK_X_F32;
 }
-#define MK_F8_GROUP  128
-#define MK_SUPER     256  // columns that share an f16 scale (MK_SCALE_SUPER)
+#define MK_F8_GROUP 128
+#define MK_SUPER    256  // columns that share an f16 scale (MK_SCALE_SUPER)
 
 // Bytes of the scales and shifts of one tile.
 static inline size_t mk_weight_scale_bytes(const mk_weight *w) {
-    static const size_t per_group[] = {[MK_SCALE_F32] = 64, [MK_SCALE_F16] = 32, [MK_SCALE_SUPER] = 16};
+    static const size_t per_group[] = {
+        [MK_SCALE_F32] = 64, [MK_SCALE_F16] = 32, [MK_SCALE_SUPER] = 16};
     size_t n = (size_t)w->n_in / (size_t)w->group * per_group[w->scales];
     n += w->scales == MK_SCALE_SUPER ? (size_t)w->n_in / MK_SUPER * 32 : 0;
     return w->has_shift ? 2 * n : n;

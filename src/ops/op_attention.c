@@ -1,18 +1,20 @@
 // Attention: how the rows and heads of a batch become jobs for the kernel.
 //
-// A job is a run of rows of one sequence, one kv head, and a range of the heads that share it: up to 64 queries walk the
-// cache together.  How rows are grouped changes speed only.
+// A job is a run of rows of one sequence, one kv head, and a range of the heads that share it: up
+// to 64 queries walk the cache together.  How rows are grouped changes speed only.
 #include "base/alloc.h"
 #include "ops/ops_int.h"
 
 size_t mk_attn_block_bytes(const mk_attn *a) {
     size_t elem = a->type == MK_KV_F16 ? 2 : 4;
-    size_t per_token = a->latent ? (size_t)a->d_k : (size_t)a->n_kv_head * (size_t)(a->d_k + a->d_v);
+    size_t per_token =
+        a->latent ? (size_t)a->d_k : (size_t)a->n_kv_head * (size_t)(a->d_k + a->d_v);
     return per_token * MK_KV_BLOCK * elem;
 }
 
 static void check_shape(const mk_attn *a) {
-    MK_ASSERT(a->n_kv_head > 0 && a->n_head > 0 && a->n_head % a->n_kv_head == 0 && a->d_k > 0 && a->d_v > 0);
+    MK_ASSERT(a->n_kv_head > 0 && a->n_head > 0 && a->n_head % a->n_kv_head == 0 && a->d_k > 0 &&
+              a->d_v > 0);
     MK_ASSERT(!a->latent || (a->n_kv_head == 1 && a->d_v <= a->d_k));
 }
 
@@ -26,7 +28,7 @@ typedef struct {
     size_t scratch_bytes;
 } attn_work;
 
-// --- storing ---------------------------------------------------------------------------------------------------------
+// --- storing -------------------------------------------------------------------------------------
 static void run_store(void *arg, int ith, int n_thread) {
     const attn_work *w = arg;
     int64_t lo, hi;
@@ -38,7 +40,8 @@ static void run_store(void *arg, int ith, int n_thread) {
     }
 }
 
-void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows *rows, mk_mat k, mk_mat v) {
+void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows *rows, mk_mat k,
+                    mk_mat v) {
     mk_ops_op_begin(ops);
     check_shape(a);
     MK_ASSERT(k.n_row == rows->n_tok && k.n_col == a->n_kv_head * a->d_k);
@@ -50,7 +53,7 @@ void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows
     mk_ops_op_end(ops, MK_OP_KV_STORE);
 }
 
-// --- attending -------------------------------------------------------------------------------------------------------
+// --- attending -----------------------------------------------------------------------------------
 // How many rows and heads a job takes.
 typedef struct {
     int64_t rows, heads, n_range;  // n_range: head ranges per kv head
@@ -79,7 +82,8 @@ static job_shape shape_of(const mk_attn *a, int64_t n_tok, int n_thread) {
 // End of the run of rows from t on that make one job: same sequence, at most n rows.
 static int64_t run_end(const mk_rows *rows, int64_t t, int64_t n) {
     int64_t e = t + 1;
-    while (e < rows->n_tok && e - t < n && rows->table[e] == rows->table[t] && rows->pos[e] > rows->pos[e - 1]) {
+    while (e < rows->n_tok && e - t < n && rows->table[e] == rows->table[t] &&
+           rows->pos[e] > rows->pos[e - 1]) {
         e++;
     }
     return e;
@@ -89,7 +93,8 @@ static int64_t job_cost(const mk_rows *rows, int64_t t, int64_t e) {
     return (e - t) * (rows->pos[e - 1] / MK_KV_BLOCK + 2);
 }
 
-static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64_t kv_head, int64_t range, uint8_t *mem) {
+static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64_t kv_head,
+                    int64_t range, uint8_t *mem) {
     int64_t group = w->a->n_head / w->a->n_kv_head;
     int64_t lo = range * s.heads, hi = lo + s.heads < group ? lo + s.heads : group;
     mk_attn_job job = {.a = w->a,
@@ -106,7 +111,8 @@ static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64
     w->k->attention(&job);
 }
 
-// Every thread walks the same list of jobs and takes those whose first unit of cost lies in its part.
+// Every thread walks the same list of jobs and takes those whose first unit of cost lies in its
+// part.
 static void run_attention(void *arg, int ith, int n_thread) {
     const attn_work *w = arg;
     job_shape s = shape_of(w->a, w->rows->n_tok, n_thread);
@@ -121,13 +127,15 @@ static void run_attention(void *arg, int ith, int n_thread) {
         int64_t cost = job_cost(w->rows, t, e);
         for (int64_t i = 0; i < per_run; i++, at += cost) {
             if (at >= lo && at < hi) {
-                run_job(w, s, t, e, i / s.n_range, i % s.n_range, w->scratch + (size_t)ith * w->scratch_bytes);
+                run_job(w, s, t, e, i / s.n_range, i % s.n_range,
+                        w->scratch + (size_t)ith * w->scratch_bytes);
             }
         }
     }
 }
 
-void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_layer kv, const mk_rows *rows) {
+void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_layer kv,
+                     const mk_rows *rows) {
     mk_ops_op_begin(ops);
     check_shape(a);
     MK_ASSERT(q.n_row == rows->n_tok && y.n_row == rows->n_tok);

@@ -1,7 +1,8 @@
-// Linear layers: activations are prepared once per kind, then all weights run in one parallel region over row tiles.
+// Linear layers: activations are prepared once per kind, then all weights run in one parallel
+// region over row tiles.
 #include "ops/ops_int.h"
 
-// --- the work --------------------------------------------------------------------------------------------------------
+// --- the work ------------------------------------------------------------------------------------
 void mk_ops_linear_work(void *arg, int ith, int n_thread) {
     const mk_linear_work *w = arg;
     int64_t total = 0, lo, hi, at = 0;
@@ -48,7 +49,7 @@ static bool prep_in_parallel(const prep_work *w) {
     return n >= 16384;  // a few microseconds
 }
 
-// --- operators -------------------------------------------------------------------------------------------------------
+// --- operators -----------------------------------------------------------------------------------
 #define MAX_LINEARS 8
 
 void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
@@ -62,14 +63,16 @@ void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
     prep_work pw = {ops->k, prep, forms, 0};
     for (int i = 0; i < n; i++) {
         const mk_weight *w = list[i].w;
-        MK_ASSERT(w->n_mat == 1 && w->n_in == x.n_col && w->n_out == list[i].y.n_col && list[i].y.n_row == x.n_row);
+        MK_ASSERT(w->n_mat == 1 && w->n_in == x.n_col && w->n_out == list[i].y.n_col &&
+                  list[i].y.n_row == x.n_row);
         mk_x_form form = mk_weight_form(w);
         if (prepared[form] == NULL) {
             prepared[form] = mk_ops_take(ops, mk_x_bytes(form, x.n_row, x.n_col));
             prep[pw.n] = (mk_prep_job){x.p, x.stride, NULL, 1, x.n_row, x.n_col, prepared[form]};
             forms[pw.n++] = form;
         }
-        mk_linear_job job = {w, w->data, prepared[form], x.n_row, list[i].y.p, list[i].y.stride, list[i].bias};
+        mk_linear_job job = {w,           w->data,          prepared[form], x.n_row,
+                             list[i].y.p, list[i].y.stride, list[i].bias};
         item[i] = (mk_linear_item){job, mk_weight_tiles(w), 1};
     }
     if (!ops->dry && x.n_row > 0) {
@@ -101,8 +104,9 @@ static void prep_heads(void *arg, int ith, int n_thread) {
     mk_pool_split(units * w->w->n_mat, 1, ith, n_thread, &lo, &hi);
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / units, end = (h + 1) * units < hi ? (h + 1) * units : hi;
-        mk_prep_job job = {w->x.p + h * w->x_head_stride, w->x.stride, NULL, 1, w->x.n_row, w->w->n_in,
-                           w->prepared + (size_t)h * w->head_bytes};
+        mk_prep_job job = {
+            w->x.p + h * w->x_head_stride,          w->x.stride, NULL, 1, w->x.n_row, w->w->n_in,
+            w->prepared + (size_t)h * w->head_bytes};
         w->k->prep[mk_weight_form(w->w)](&job, u - h * units, end - h * units);
         u = end;
     }
@@ -114,21 +118,32 @@ static void linear_heads(void *arg, int ith, int n_thread) {
     mk_pool_split(tiles * w->w->n_mat, 1, ith, n_thread, &lo, &hi);
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / tiles, end = (h + 1) * tiles < hi ? (h + 1) * tiles : hi;
-        mk_linear_job job = {w->w, w->w->data + (size_t)h * w->w->mat_bytes, w->prepared + (size_t)h * w->head_bytes,
-                             w->x.n_row, w->y.p + h * w->y_head_stride, w->y.stride, NULL};
+        mk_linear_job job = {w->w,
+                             w->w->data + (size_t)h * w->w->mat_bytes,
+                             w->prepared + (size_t)h * w->head_bytes,
+                             w->x.n_row,
+                             w->y.p + h * w->y_head_stride,
+                             w->y.stride,
+                             NULL};
         w->k->linear[w->w->kind](&job, u - h * tiles, end - h * tiles);
         u = end;
     }
 }
 
-void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x, int64_t x_head_stride,
-                        const mk_weight *w) {
+void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x,
+                        int64_t x_head_stride, const mk_weight *w) {
     mk_ops_op_begin(ops);
     MK_ASSERT(x.n_row == y.n_row && x_head_stride >= w->n_in && y_head_stride >= w->n_out);
     MK_ASSERT(x.n_col >= (w->n_mat - 1) * x_head_stride + w->n_in);
     MK_ASSERT(y.n_col >= (w->n_mat - 1) * y_head_stride + w->n_out);
     size_t mark = mk_op_mark(ops);
-    heads_work work = {ops->k, w, x, y, x_head_stride, y_head_stride, NULL,
+    heads_work work = {ops->k,
+                       w,
+                       x,
+                       y,
+                       x_head_stride,
+                       y_head_stride,
+                       NULL,
                        mk_x_bytes(mk_weight_form(w), x.n_row, w->n_in)};
     work.prepared = mk_ops_take(ops, work.head_bytes * (size_t)w->n_mat);
     if (!ops->dry && x.n_row > 0) {

@@ -1,6 +1,7 @@
 // Mixture of experts: routing, and the feed-forward of the chosen experts.
 //
-// The (token, expert) pairs of a step are sorted by expert, so every expert's weights are read once for all its rows:
+// The (token, expert) pairs of a step are sorted by expert, so every expert's weights are read once
+// for all its rows:
 //   1. gather and prepare the rows of every expert    3. h = swiglu(gate, up), prepared for down
 //   2. gate and up of all experts                     4. down of all experts
 //   5. y[t] = sum of w * row, experts ascending (FMA from 0)
@@ -9,7 +10,7 @@
 
 #include "ops/ops_int.h"
 
-// --- routing ---------------------------------------------------------------------------------------------------------
+// --- routing -------------------------------------------------------------------------------------
 typedef struct {
     const mk_kernels *k;
     const mk_route *r;
@@ -24,7 +25,8 @@ static void run_route(void *arg, int ith, int n_thread) {
     int64_t lo, hi;
     mk_pool_split(w->logits.n_row, 1, ith, n_thread, &lo, &hi);
     for (int64_t t = lo; t < hi; t++) {
-        w->k->route(w->r, w->logits.p + t * w->logits.stride, (float *)(w->scratch + (size_t)ith * w->scratch_bytes),
+        w->k->route(w->r, w->logits.p + t * w->logits.stride,
+                    (float *)(w->scratch + (size_t)ith * w->scratch_bytes),
                     w->sel + t * w->r->n_used, w->w.p + t * w->w.stride);
     }
 }
@@ -33,9 +35,11 @@ void mk_op_route(mk_ops *ops, const mk_route *r, mk_mat logits, int32_t *sel, mk
     mk_ops_op_begin(ops);
     MK_ASSERT(logits.n_col == r->n_expert && w.n_col == r->n_used && w.n_row == logits.n_row);
     MK_ASSERT(r->n_used > 0 && r->n_used <= r->n_expert);
-    MK_ASSERT(r->group == MK_GROUP_NONE || (r->n_group > 0 && r->n_group_used > 0 && r->n_expert % r->n_group == 0));
+    MK_ASSERT(r->group == MK_GROUP_NONE ||
+              (r->n_group > 0 && r->n_group_used > 0 && r->n_expert % r->n_group == 0));
     size_t mark = mk_op_mark(ops);
-    size_t floats = 2 * (size_t)((r->n_expert + 15) / 16 * 16) + (size_t)(r->n_group > 0 ? r->n_group : 0) + 16;
+    size_t floats =
+        2 * (size_t)((r->n_expert + 15) / 16 * 16) + (size_t)(r->n_group > 0 ? r->n_group : 0) + 16;
     route_work work = {ops->k, r, logits, w, sel, NULL, (floats + 15) / 16 * 64};
     work.scratch = mk_ops_take(ops, work.scratch_bytes * (size_t)ops->n_thread);
     if (!ops->dry) {
@@ -45,8 +49,9 @@ void mk_op_route(mk_ops *ops, const mk_route *r, mk_mat logits, int32_t *sel, mk
     mk_ops_op_end(ops, MK_OP_ROUTE);
 }
 
-// --- experts ---------------------------------------------------------------------------------------------------------
-// Pair p = t * n_used + i.  Experts with rows are numbered 0..n_active; expert a has the pairs order[first[a]..first[a+1]).
+// --- experts -------------------------------------------------------------------------------------
+// Pair p = t * n_used + i.  Experts with rows are numbered 0..n_active; expert a has the pairs
+// order[first[a]..first[a+1]).
 typedef struct {
     const mk_kernels *k;
     const mk_moe *m;
@@ -56,10 +61,10 @@ typedef struct {
     int32_t *expert, *first;        // [n_active], [n_active + 1]
     size_t *x_at;                   // [n_active] where the prepared rows of an expert begin
     uint8_t *prepared;
-    mk_mat gate, up, out;           // rows in order; the hidden rows overwrite gate
-    mk_linear_item *item;           // [2 * n_active]
+    mk_mat gate, up, out;  // rows in order; the hidden rows overwrite gate
+    mk_linear_item *item;  // [2 * n_active]
     mk_x_form form;
-    int64_t n_in;                   // columns being prepared
+    int64_t n_in;  // columns being prepared
 } moe_work;
 
 // Counting sort by expert; within an expert tokens ascend.
@@ -78,7 +83,7 @@ static void sort_pairs(moe_work *w, int64_t n_expert) {
             w->first[w->n_active++] = at;
         }
         at += w->count[e];
-        w->count[e] = at - w->count[e]; // from here on: the next free place of expert e
+        w->count[e] = at - w->count[e];  // from here on: the next free place of expert e
     }
     w->first[w->n_active] = at;
     for (int64_t p = 0; p < w->n_pair; p++) {
@@ -142,7 +147,8 @@ static void prep_hidden(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
     float *g0 = w->gate.p + w->first[a] * w->gate.stride;
     const float *u0 = w->up.p + w->first[a] * w->up.stride;
     for (int64_t u = lo; u < hi; u++) {
-        int64_t col = u % chunks * MK_X_CHUNK, n = w->n_in - col < MK_X_CHUNK ? w->n_in - col : MK_X_CHUNK;
+        int64_t col = u % chunks * MK_X_CHUNK,
+                n = w->n_in - col < MK_X_CHUNK ? w->n_in - col : MK_X_CHUNK;
         int64_t end = (u / chunks + 1) * MK_X_BLOCK;
         for (int64_t r = u / chunks * MK_X_BLOCK; r < end && r < n_rows(w, a); r++) {
             float *g = g0 + r * w->gate.stride + col;
@@ -177,9 +183,10 @@ static void run_combine(void *arg, int ith, int n_thread) {
     int64_t lo, hi;
     mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
     for (int64_t t = lo; t < hi; t++) {
-        for (int64_t i = 0; i < w->m->n_used; i++) { // sel ascends
+        for (int64_t i = 0; i < w->m->n_used; i++) {  // sel ascends
             const float *row = w->out.p + w->rank[t * w->m->n_used + i] * w->out.stride;
-            w->k->axpy(w->y.p + t * w->y.stride, w->m->w.p[t * w->m->w.stride + i], row, w->y.n_col, i == 0);
+            w->k->axpy(w->y.p + t * w->y.stride, w->m->w.p[t * w->m->w.stride + i], row, w->y.n_col,
+                       i == 0);
         }
     }
 }
@@ -207,7 +214,8 @@ static void run_experts(mk_ops *ops, moe_work *w) {
     mk_ops_run(ops, w->y.n_row >= 4, run_combine, w);
 }
 
-// Most bytes of prepared rows: every active expert may end in a partial block, padded by at most 3 rows.
+// Most bytes of prepared rows: every active expert may end in a partial block, padded by at most 3
+// rows.
 static size_t prepared_bytes(const mk_weight *w, int64_t n_pair, int64_t n_active) {
     return (size_t)(n_pair + n_active * 3) * mk_x_row_bytes(mk_weight_form(w), w->n_in);
 }
@@ -216,9 +224,12 @@ void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
     mk_ops_op_begin(ops);
     int64_t n_expert = m->gate->n_mat, d_ff = m->gate->n_out, n_pair = x.n_row * m->n_used;
     int64_t n_active = n_pair < n_expert ? n_pair : n_expert;
-    MK_ASSERT(m->up->n_mat == n_expert && m->down->n_mat == n_expert && m->up->n_out == d_ff && m->down->n_in == d_ff);
-    MK_ASSERT(m->gate->n_in == x.n_col && m->up->n_in == x.n_col && m->down->n_out == y.n_col && y.n_row == x.n_row);
-    MK_ASSERT(mk_weight_form(m->gate) == mk_weight_form(m->up) && m->w.n_row == x.n_row && n_pair <= INT32_MAX);
+    MK_ASSERT(m->up->n_mat == n_expert && m->down->n_mat == n_expert && m->up->n_out == d_ff &&
+              m->down->n_in == d_ff);
+    MK_ASSERT(m->gate->n_in == x.n_col && m->up->n_in == x.n_col && m->down->n_out == y.n_col &&
+              y.n_row == x.n_row);
+    MK_ASSERT(mk_weight_form(m->gate) == mk_weight_form(m->up) && m->w.n_row == x.n_row &&
+              n_pair <= INT32_MAX);
     size_t mark = mk_op_mark(ops);
     moe_work w = {.k = ops->k, .m = m, .x = x, .y = y, .n_pair = n_pair};
     w.count = mk_op_new_i32(ops, n_expert);
@@ -228,7 +239,8 @@ void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
     w.first = mk_op_new_i32(ops, n_active + 1);
     w.x_at = mk_ops_take(ops, (size_t)n_active * sizeof *w.x_at);
     w.item = mk_ops_take(ops, 2 * (size_t)n_active * sizeof *w.item);
-    size_t in = prepared_bytes(m->gate, n_pair, n_active), hidden = prepared_bytes(m->down, n_pair, n_active);
+    size_t in = prepared_bytes(m->gate, n_pair, n_active),
+           hidden = prepared_bytes(m->down, n_pair, n_active);
     w.prepared = mk_ops_take(ops, in > hidden ? in : hidden);
     w.gate = mk_op_new(ops, n_pair, d_ff);
     w.up = mk_op_new(ops, n_pair, d_ff);

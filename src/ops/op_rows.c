@@ -10,7 +10,7 @@ static bool worth(mk_mat m) {
     return m.n_row > 1 && m.n_row * m.n_col >= SERIAL_FLOATS;
 }
 
-// --- embedding -------------------------------------------------------------------------------------------------------
+// --- embedding -----------------------------------------------------------------------------------
 typedef struct {
     mk_mat y;
     const uint8_t *table;
@@ -24,11 +24,13 @@ static void run_embed(void *arg, int ith, int n_thread) {
     int64_t lo, hi;
     mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
     for (int64_t t = lo; t < hi; t++) {
-        mk_dtype_to_f32(w->dtype, w->table + (size_t)w->ids[t] * w->row_bytes, w->y.n_col, w->y.p + t * w->y.stride);
+        mk_dtype_to_f32(w->dtype, w->table + (size_t)w->ids[t] * w->row_bytes, w->y.n_col,
+                        w->y.p + t * w->y.stride);
     }
 }
 
-void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, size_t row_bytes, const int32_t *ids) {
+void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, size_t row_bytes,
+                 const int32_t *ids) {
     mk_ops_op_begin(ops);
     if (!ops->dry) {
         embed_work w = {y, table, dtype, row_bytes, ids};
@@ -37,7 +39,7 @@ void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, si
     mk_ops_op_end(ops, MK_OP_EMBED);
 }
 
-// --- row by row ------------------------------------------------------------------------------------------------------
+// --- row by row ----------------------------------------------------------------------------------
 typedef struct {
     const mk_kernels *k;
     mk_mat y, a, b;
@@ -129,7 +131,7 @@ void mk_op_copy(mk_ops *ops, mk_mat y, mk_mat x) {
     mk_ops_op_end(ops, MK_OP_COPY);
 }
 
-// --- rotary embedding ------------------------------------------------------------------------------------------------
+// --- rotary embedding ----------------------------------------------------------------------------
 typedef struct {
     mk_mat m, cs;
     const mk_rope *r;
@@ -155,18 +157,20 @@ static void run_angles(void *arg, int ith, int n_thread) {
     }
 }
 
-void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *inv_freq, int64_t n_pair, double factor) {
+void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *inv_freq,
+                       int64_t n_pair, double factor) {
     mk_ops_op_begin(ops);
     MK_ASSERT(cs.n_col == 2 * n_pair);
     if (!ops->dry) {
-        rope_work w = {.cs = cs, .pos = pos, .inv_freq = inv_freq, .n_pair = n_pair, .factor = factor};
+        rope_work w = {
+            .cs = cs, .pos = pos, .inv_freq = inv_freq, .n_pair = n_pair, .factor = factor};
         mk_ops_run(ops, cs.n_row * n_pair >= 256, run_angles, &w);
     }
     mk_ops_op_end(ops, MK_OP_ROPE_ANGLES);
 }
 
-// Plain C and separate roundings (product, product, sum), as the official implementations do in float32; the compiler may
-// vectorise, it may not fuse.
+// Plain C and separate roundings (product, product, sum), as the official implementations do in
+// float32; the compiler may vectorise, it may not fuse.
 static void rotate_half(float *restrict x, const float *restrict cs, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float a = x[i], b = x[i + n], c = cs[i], s = cs[n + i];
@@ -203,7 +207,8 @@ static void run_rope(void *arg, int ith, int n_thread) {
 
 void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
     mk_ops_op_begin(ops);
-    MK_ASSERT(cs.n_row == x.n_row && cs.n_col == 2 * r->n_pair && r->first + 2 * r->n_pair <= r->head_stride);
+    MK_ASSERT(cs.n_row == x.n_row && cs.n_col == 2 * r->n_pair &&
+              r->first + 2 * r->n_pair <= r->head_stride);
     MK_ASSERT(x.n_col >= (r->n_head - 1) * r->head_stride + r->first + 2 * r->n_pair);
     if (!ops->dry) {
         rope_work w = {.m = x, .cs = cs, .r = r};

@@ -48,7 +48,7 @@ mk_pool *mk_ops_pool(const mk_ops *ops) {
     return ops->pool;
 }
 
-// --- steps -----------------------------------------------------------------------------------------------------------
+// --- steps ---------------------------------------------------------------------------------------
 void mk_ops_begin(mk_ops *ops, bool dry) {
     MK_ASSERT(!ops->in_step);
     ops->in_step = true;
@@ -74,7 +74,9 @@ mk_status mk_ops_reserve(mk_ops *ops, size_t n_bytes, mk_err *err) {
     }
     uint8_t *p = mk_big_alloc(n_bytes);
     if (p == NULL) {
-        return MK_FAIL(err, MK_ENOMEM, "no memory for %zu bytes of scratch; use a smaller batch or fewer threads", n_bytes);
+        return MK_FAIL(err, MK_ENOMEM,
+                       "no memory for %zu bytes of scratch; use a smaller batch or fewer threads",
+                       n_bytes);
     }
     mk_big_free(ops->base, ops->cap);
     ops->base = p;
@@ -89,7 +91,8 @@ void *mk_ops_take(mk_ops *ops, size_t n_bytes) {
     ops->used = (at + n_bytes + 63) / 64 * 64;
     ops->high = ops->used > ops->high ? ops->used : ops->high;
     if (ops->dry) {
-        // Somewhere in the address space, aligned, far from the ends: columns of it can be named, not touched.
+        // Somewhere in the address space, aligned, far from the ends: columns of it can be named,
+        // not touched.
         return (void *)((uintptr_t)1 << 40);
     }
     MK_ASSERT(ops->used <= ops->cap);
@@ -99,7 +102,8 @@ void *mk_ops_take(mk_ops *ops, size_t n_bytes) {
 mk_mat mk_op_new(mk_ops *ops, int64_t n_row, int64_t n_col) {
     MK_ASSERT(n_row >= 0 && n_col >= 0 && n_col <= INT32_MAX && n_row <= INT32_MAX);
     int64_t stride = (n_col + 15) / 16 * 16;
-    return (mk_mat){mk_ops_take(ops, (size_t)n_row * (size_t)stride * sizeof(float)), n_row, n_col, stride};
+    return (mk_mat){mk_ops_take(ops, (size_t)n_row * (size_t)stride * sizeof(float)), n_row, n_col,
+                    stride};
 }
 
 int32_t *mk_op_new_i32(mk_ops *ops, int64_t n) {
@@ -116,7 +120,7 @@ void mk_op_release(mk_ops *ops, size_t mark) {
     ops->used = mark;
 }
 
-// --- taps and times --------------------------------------------------------------------------------------------------
+// --- taps and times ------------------------------------------------------------------------------
 void mk_op_tap(mk_ops *ops, const char *name, int layer, mk_mat m) {
     if (ops->tap != NULL && !ops->dry) {
         ops->tap(ops->tap_arg, name, layer, m);

@@ -6,15 +6,27 @@
 #include "ops/kernels.h"
 
 // Operators by name, for the profile.
-#define MK_OP_MAP(X)                                                                                                 \
-    X(EMBED, "embed") X(RMSNORM, "rmsnorm") X(LINEAR, "linear") X(LINEAR_HEADS, "linear_heads") X(ADD, "add")        \
-    X(SWIGLU, "swiglu") X(COPY, "copy") X(ROPE_ANGLES, "rope_angles") X(ROPE, "rope") X(KV_STORE, "kv_store")        \
-    X(ATTENTION, "attention") X(ROUTE, "route") X(MOE, "moe")
+// clang-format off
+#define MK_OP_MAP(X) \
+    X(EMBED, "embed") \
+    X(RMSNORM, "rmsnorm") \
+    X(LINEAR, "linear") \
+    X(LINEAR_HEADS, "linear_heads") \
+    X(ADD, "add") \
+    X(SWIGLU, "swiglu") \
+    X(COPY, "copy") \
+    X(ROPE_ANGLES, "rope_angles") \
+    X(ROPE, "rope") \
+    X(KV_STORE, "kv_store") \
+    X(ATTENTION, "attention") \
+    X(ROUTE, "route") \
+    X(MOE, "moe")
+// clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,
     MK_OP_MAP(X)
 #undef X
-    MK_OP_N
+        MK_OP_N
 } mk_op_id;
 
 struct mk_ops {
@@ -35,7 +47,8 @@ void *mk_ops_take(mk_ops *ops, size_t n_bytes);
 void mk_ops_op_begin(mk_ops *ops);
 void mk_ops_op_end(mk_ops *ops, mk_op_id id);
 
-// Runs fn on the pool, or here when there is too little to share.  fn divides by its ith and n_thread.
+// Runs fn on the pool, or here when there is too little to share.  fn divides by its ith and
+// n_thread.
 void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg);
 
 // A list of linears as one stretch of work, in row tiles weighted by their tokens.

@@ -1,7 +1,9 @@
-// Weights repacked for the kernels: 16 output rows interleaved (docs/numerics.md, ops/cpu/linear_*.c state the layouts).
+// Weights repacked for the kernels: 16 output rows interleaved (docs/numerics.md,
+// ops/cpu/linear_*.c state the layouts).
 //
-// Packing reads 16 rows side by side, a few hundred columns at a time, through buffers on the stack: no second copy of the
-// tensor exists.  Threads divide the row tiles.  Quantised types: pack_int.c.
+// Packing reads 16 rows side by side, a few hundred columns at a time, through buffers on the
+// stack: no second copy of the tensor exists.  Threads divide the row tiles.  Quantised types:
+// pack_int.c.
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +17,10 @@
 // Layout of the packed form, data not allocated.  false if the type or the shape cannot be packed.
 static bool layout_of(const mk_weight_src *src, mk_weight *w) {
     const mk_dtype_info *info = mk_dtype_get((int64_t)src->dtype);
-    *w = (mk_weight){.n_mat = src->n_mat, .n_out = src->n_out, .n_in = src->n_in, .dtype = src->dtype};
-    if (info == NULL || src->n_mat <= 0 || src->n_out <= 0 || src->n_in <= 0 || src->n_in > INT32_MAX ||
-        src->n_out > INT32_MAX || src->n_in % info->block != 0) {
+    *w = (mk_weight){
+        .n_mat = src->n_mat, .n_out = src->n_out, .n_in = src->n_in, .dtype = src->dtype};
+    if (info == NULL || src->n_mat <= 0 || src->n_out <= 0 || src->n_in <= 0 ||
+        src->n_in > INT32_MAX || src->n_out > INT32_MAX || src->n_in % info->block != 0) {
         return false;
     }
     if (info->group != 0) {
@@ -62,7 +65,8 @@ mk_status mk_weight_layout(const mk_weight_src *src, mk_weight *out, mk_err *err
     if (!sized_layout(src, out, &total)) {
         const mk_dtype_info *info = mk_dtype_get((int64_t)src->dtype);
         return MK_FAIL(err, MK_EUNSUPPORTED,
-                       "weights of type %s with %lld x %lld x %lld elements cannot be packed; expected a float or quantised "
+                       "weights of type %s with %lld x %lld x %lld elements cannot be packed; "
+                       "expected a float or quantised "
                        "type, rows of whole blocks and a size that fits memory",
                        info != NULL && info->name != NULL ? info->name : "?", (long long)src->n_mat,
                        (long long)src->n_out, (long long)src->n_in);
@@ -90,7 +94,7 @@ void mk_weight_free(mk_weight *w) {
     }
 }
 
-// --- one tile of 16 rows ---------------------------------------------------------------------------------------------
+// --- one tile of 16 rows -------------------------------------------------------------------------
 typedef struct {
     const mk_weight_src *src;
     const mk_weight *w;
@@ -137,9 +141,10 @@ static void tile_plain(const pack_job *job, const uint8_t *const *row, uint8_t *
     if (job->w->kind == MK_PACK_BF16) {
         int64_t pairs = n_in / 2;
         for (int64_t k = 0; k < pairs; k += CHUNK) {
-            tile_words(row, k, pairs - k < CHUNK ? pairs - k : CHUNK, (uint32_t *)dst + k * MK_TILE);
+            tile_words(row, k, pairs - k < CHUNK ? pairs - k : CHUNK,
+                       (uint32_t *)dst + k * MK_TILE);
         }
-        for (int r = 0; r < MK_TILE && n_in % 2 != 0; r++) { // the last element's partner is zero
+        for (int r = 0; r < MK_TILE && n_in % 2 != 0; r++) {  // the last element's partner is zero
             uint16_t last[2] = {0, 0};
             if (row[r] != NULL) {
                 memcpy(last, row[r] + (size_t)(n_in - 1) * 2, 2);
@@ -158,11 +163,14 @@ static void tile_plain(const pack_job *job, const uint8_t *const *row, uint8_t *
     }
 }
 
-// A NaN among the codes of a group becomes a NaN scale, because the kernels widen codes without a test.
+// A NaN among the codes of a group becomes a NaN scale, because the kernels widen codes without a
+// test.
 static float f8_scale(const pack_job *job, const uint8_t *codes, int64_t n, int64_t r, int64_t k) {
     const mk_weight_src *src = job->src;
     int64_t at = src->row_map != NULL ? src->row_map[r] : r;
-    float scale = src->tile_scale != NULL ? src->tile_scale[at / MK_F8_GROUP * src->tile_cols + k / MK_F8_GROUP] : 1.0f;
+    float scale = src->tile_scale != NULL
+                      ? src->tile_scale[at / MK_F8_GROUP * src->tile_cols + k / MK_F8_GROUP]
+                      : 1.0f;
     for (int64_t i = 0; i < n; i++) {
         if ((codes[i] & 0x7F) == 0x7F) {
             return mk_f32_from_bits(0x7FC00000);
@@ -206,19 +214,22 @@ static void pack_tiles(void *arg, int ith, int n_thread) {
     }
 }
 
-mk_status mk_weight_pack_one(const mk_weight_src *src, int64_t m, mk_pool *pool, mk_weight *w, mk_err *err) {
+mk_status mk_weight_pack_one(const mk_weight_src *src, int64_t m, mk_pool *pool, mk_weight *w,
+                             mk_err *err) {
     mk_weight layout;
     size_t total;
     if (!sized_layout(src, &layout, &total) || layout.kind != w->kind || layout.dtype != w->dtype ||
         layout.mat_bytes != w->mat_bytes || layout.n_out != w->n_out || layout.n_in != w->n_in) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "matrix %lld has type %d and shape %lld x %lld, the others have %d and "
-                       "%lld x %lld: all experts of a layer must be alike", (long long)m, (int)src->dtype,
-                       (long long)src->n_out, (long long)src->n_in, (int)w->dtype, (long long)w->n_out,
-                       (long long)w->n_in);
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "matrix %lld has type %d and shape %lld x %lld, the others have %d and "
+                       "%lld x %lld: all experts of a layer must be alike",
+                       (long long)m, (int)src->dtype, (long long)src->n_out, (long long)src->n_in,
+                       (int)w->dtype, (long long)w->n_out, (long long)w->n_in);
     }
     MK_ASSERT(m >= 0 && m < w->n_mat && w->data != NULL);
-    pack_job job = {.src = src, .w = w, .dst = w->data + (size_t)m * w->mat_bytes, .data = src->data};
-    uint64_t fpu = mk_fpu_enter(); // as the workers: all threads treat subnormal scales alike
+    pack_job job = {
+        .src = src, .w = w, .dst = w->data + (size_t)m * w->mat_bytes, .data = src->data};
+    uint64_t fpu = mk_fpu_enter();  // as the workers: all threads treat subnormal scales alike
     mk_pool_run(pool, pack_tiles, &job);
     mk_fpu_leave(fpu);
     return MK_OK;

@@ -1,7 +1,9 @@
-// Quantised weights repacked: 16 rows interleaved, as int8 or 4-bit codes with one scale (and shift) per group.
+// Quantised weights repacked: 16 rows interleaved, as int8 or 4-bit codes with one scale (and
+// shift) per group.
 //
-// All values come from mk_dtype_row_ints, the only definition of the types.  Two facts are added here to store scales as
-// small as the source does, without changing the float32 scale that the kernels compute:
+// All values come from mk_dtype_row_ints, the only definition of the types.  Two facts are added
+// here to store scales as small as the source does, without changing the float32 scale that the
+// kernels compute:
 //   - types of 32 columns keep their scale as f16: converting it back is exact;
 //   - in the K types scale = d * integer, exactly, with one f16 d per 256 columns: the integer is scale / d.
 #include "ops/pack_int.h"
@@ -9,36 +11,40 @@
 #include <string.h>
 
 #include "base/mathx.h"
-#include "format/dtype_int.h"
 
 #define CHUNK MK_SUPER  // columns at a time; every block of every quantised type divides it
 
-// MXFP4 codes: e2m1 times two (OCP Microscaling formats 1.0).
-static const int8_t table_mxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-static const int8_t table_unsigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-static const int8_t table_signed[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-
-// Types that are not packed as int8 with float32 scales.  d_at and min_at: offsets of d and dmin in a block of 256.
+// Types that are not packed as int8 with float32 scales.
 typedef struct {
     mk_dtype dtype;
     mk_scale_kind scales;
-    const int8_t *table;  // 4-bit types
-    int d_at, min_at;     // MK_SCALE_SUPER
+    bool four_bits;
+    mk_dtype codes;    // 4 bits: the type with blocks of 32 that has the same codes
+    int d_at, min_at;  // MK_SCALE_SUPER: offsets of d and dmin in a block of 256
 } int_row;
 
+// clang-format off
 static const int_row int_rows[] = {
-    {MK_DTYPE_Q4_0, MK_SCALE_F16, table_signed, 0, 0},     {MK_DTYPE_Q4_1, MK_SCALE_F16, table_unsigned, 0, 0},
-    {MK_DTYPE_Q5_0, MK_SCALE_F16, NULL, 0, 0},             {MK_DTYPE_Q5_1, MK_SCALE_F16, NULL, 0, 0},
-    {MK_DTYPE_Q8_0, MK_SCALE_F16, NULL, 0, 0},             {MK_DTYPE_TQ1_0, MK_SCALE_F16, NULL, 0, 0},
-    {MK_DTYPE_TQ2_0, MK_SCALE_F16, NULL, 0, 0},            {MK_DTYPE_IQ4_NL, MK_SCALE_F16, mk_table_iq4, 0, 0},
-    {MK_DTYPE_MXFP4, MK_SCALE_F32, table_mxfp4, 0, 0},     {MK_DTYPE_IQ4_XS, MK_SCALE_SUPER, mk_table_iq4, 0, 0},
-    {MK_DTYPE_Q4_K, MK_SCALE_SUPER, table_unsigned, 0, 2}, {MK_DTYPE_Q5_K, MK_SCALE_SUPER, NULL, 0, 2},
-    {MK_DTYPE_Q2_K, MK_SCALE_SUPER, NULL, 80, 82},         {MK_DTYPE_Q3_K, MK_SCALE_SUPER, NULL, 108, 0},
-    {MK_DTYPE_Q6_K, MK_SCALE_SUPER, NULL, 208, 0},
+    {MK_DTYPE_Q5_0, MK_SCALE_F16, false, 0, 0, 0},
+    {MK_DTYPE_Q5_1, MK_SCALE_F16, false, 0, 0, 0},
+    {MK_DTYPE_Q8_0, MK_SCALE_F16, false, 0, 0, 0},
+    {MK_DTYPE_TQ1_0, MK_SCALE_F16, false, 0, 0, 0},
+    {MK_DTYPE_TQ2_0, MK_SCALE_F16, false, 0, 0, 0},
+    {MK_DTYPE_Q4_0, MK_SCALE_F16, true, MK_DTYPE_Q4_0, 0, 0},
+    {MK_DTYPE_Q4_1, MK_SCALE_F16, true, MK_DTYPE_Q4_1, 0, 0},
+    {MK_DTYPE_IQ4_NL, MK_SCALE_F16, true, MK_DTYPE_IQ4_NL, 0, 0},
+    {MK_DTYPE_MXFP4, MK_SCALE_F32, true, MK_DTYPE_MXFP4, 0, 0},
+    {MK_DTYPE_IQ4_XS, MK_SCALE_SUPER, true, MK_DTYPE_IQ4_NL, 0, 0},
+    {MK_DTYPE_Q4_K, MK_SCALE_SUPER, true, MK_DTYPE_Q4_1, 0, 2},
+    {MK_DTYPE_Q5_K, MK_SCALE_SUPER, false, 0, 0, 2},
+    {MK_DTYPE_Q2_K, MK_SCALE_SUPER, false, 0, 80, 82},
+    {MK_DTYPE_Q3_K, MK_SCALE_SUPER, false, 0, 108, 0},
+    {MK_DTYPE_Q6_K, MK_SCALE_SUPER, false, 0, 208, 0},
 };
+// clang-format on
 
 static const int_row *int_row_of(mk_dtype t) {
-    static const int_row other = {MK_DTYPE_N, MK_SCALE_F32, NULL, 0, 0};
+    static const int_row other = {MK_DTYPE_N, MK_SCALE_F32, false, 0, 0, 0};
     for (size_t i = 0; i < sizeof int_rows / sizeof int_rows[0]; i++) {
         if (int_rows[i].dtype == t) {
             return &int_rows[i];
@@ -47,13 +53,29 @@ static const int_row *int_row_of(mk_dtype t) {
     return &other;
 }
 
+// The values of the 16 codes, by decoding a block in which they count up: in 4-bit types with
+// blocks of 32 the last 16 bytes hold the codes, element i in the low nibble of byte i.
+static void table_of(mk_dtype t, int8_t table[16]) {
+    uint8_t block[32] = {0};
+    int8_t q[32];
+    float scale, shift;
+    size_t codes = (size_t)mk_dtype_get((int64_t)t)->block_bytes - 16;
+    for (size_t i = 0; i < 16; i++) {
+        block[codes + i] = (uint8_t)i;
+    }
+    mk_dtype_row_ints(t, block, 32, q, &scale, &shift);
+    memcpy(table, q, 16);
+}
+
 bool mk_pack_int_layout(const mk_dtype_info *info, mk_weight *w) {
     const int_row *row = int_row_of(w->dtype);
-    w->kind = row->table != NULL ? MK_PACK_I4 : MK_PACK_I8;
+    w->kind = row->four_bits ? MK_PACK_I4 : MK_PACK_I8;
     w->scales = row->scales;
     w->group = info->group;
     w->has_shift = info->has_shift;
-    memcpy(w->table, row->table != NULL ? row->table : table_unsigned, sizeof w->table);
+    if (row->four_bits) {
+        table_of(row->codes, w->table);
+    }
     return w->n_in % 32 == 0 && CHUNK % info->block == 0;
 }
 
@@ -63,6 +85,10 @@ typedef struct {
     float scale[MK_TILE][CHUNK / 16], shift[MK_TILE][CHUNK / 16];
     uint16_t d[MK_TILE], min[MK_TILE];
 } int_chunk;
+
+static uint16_t load_u16(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
 
 static uint32_t load_word(const int8_t *q) {
     uint32_t v;
@@ -83,7 +109,8 @@ static void put_i8(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) 
 static void put_i4(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) {
     for (int r = 0; r < MK_TILE; r++) {
         for (int64_t i = 0; i < group; i += 8) {
-            dst[i / 8 * MK_TILE + r] = load_word(c->q[r] + k + i) | load_word(c->q[r] + k + i + 4) << 4;
+            dst[i / 8 * MK_TILE + r] = load_word(c->q[r] + k + i) | load_word(c->q[r] + k + i + 4)
+                                                                        << 4;
         }
     }
 }
@@ -104,8 +131,8 @@ static void to_codes(const mk_weight *w, const uint8_t *code, int8_t *q, int64_t
     }
 }
 
-static void load_chunk(const mk_weight *w, const uint8_t *const *row, int64_t k, int64_t n, const uint8_t *code,
-                       int_chunk *c) {
+static void load_chunk(const mk_weight *w, const uint8_t *const *row, int64_t k, int64_t n,
+                       const uint8_t *code, int_chunk *c) {
     const mk_dtype_info *info = mk_dtype_get((int64_t)w->dtype);
     const int_row *type = int_row_of(w->dtype);
     size_t at = (size_t)(k / info->block) * (size_t)info->block_bytes;
@@ -119,8 +146,9 @@ static void load_chunk(const mk_weight *w, const uint8_t *const *row, int64_t k,
         }
         mk_dtype_row_ints(w->dtype, row[r] + at, n, c->q[r], c->scale[r], c->shift[r]);
         if (w->scales == MK_SCALE_SUPER) {
-            c->d[r] = mk_load_u16(row[r] + at + type->d_at);
-            c->min[r] = (uint16_t)(mk_load_u16(row[r] + at + type->min_at) ^ 0x8000);  // the shift is -dmin * m
+            c->d[r] = load_u16(row[r] + at + type->d_at);
+            c->min[r] = (uint16_t)(load_u16(row[r] + at + type->min_at) ^
+                                   0x8000);  // the shift is -dmin * m
         }
         if (w->kind == MK_PACK_I4) {
             to_codes(w, code, c->q[r], n);
@@ -137,8 +165,8 @@ static int8_t integer_of(float v, uint16_t d) {
 }
 
 // The scales (or shifts) of group g; returns the place behind them.
-static uint8_t *put_scales(mk_scale_kind kind, float (*value)[CHUNK / 16], const uint16_t *super, int64_t g,
-                           uint8_t *dst) {
+static uint8_t *put_scales(mk_scale_kind kind, float (*value)[CHUNK / 16], const uint16_t *super,
+                           int64_t g, uint8_t *dst) {
     for (int r = 0; r < MK_TILE; r++) {
         float v = value[r][g];
         if (kind == MK_SCALE_F32) {
@@ -180,7 +208,7 @@ static uint8_t *put_chunk(const mk_weight *w, int_chunk *c, int64_t n, uint8_t *
 
 void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst) {
     int_chunk c;
-    uint8_t code[256] = {0};  // 4-bit table types: code of each value (index value + 128)
+    uint8_t code[256] = {0};         // 4-bit table types: code of each value (index value + 128)
     for (int i = 15; i >= 0; i--) {  // of two codes with one value (MXFP4's zeros) the lower wins
         code[w->table[i] + 128] = (uint8_t)i;
     }

@@ -6,7 +6,8 @@
 
 #define MK_TILE 16  // rows
 
-// Fills kind, scales, group, has_shift and table of w (n_in and dtype are set).  false if it cannot be packed.
+// Fills kind, scales, group, has_shift and table of w (n_in and dtype are set).  false if it cannot
+// be packed.
 bool mk_pack_int_layout(const mk_dtype_info *info, mk_weight *w);
 // One tile: 16 source rows (NULL beyond the last) to mk_weight_tile_bytes at dst.
 void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst);

@@ -20,7 +20,8 @@ extern const mk_kernels mk_kernels_avx2, mk_kernels_avx512, mk_kernels_avx512bf1
 
 // These also ask the operating system (XGETBV) whether it saves the registers.
 static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
 }
 static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -34,7 +35,7 @@ static bool has_avx512bf16(void) {
 #include <sys/auxv.h>
 extern const mk_kernels mk_kernels_neon;
 static bool has_dotprod(void) {
-    return (getauxval(AT_HWCAP) >> 20 & 1) != 0; // HWCAP_ASIMDDP
+    return (getauxval(AT_HWCAP) >> 20 & 1) != 0;  // HWCAP_ASIMDDP
 }
 #endif
 
@@ -71,7 +72,8 @@ static void list_here(char *buf, size_t n) {
     size_t len = 0;
     buf[0] = 0;
     for (int i = 0; mk_kernels_at(i) != NULL && len < n; i++) {
-        len += (size_t)snprintf(buf + len, n - len, "%s%s", i > 0 ? ", " : "", mk_kernels_at(i)->name);
+        len +=
+            (size_t)snprintf(buf + len, n - len, "%s%s", i > 0 ? ", " : "", mk_kernels_at(i)->name);
     }
 }
 
@@ -93,10 +95,15 @@ mk_status mk_kernels_find(const char *name, const mk_kernels **out, mk_err *err)
     list_here(here, sizeof here);
     for (size_t i = 0; i < sizeof known_names / sizeof known_names[0]; i++) {
         if (strcmp(name, known_names[i]) == 0) {
-            return MK_FAIL(err, MK_EUSAGE, "instruction set %s: this processor or build does not have it; here: auto, %s",
-                           name, here);
+            return MK_FAIL(
+                err, MK_EUSAGE,
+                "instruction set %s: this processor or build does not have it; here: auto, %s",
+                name, here);
         }
     }
-    return MK_FAIL(err, MK_EUSAGE, "unknown instruction set \"%.40s\"; known: auto, scalar, avx2, avx512, avx512bf16, "
-                   "neon; here: %s", name, here);
+    return MK_FAIL(
+        err, MK_EUSAGE,
+        "unknown instruction set \"%.40s\"; known: auto, scalar, avx2, avx512, avx512bf16, "
+        "neon; here: %s",
+        name, here);
 }

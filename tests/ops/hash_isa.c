@@ -3,8 +3,8 @@
 //     ops_hash_isa NAME [THREADS]    prints the hash of one set
 //     ops_hash_isa                   every set of this machine with 1, 2 and 3 threads; fails if any two differ
 //
-// The proof that bits do not depend on the processor: the same number must come out of scalar, avx2, avx512, avx512bf16 and
-// neon, on x86-64 and on aarch64.  Inputs are drawn by integers only.
+// The proof that bits do not depend on the processor: the same number must come out of scalar,
+// avx2, avx512, avx512bf16 and neon, on x86-64 and on aarch64.  Inputs are drawn by integers only.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,22 +54,26 @@ static void run(mk_ops *ops, step_fn fn, void *arg) {
     }
 }
 
-// --- linear and experts ----------------------------------------------------------------------------------------------
-static mk_weight random_weight(mk_dtype t, int64_t n_mat, int64_t n_out, int64_t n_in, mk_pool *pool, uint64_t seed) {
+// --- linear and experts --------------------------------------------------------------------------
+static mk_weight random_weight(mk_dtype t, int64_t n_mat, int64_t n_out, int64_t n_in,
+                               mk_pool *pool, uint64_t seed) {
     size_t row = 0;
     if (!mk_dtype_row_bytes(t, n_in, &row)) {
         abort();
     }
     uint8_t *data = mk_try_alloc((size_t)(n_mat * n_out), row);
     float *f = floats(n_mat * n_out * n_in, seed);
-    if (mk_dtype_from_f32(t, f, n_mat * n_out * n_in, data, NULL) != MK_OK) { // no writer: random blocks, tame scales
+    if (mk_dtype_from_f32(t, f, n_mat * n_out * n_in, data, NULL) !=
+        MK_OK) {  // no writer: random blocks, tame scales
         const mk_dtype_info *info = mk_dtype_get((int64_t)t);
         for (size_t i = 0; i < (size_t)(n_mat * n_out) * row; i++) {
             data[i] = (uint8_t)mk_rng_u64(seed, i);
         }
-        for (size_t b = 0; info->group != 0 && b < (size_t)(n_mat * n_out) * row; b += (size_t)info->block_bytes) {
+        for (size_t b = 0; info->group != 0 && b < (size_t)(n_mat * n_out) * row;
+             b += (size_t)info->block_bytes) {
             size_t at = t == MK_DTYPE_Q6_K ? 208 : t == MK_DTYPE_Q3_K ? 108 : 0;
-            uint8_t tame[4] = {data[b + at], 0x21, data[b + at + 2], 0x1D}; // two f16 of about 0.01
+            uint8_t tame[4] = {data[b + at], 0x21, data[b + at + 2],
+                               0x1D};  // two f16 of about 0.01
             memcpy(data + b + at, tame, t == MK_DTYPE_Q4_K || t == MK_DTYPE_Q4_1 ? 4 : 2);
         }
         for (size_t i = 0; t == MK_DTYPE_F8_E4M3 && i < (size_t)(n_mat * n_out) * row; i++) {
@@ -104,8 +108,9 @@ static void step_moe(mk_ops *ops, void *arg) {
 }
 
 static void hash_linears(mk_ops *ops) {
-    static const mk_dtype types[] = {MK_DTYPE_F32,  MK_DTYPE_F16,  MK_DTYPE_BF16, MK_DTYPE_F8_E4M3, MK_DTYPE_Q8_0,
-                                     MK_DTYPE_Q4_0, MK_DTYPE_Q4_1, MK_DTYPE_Q4_K, MK_DTYPE_Q6_K,    MK_DTYPE_IQ4_NL};
+    static const mk_dtype types[] = {MK_DTYPE_F32,  MK_DTYPE_F16,   MK_DTYPE_BF16, MK_DTYPE_F8_E4M3,
+                                     MK_DTYPE_Q8_0, MK_DTYPE_Q4_0,  MK_DTYPE_Q4_1, MK_DTYPE_Q4_K,
+                                     MK_DTYPE_Q6_K, MK_DTYPE_IQ4_NL};
     enum { OUT = 83, IN = 512, TOK = 19 };
     float *x = floats(TOK * IN, 1), *bias = floats(OUT, 2), *y = floats(TOK * OUT, 3);
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
@@ -133,7 +138,11 @@ static void hash_experts(mk_ops *ops) {
     mk_weight gate = random_weight(MK_DTYPE_Q8_0, E, FF, D, mk_ops_pool(ops), 30);
     mk_weight up = random_weight(MK_DTYPE_Q8_0, E, FF, D, mk_ops_pool(ops), 31);
     mk_weight down = random_weight(MK_DTYPE_BF16, E, D, FF, mk_ops_pool(ops), 32);
-    linear_step s = {{x, TOK, D, D}, {y, TOK, D, D}, NULL, NULL, {&gate, &up, &down, sel, {w, TOK, USED, USED}, USED}};
+    linear_step s = {{x, TOK, D, D},
+                     {y, TOK, D, D},
+                     NULL,
+                     NULL,
+                     {&gate, &up, &down, sel, {w, TOK, USED, USED}, USED}};
     run(ops, step_moe, &s);
     add_mat(s.y);
     mk_weight_free(&gate);
@@ -144,7 +153,7 @@ static void hash_experts(mk_ops *ops) {
     mk_free(w);
 }
 
-// --- rows ------------------------------------------------------------------------------------------------------------
+// --- rows ----------------------------------------------------------------------------------------
 typedef struct {
     mk_mat x, u, cs, logits, w;
     const float *weight;
@@ -166,7 +175,8 @@ static void step_rows(mk_ops *ops, void *arg) {
 
 static void hash_rows(mk_ops *ops) {
     enum { TOK = 13, D = 121, E = 32, USED = 4 };
-    float *x = floats(TOK * D, 40), *u = floats(TOK * D, 41), *w = floats(D, 42), *cs = floats(TOK * 32, 43);
+    float *x = floats(TOK * D, 40), *u = floats(TOK * D, 41), *w = floats(D, 42),
+          *cs = floats(TOK * 32, 43);
     float *logits = floats(TOK * E, 44), *weights = floats(TOK * USED, 45), *bias = floats(E, 46);
     int32_t pos[TOK], sel[TOK * USED];
     for (int i = 0; i < TOK; i++) {
@@ -175,8 +185,14 @@ static void hash_rows(mk_ops *ops) {
     const mk_route routes[] = {{E, USED, MK_SCORE_SOFTMAX, MK_GROUP_MAX, 8, 3, false, 2.0f, NULL},
                                {E, USED, MK_SCORE_SIGMOID, MK_GROUP_TOP2, 8, 4, true, 2.5f, bias}};
     for (int i = 0; i < 2; i++) {
-        rows_step s = {{x, TOK, D, D},           {u, TOK, D, D}, {cs, TOK, 32, 32}, {logits, TOK, E, E},
-                       {weights, TOK, USED, USED}, w,              pos,               sel,
+        rows_step s = {{x, TOK, D, D},
+                       {u, TOK, D, D},
+                       {cs, TOK, 32, 32},
+                       {logits, TOK, E, E},
+                       {weights, TOK, USED, USED},
+                       w,
+                       pos,
+                       sel,
                        &routes[i]};
         run(ops, step_rows, &s);
         add_mat(s.x);
@@ -193,7 +209,7 @@ static void hash_rows(mk_ops *ops) {
     mk_free(bias);
 }
 
-// --- attention -------------------------------------------------------------------------------------------------------
+// --- attention -----------------------------------------------------------------------------------
 typedef struct {
     const mk_attn *a;
     mk_kv_layer kv;
@@ -216,11 +232,19 @@ static void hash_attention(mk_ops *ops, const mk_attn *a, uint64_t seed) {
         pos[i] = i;
         tables[i] = table;
     }
-    int64_t kc = a->n_kv_head * a->d_k, vc = a->n_kv_head * a->d_v, qc = a->n_head * a->d_k, yc = a->n_head * a->d_v;
-    float *k = floats(TOK * kc, seed), *v = floats(TOK * vc, seed + 1), *q = floats(TOK * qc, seed + 2);
+    int64_t kc = a->n_kv_head * a->d_k, vc = a->n_kv_head * a->d_v, qc = a->n_head * a->d_k,
+            yc = a->n_head * a->d_v;
+    float *k = floats(TOK * kc, seed), *v = floats(TOK * vc, seed + 1),
+          *q = floats(TOK * qc, seed + 2);
     float *y = floats(TOK * yc, seed + 3);
     mk_kv_layer kv = {mk_zalloc(3 * mk_attn_block_bytes(a)), mk_attn_block_bytes(a)};
-    attn_step s = {a, kv, {TOK, pos, tables}, {k, TOK, kc, kc}, {v, TOK, vc, vc}, {q, TOK, qc, qc}, {y, TOK, yc, yc}};
+    attn_step s = {a,
+                   kv,
+                   {TOK, pos, tables},
+                   {k, TOK, kc, kc},
+                   {v, TOK, vc, vc},
+                   {q, TOK, qc, qc},
+                   {y, TOK, yc, yc}};
     run(ops, step_attention, &s);
     add_mat(s.y);
     mk_free(kv.base);
@@ -234,7 +258,13 @@ static void hash_attentions(mk_ops *ops) {
     static const mk_attn shapes[] = {
         {.n_head = 8, .n_kv_head = 2, .d_k = 64, .d_v = 64, .type = MK_KV_F32, .scale = 0.125f},
         {.n_head = 6, .n_kv_head = 2, .d_k = 40, .d_v = 24, .type = MK_KV_F16, .scale = 0.15f},
-        {.n_head = 16, .n_kv_head = 1, .d_k = 72, .d_v = 64, .latent = true, .type = MK_KV_F16, .scale = 0.1f},
+        {.n_head = 16,
+         .n_kv_head = 1,
+         .d_k = 72,
+         .d_v = 64,
+         .latent = true,
+         .type = MK_KV_F16,
+         .scale = 0.1f},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         hash_attention(ops, &shapes[i], 50 + 10 * i);

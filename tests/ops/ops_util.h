@@ -43,7 +43,8 @@ static inline float *random_floats(uint64_t *state, int64_t n) {
     return p;
 }
 
-// A context with its pool; steps are run twice, dry first, so that the scratch is sized as the engine sizes it.
+// A context with its pool; steps are run twice, dry first, so that the scratch is sized as the
+// engine sizes it.
 typedef struct {
     mk_pool *pool;
     mk_ops *ops;
@@ -77,8 +78,8 @@ static inline void assert_same_floats(const float *a, const float *b, int64_t n,
     for (int64_t i = 0; i < n; i++) {
         uint32_t x = mk_f32_bits(a[i]), y = mk_f32_bits(b[i]);
         if (x != y && !(a[i] != a[i] && b[i] != b[i])) {
-            fail_msg("%s: element %lld of %lld is %a, expected %a", what, (long long)i, (long long)n, (double)a[i],
-                     (double)b[i]);
+            fail_msg("%s: element %lld of %lld is %a, expected %a", what, (long long)i,
+                     (long long)n, (double)a[i], (double)b[i]);
         }
     }
 }

@@ -1,6 +1,7 @@
-// Attention against softmax in double (tolerance: float32 roundings of sums of up to a few hundred terms, about 1e-5), and
-// against itself: every cut of a prompt, batch of sequences, thread count and instruction set must give the same bits, and
-// whatever lies in the cache behind a row's position must not matter.
+// Attention against softmax in double (tolerance: float32 roundings of sums of up to a few hundred
+// terms, about 1e-5), and against itself: every cut of a prompt, batch of sequences, thread count
+// and instruction set must give the same bits, and whatever lies in the cache behind a row's
+// position must not matter.
 #include <math.h>
 
 #include "ops_util.h"
@@ -9,12 +10,13 @@ enum { MAX_BLOCKS = 8 };
 
 typedef struct {
     mk_attn a;
-    int64_t n;            // tokens of the sequence
-    float *k, *v, *q;     // [n, heads * d]; latent: v NULL
+    int64_t n;         // tokens of the sequence
+    float *k, *v, *q;  // [n, heads * d]; latent: v NULL
 } sequence;
 
 static sequence make_sequence(mk_attn a, int64_t n, uint64_t *rng) {
-    sequence s = {a, n, random_floats(rng, n * a.n_kv_head * a.d_k), NULL, random_floats(rng, n * a.n_head * a.d_k)};
+    sequence s = {a, n, random_floats(rng, n * a.n_kv_head * a.d_k), NULL,
+                  random_floats(rng, n * a.n_head * a.d_k)};
     if (!a.latent) {
         s.v = random_floats(rng, n * a.n_kv_head * a.d_v);
     }
@@ -39,7 +41,8 @@ static void naive_row(const sequence *s, int64_t t, int64_t h, double *y) {
     for (int64_t j = 0; j <= t; j++) {
         p[j] = 0;
         for (int64_t d = 0; d < a->d_k; d++) {
-            p[j] += (double)s->q[(t * a->n_head + h) * a->d_k + d] * stored(a, s->k[j * row + kvh * a->d_k + d]);
+            p[j] += (double)s->q[(t * a->n_head + h) * a->d_k + d] *
+                    stored(a, s->k[j * row + kvh * a->d_k + d]);
         }
         p[j] *= (double)a->scale;
         top = p[j] > top ? p[j] : top;
@@ -83,11 +86,12 @@ static float *run_sequence(const bench *b, const sequence *s, int64_t chunk) {
     const mk_attn *a = &s->a;
     int32_t table[MAX_BLOCKS], pos[MAX_BLOCKS * MK_KV_BLOCK];
     const int32_t *tables[MAX_BLOCKS * MK_KV_BLOCK];
-    int64_t yc = a->n_head * a->d_v, kc = a->n_kv_head * a->d_k, vc = a->n_kv_head * a->d_v, qc = a->n_head * a->d_k;
+    int64_t yc = a->n_head * a->d_v, kc = a->n_kv_head * a->d_k, vc = a->n_kv_head * a->d_v,
+            qc = a->n_head * a->d_k;
     float *y = mk_try_alloc((size_t)(s->n * yc), sizeof *y);
     mk_kv_layer kv = stale_cache(a, MAX_BLOCKS);
     for (int i = 0; i < MAX_BLOCKS; i++) {
-        table[i] = (i * 5 + 3) % MAX_BLOCKS; // blocks lie anywhere
+        table[i] = (i * 5 + 3) % MAX_BLOCKS;  // blocks lie anywhere
     }
     for (int64_t t = 0; t < s->n; t++) {
         pos[t] = (int32_t)t;
@@ -117,8 +121,8 @@ static void check_near_naive(const sequence *s, const float *y, const char *what
             for (int64_t d = 0; d < a->d_v; d++) {
                 double got = (double)y[(t * a->n_head + h) * a->d_v + d];
                 if (!(fabs(got - want[d]) < 2e-5 * (1 + fabs(want[d])))) {
-                    fail_msg("%s: row %lld head %lld column %lld: %.8g, expected %.8g", what, (long long)t, (long long)h,
-                             (long long)d, got, want[d]);
+                    fail_msg("%s: row %lld head %lld column %lld: %.8g, expected %.8g", what,
+                             (long long)t, (long long)h, (long long)d, got, want[d]);
                 }
             }
         }
@@ -132,9 +136,27 @@ static const mk_attn shapes[] = {
     {.n_head = 3, .n_kv_head = 3, .d_k = 24, .d_v = 20, .type = MK_KV_F16, .scale = 0.2f},
     {.n_head = 3, .n_kv_head = 1, .d_k = 7, .d_v = 5, .type = MK_KV_F32, .scale = 0.3f},
     {.n_head = 2, .n_kv_head = 1, .d_k = 48, .d_v = 130, .type = MK_KV_F32, .scale = 0.1f},
-    {.n_head = 40, .n_kv_head = 1, .d_k = 36, .d_v = 32, .latent = true, .type = MK_KV_F16, .scale = 0.1f},
-    {.n_head = 70, .n_kv_head = 1, .d_k = 21, .d_v = 17, .latent = true, .type = MK_KV_F32, .scale = 0.1f},
-    {.n_head = 1, .n_kv_head = 1, .d_k = 16, .d_v = 16, .latent = true, .type = MK_KV_F32, .scale = 1.5f},
+    {.n_head = 40,
+     .n_kv_head = 1,
+     .d_k = 36,
+     .d_v = 32,
+     .latent = true,
+     .type = MK_KV_F16,
+     .scale = 0.1f},
+    {.n_head = 70,
+     .n_kv_head = 1,
+     .d_k = 21,
+     .d_v = 17,
+     .latent = true,
+     .type = MK_KV_F32,
+     .scale = 0.1f},
+    {.n_head = 1,
+     .n_kv_head = 1,
+     .d_k = 16,
+     .d_v = 16,
+     .latent = true,
+     .type = MK_KV_F32,
+     .scale = 1.5f},
 };
 
 static void every_cut_gives_the_same_bits(void **state) {
@@ -152,8 +174,8 @@ static void every_cut_gives_the_same_bits(void **state) {
                 bench b = bench_open(mk_kernels_at(k), 1 + (int)(c % 3));
                 float *y = run_sequence(&b, &s, chunks[c]);
                 char what[80];
-                snprintf(what, sizeof what, "%s shape %zu chunk %lld", mk_kernels_name(mk_kernels_at(k)), i,
-                         (long long)chunks[c]);
+                snprintf(what, sizeof what, "%s shape %zu chunk %lld",
+                         mk_kernels_name(mk_kernels_at(k)), i, (long long)chunks[c]);
                 assert_same_floats(y, want, s.n * s.a.n_head * s.a.d_v, what);
                 mk_free(y);
                 bench_close(&b);
@@ -169,7 +191,8 @@ static void sequences_do_not_mix(void **state) {
     (void)state;
     uint64_t rng = 12;
     const mk_attn a = shapes[1];
-    int64_t yc = a.n_head * a.d_v, kc = a.n_kv_head * a.d_k, vc = a.n_kv_head * a.d_v, qc = a.n_head * a.d_k;
+    int64_t yc = a.n_head * a.d_v, kc = a.n_kv_head * a.d_k, vc = a.n_kv_head * a.d_v,
+            qc = a.n_head * a.d_k;
     sequence s[2] = {make_sequence(a, 70, &rng), make_sequence(a, 5, &rng)};
     for (int k = 0; mk_kernels_at(k) != NULL; k++) {
         bench b = bench_open(mk_kernels_at(k), 2);
@@ -190,8 +213,13 @@ static void sequences_do_not_mix(void **state) {
             memcpy(vv + i * vc, from->v + pos[i] * vc, (size_t)vc * 4);
             memcpy(qq + i * qc, from->q + pos[i] * qc, (size_t)qc * 4);
         }
-        attn_step step = {&a,           kv,           {75, pos, tables}, {kk, 75, kc, kc}, {vv, 75, vc, vc},
-                          {qq, 75, qc, qc}, {y, 75, yc, yc}};
+        attn_step step = {&a,
+                          kv,
+                          {75, pos, tables},
+                          {kk, 75, kc, kc},
+                          {vv, 75, vc, vc},
+                          {qq, 75, qc, qc},
+                          {y, 75, yc, yc}};
         run_step(&b, step_attention, &step);
         assert_same_floats(y, want[0], 70 * yc, "first sequence");
         assert_same_floats(y + 70 * yc, want[1], 5 * yc, "second sequence");
@@ -212,7 +240,12 @@ static void no_rows_are_fine(void **state) {
     (void)state;
     const mk_attn a = shapes[0];
     bench b = bench_open(mk_kernels_at(0), 2);
-    attn_step step = {&a, {NULL, 0}, {0, NULL, NULL}, {NULL, 0, 128, 128}, {NULL, 0, 128, 128}, {NULL, 0, 256, 256},
+    attn_step step = {&a,
+                      {NULL, 0},
+                      {0, NULL, NULL},
+                      {NULL, 0, 128, 128},
+                      {NULL, 0, 128, 128},
+                      {NULL, 0, 256, 256},
                       {NULL, 0, 256, 256}};
     run_step(&b, step_attention, &step);
     bench_close(&b);

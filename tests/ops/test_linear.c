@@ -1,7 +1,8 @@
-// Linear layers against their definition in docs/numerics.md, written out naively with fmaf in the stated order: equality is
-// exact.  The integer types are compared with the same formula over mk_dtype_row_ints.  Every instruction set of this machine,
-// several thread counts and batch sizes must give the same bits; a second test bounds the distance to plain double
-// arithmetic on the dequantised weights (the error of rounding activations to 8 bits).
+// Linear layers against their definition in docs/numerics.md, written out naively with fmaf in the
+// stated order: equality is exact.  The integer types are compared with the same formula over
+// mk_dtype_row_ints.  Every instruction set of this machine, several thread counts and batch sizes
+// must give the same bits; a second test bounds the distance to plain double arithmetic on the
+// dequantised weights (the error of rounding activations to 8 bits).
 #include <math.h>
 
 #include "ops_util.h"
@@ -24,19 +25,21 @@ static void put_f16(uint8_t *p, float v) {
     memcpy(p, &h, 2);
 }
 
-// Random bytes are valid blocks of every quantised type, apart from their f16 scales, which must be finite and of a usual
-// size: offsets of the scales per type.
+// Random bytes are valid blocks of every quantised type, apart from their f16 scales, which must be
+// finite and of a usual size: offsets of the scales per type.
 typedef struct {
     mk_dtype dtype;
     int at[2];
 } scale_at;
 static const scale_at scales_at[] = {
-    {MK_DTYPE_Q4_0, {0, -1}},     {MK_DTYPE_Q4_1, {0, 2}},      {MK_DTYPE_Q5_0, {0, -1}},    {MK_DTYPE_Q5_1, {0, 2}},
-    {MK_DTYPE_Q8_0, {0, -1}},     {MK_DTYPE_Q2_K, {80, 82}},    {MK_DTYPE_Q3_K, {108, -1}},  {MK_DTYPE_Q4_K, {0, 2}},
-    {MK_DTYPE_Q5_K, {0, 2}},      {MK_DTYPE_Q6_K, {208, -1}},   {MK_DTYPE_IQ2_XXS, {0, -1}}, {MK_DTYPE_IQ2_XS, {0, -1}},
-    {MK_DTYPE_IQ3_XXS, {0, -1}},  {MK_DTYPE_IQ1_S, {0, -1}},    {MK_DTYPE_IQ4_NL, {0, -1}},  {MK_DTYPE_IQ3_S, {0, -1}},
-    {MK_DTYPE_IQ2_S, {0, -1}},    {MK_DTYPE_IQ4_XS, {0, -1}},   {MK_DTYPE_IQ1_M, {-1, -1}},  {MK_DTYPE_TQ1_0, {52, -1}},
-    {MK_DTYPE_TQ2_0, {64, -1}},   {MK_DTYPE_MXFP4, {-1, -1}},
+    {MK_DTYPE_Q4_0, {0, -1}},    {MK_DTYPE_Q4_1, {0, 2}},     {MK_DTYPE_Q5_0, {0, -1}},
+    {MK_DTYPE_Q5_1, {0, 2}},     {MK_DTYPE_Q8_0, {0, -1}},    {MK_DTYPE_Q2_K, {80, 82}},
+    {MK_DTYPE_Q3_K, {108, -1}},  {MK_DTYPE_Q4_K, {0, 2}},     {MK_DTYPE_Q5_K, {0, 2}},
+    {MK_DTYPE_Q6_K, {208, -1}},  {MK_DTYPE_IQ2_XXS, {0, -1}}, {MK_DTYPE_IQ2_XS, {0, -1}},
+    {MK_DTYPE_IQ3_XXS, {0, -1}}, {MK_DTYPE_IQ1_S, {0, -1}},   {MK_DTYPE_IQ4_NL, {0, -1}},
+    {MK_DTYPE_IQ3_S, {0, -1}},   {MK_DTYPE_IQ2_S, {0, -1}},   {MK_DTYPE_IQ4_XS, {0, -1}},
+    {MK_DTYPE_IQ1_M, {-1, -1}},  {MK_DTYPE_TQ1_0, {52, -1}},  {MK_DTYPE_TQ2_0, {64, -1}},
+    {MK_DTYPE_MXFP4, {-1, -1}},
 };
 #define N_QUANT ((int)(sizeof scales_at / sizeof scales_at[0]))
 
@@ -55,7 +58,7 @@ static void fix_scales(tensor *t, uint64_t *rng) {
         if (t->dtype == MK_DTYPE_MXFP4) {
             p[0] = (uint8_t)(118 + next_int(rng, 8));
         }
-        if (t->dtype == MK_DTYPE_IQ1_M) { // the scale is spread over the top nibbles of four words
+        if (t->dtype == MK_DTYPE_IQ1_M) {  // the scale is spread over the top nibbles of four words
             uint16_t h = mk_f16_from_f32(next_float(rng) * 0.1f);
             for (int i = 0; i < 4; i++) {
                 p[48 + 2 * i + 1] = (uint8_t)((p[48 + 2 * i + 1] & 15) | (h >> (4 * i) & 15) << 4);
@@ -111,7 +114,7 @@ static mk_weight_src source_of(const tensor *t) {
                            .tile_cols = t->tile_cols};
 }
 
-// --- the definition --------------------------------------------------------------------------------------------------
+// --- the definition ------------------------------------------------------------------------------
 static float naive_float(const tensor *t, int64_t o, const float *x) {
     const uint8_t *row = t->data + (size_t)o * t->row_bytes;
     float *w = mk_alloc((size_t)t->n_in * sizeof *w), acc = 0;
@@ -186,7 +189,8 @@ static float *naive(const tensor *t, const float *x, int64_t n_tok, const float 
     uint64_t fpu = mk_fpu_enter();
     for (int64_t i = 0; i < n_tok; i++) {
         for (int64_t o = 0; o < t->n_out; o++) {
-            float v = is_quantised(t->dtype) ? naive_int(t, o, x + i * t->n_in) : naive_float(t, o, x + i * t->n_in);
+            float v = is_quantised(t->dtype) ? naive_int(t, o, x + i * t->n_in)
+                                             : naive_float(t, o, x + i * t->n_in);
             y[i * t->n_out + o] = bias != NULL ? v + bias[o] : v;
         }
     }
@@ -194,7 +198,7 @@ static float *naive(const tensor *t, const float *x, int64_t n_tok, const float 
     return y;
 }
 
-// --- exactness -------------------------------------------------------------------------------------------------------
+// --- exactness -----------------------------------------------------------------------------------
 typedef struct {
     const mk_weight *w;
     const float *bias;
@@ -206,7 +210,8 @@ static void step_linear(mk_ops *ops, void *arg) {
     mk_op_linear(ops, s->y, s->x, s->w, s->bias);
 }
 
-static void check_all_isas(const tensor *t, const float *x, int64_t n_tok, const float *bias, const float *want) {
+static void check_all_isas(const tensor *t, const float *x, int64_t n_tok, const float *bias,
+                           const float *want) {
     float *y = mk_alloc((size_t)(n_tok * t->n_out + 1) * sizeof *y);
     for (int i = 0; mk_kernels_at(i) != NULL; i++) {
         for (int n_thread = 1; n_thread <= 3; n_thread++) {
@@ -217,14 +222,18 @@ static void check_all_isas(const tensor *t, const float *x, int64_t n_tok, const
             assert_int_equal(mk_weight_pack(&src, b.pool, &w, &err), MK_OK);
             assert_int_equal(w.mat_bytes, mk_weight_packed_bytes(&src));
             memset(y, 0xFF, (size_t)(n_tok * t->n_out + 1) * sizeof *y);
-            linear_step s = {&w, bias, {(float *)(uintptr_t)x, n_tok, t->n_in, t->n_in}, {y, n_tok, t->n_out, t->n_out}};
+            linear_step s = {&w,
+                             bias,
+                             {(float *)(uintptr_t)x, n_tok, t->n_in, t->n_in},
+                             {y, n_tok, t->n_out, t->n_out}};
             run_step(&b, step_linear, &s);
             char what[128];
-            snprintf(what, sizeof what, "%s %s [%lld,%lld] x %lld, %d threads", mk_kernels_name(mk_kernels_at(i)),
-                     mk_dtype_get((int64_t)t->dtype)->name, (long long)t->n_out, (long long)t->n_in, (long long)n_tok,
-                     n_thread);
+            snprintf(what, sizeof what, "%s %s [%lld,%lld] x %lld, %d threads",
+                     mk_kernels_name(mk_kernels_at(i)), mk_dtype_get((int64_t)t->dtype)->name,
+                     (long long)t->n_out, (long long)t->n_in, (long long)n_tok, n_thread);
             assert_same_floats(y, want, n_tok * t->n_out, what);
-            assert_true(mk_f32_bits(y[n_tok * t->n_out]) == 0xFFFFFFFF); // nothing behind the last element
+            assert_true(mk_f32_bits(y[n_tok * t->n_out]) ==
+                        0xFFFFFFFF);  // nothing behind the last element
             mk_weight_free(&w);
             bench_close(&b);
         }
@@ -232,9 +241,11 @@ static void check_all_isas(const tensor *t, const float *x, int64_t n_tok, const
     mk_free(y);
 }
 
-static void check_type(mk_dtype dtype, int64_t n_out, int64_t n_in, int64_t n_tok, bool with_bias, uint64_t *rng) {
+static void check_type(mk_dtype dtype, int64_t n_out, int64_t n_in, int64_t n_tok, bool with_bias,
+                       uint64_t *rng) {
     tensor t = random_tensor(dtype, n_out, n_in, rng);
-    float *x = random_floats(rng, n_tok * n_in), *bias = with_bias ? random_floats(rng, n_out) : NULL;
+    float *x = random_floats(rng, n_tok * n_in),
+          *bias = with_bias ? random_floats(rng, n_out) : NULL;
     float *want = naive(&t, x, n_tok, bias);
     check_all_isas(&t, x, n_tok, bias, want);
     tensor_free(&t);
@@ -247,8 +258,9 @@ static const mk_dtype plain_types[] = {MK_DTYPE_F32, MK_DTYPE_F16, MK_DTYPE_BF16
 
 static void plain_types_are_exact(void **state) {
     (void)state;
-    static const int64_t shape[][3] = {{1, 1, 1},   {16, 2, 1},   {17, 33, 2},  {40, 129, 3}, {96, 300, 1}, {130, 64, 5},
-                                       {33, 7, 8},  {50, 256, 9}, {15, 31, 17}, {145, 40, 4}, {64, 128, 6}, {31, 130, 70}};
+    static const int64_t shape[][3] = {{1, 1, 1},    {16, 2, 1},   {17, 33, 2},  {40, 129, 3},
+                                       {96, 300, 1}, {130, 64, 5}, {33, 7, 8},   {50, 256, 9},
+                                       {15, 31, 17}, {145, 40, 4}, {64, 128, 6}, {31, 130, 70}};
     uint64_t rng = 1;
     for (size_t d = 0; d < sizeof plain_types / sizeof plain_types[0]; d++) {
         for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
@@ -259,7 +271,8 @@ static void plain_types_are_exact(void **state) {
 
 static void quantised_types_are_exact(void **state) {
     (void)state;
-    static const int64_t shape[][3] = {{16, 256, 1}, {70, 512, 1}, {33, 256, 2}, {20, 256, 4}, {49, 512, 8}, {17, 256, 13}};
+    static const int64_t shape[][3] = {{16, 256, 1}, {70, 512, 1}, {33, 256, 2},
+                                       {20, 256, 4}, {49, 512, 8}, {17, 256, 13}};
     uint64_t rng = 2;
     for (int d = 0; d < N_QUANT; d++) {
         const mk_dtype_info *info = mk_dtype_get((int64_t)scales_at[d].dtype);
@@ -281,7 +294,7 @@ static void batch_sizes_are_exact(void **state) {
     }
 }
 
-// --- odd activations -------------------------------------------------------------------------------------------------
+// --- odd activations -----------------------------------------------------------------------------
 static void bad_activations_are_contained(void **state) {
     (void)state;
     uint64_t rng = 4;
@@ -289,12 +302,12 @@ static void bad_activations_are_contained(void **state) {
     static const float odd[] = {NAN, INFINITY, -INFINITY, 1e36f, 1e-40f, 1e-37f, -0.0f};
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         float *x = random_floats(&rng, 3 * 64);
-        x[64 + 5] = odd[i]; // only row 1
+        x[64 + 5] = odd[i];  // only row 1
         for (int k = 32; k < 64 && i >= 4; k++) {
             x[64 + k] = odd[i];
         }
         float *want = naive(&t, x, 3, NULL);
-        for (int o = 0; o < 20; o++) { // NaN is dropped, an infinity must not vanish
+        for (int o = 0; o < 20; o++) {  // NaN is dropped, an infinity must not vanish
             assert_true(isfinite(want[o]) && isfinite(want[40 + o]));
             assert_true((i == 1 || i == 2) == !isfinite(want[20 + o]));
         }
@@ -305,9 +318,9 @@ static void bad_activations_are_contained(void **state) {
     tensor_free(&t);
 }
 
-// --- meaning ---------------------------------------------------------------------------------------------------------
-// One activation 127, the others 0: d = 1, q = 127, so the output is 127 times the dequantised weight, up to the roundings of
-// scale*127*q and of adding the shift.
+// --- meaning -------------------------------------------------------------------------------------
+// One activation 127, the others 0: d = 1, q = 127, so the output is 127 times the dequantised
+// weight, up to the roundings of scale*127*q and of adding the shift.
 static void one_hot_returns_the_weights(void **state) {
     (void)state;
     uint64_t rng = 5;
@@ -328,14 +341,15 @@ static void one_hot_returns_the_weights(void **state) {
             for (int o = 0; o < 18; o++) {
                 mk_dtype_to_f32(t.dtype, t.data + (size_t)o * t.row_bytes, 256, w);
                 double want = 127.0 * (double)w[col];
-                // the shift and scale*q may be far larger than their sum; their size is bounded by the row's largest value
+                // the shift and scale*q may be far larger than their sum; their size is bounded by
+                // the row's largest value
                 double big = 0;
                 for (int i = 0; i < 256; i++) {
                     big = fabs((double)w[i]) > big ? fabs((double)w[i]) : big;
                 }
                 if (fabs((double)y[o] - want) > 127 * big * 1e-6) {
-                    fail_msg("%s row %d column %d: %g, expected %g", mk_dtype_get((int64_t)t.dtype)->name, o, col,
-                             (double)y[o], want);
+                    fail_msg("%s row %d column %d: %g, expected %g",
+                             mk_dtype_get((int64_t)t.dtype)->name, o, col, (double)y[o], want);
                 }
             }
         }
@@ -347,13 +361,15 @@ static void one_hot_returns_the_weights(void **state) {
     }
 }
 
-// Distance to double arithmetic: int8 activations keep about 1/254 of each group's maximum, errors add like a random walk.
+// Distance to double arithmetic: int8 activations keep about 1/254 of each group's maximum, errors
+// add like a random walk.
 static void quantised_is_near_double(void **state) {
     (void)state;
     uint64_t rng = 6;
     for (int d = 0; d < N_QUANT; d++) {
         tensor t = random_tensor(scales_at[d].dtype, 16, 1024, &rng);
-        float *x = random_floats(&rng, 1024), *w = mk_alloc(1024 * sizeof *w), *y = naive(&t, x, 1, NULL);
+        float *x = random_floats(&rng, 1024), *w = mk_alloc(1024 * sizeof *w),
+              *y = naive(&t, x, 1, NULL);
         for (int o = 0; o < 16; o++) {
             double want = 0, norm = 0;
             mk_dtype_to_f32(t.dtype, t.data + (size_t)o * t.row_bytes, 1024, w);
@@ -361,10 +377,12 @@ static void quantised_is_near_double(void **state) {
                 want += (double)w[i] * (double)x[i];
                 norm += (double)w[i] * (double)w[i];
             }
-            // step of a group: max|x| / 127 <= 16 / 127; error of one product uniform in half a step, times |w|
+            // step of a group: max|x| / 127 <= 16 / 127; error of one product uniform in half a
+            // step, times |w|
             double tolerance = 6 * sqrt(norm) * 16 / 127 / sqrt(12);
             if (fabs((double)y[o] - want) > tolerance) {
-                fail_msg("%s: %g, expected %g +- %g", mk_dtype_get((int64_t)t.dtype)->name, (double)y[o], want, tolerance);
+                fail_msg("%s: %g, expected %g +- %g", mk_dtype_get((int64_t)t.dtype)->name,
+                         (double)y[o], want, tolerance);
             }
         }
         tensor_free(&t);
@@ -374,7 +392,7 @@ static void quantised_is_near_double(void **state) {
     }
 }
 
-// --- lists, heads, maps ----------------------------------------------------------------------------------------------
+// --- lists, heads, maps --------------------------------------------------------------------------
 typedef struct {
     mk_linear list[4];
     mk_mat x;
@@ -445,7 +463,7 @@ static void heads_use_their_own_matrix(void **state) {
         tensor t = random_tensor(types[d], HEADS * 2 * OUT, IN, &rng);
         int32_t map[OUT];
         for (int i = 0; i < OUT; i++) {
-            map[i] = 2 * (OUT - 1 - i); // every second row, backwards
+            map[i] = 2 * (OUT - 1 - i);  // every second row, backwards
         }
         float *x = random_floats(&rng, TOK * HEADS * XS), y[TOK * HEADS * YS];
         for (int k = 0; mk_kernels_at(k) != NULL; k++) {
@@ -457,13 +475,15 @@ static void heads_use_their_own_matrix(void **state) {
             src.row_map = map;
             src.mat_stride = 2 * OUT * t.row_bytes;
             assert_int_equal(mk_weight_pack(&src, b.pool, &w, NULL), MK_OK);
-            heads_step s = {{y, TOK, HEADS * YS, HEADS * YS}, {x, TOK, HEADS * XS, HEADS * XS}, YS, XS, &w};
+            heads_step s = {
+                {y, TOK, HEADS * YS, HEADS * YS}, {x, TOK, HEADS * XS, HEADS * XS}, YS, XS, &w};
             run_step(&b, step_heads, &s);
             for (int i = 0; i < TOK; i++) {
                 for (int h = 0; h < HEADS; h++) {
                     float *want = naive(&t, x + (i * HEADS + h) * XS, 1, NULL);
                     for (int o = 0; o < OUT; o++) {
-                        assert_same_floats(&y[(i * HEADS + h) * YS + o], &want[h * 2 * OUT + map[o]], 1, "head");
+                        assert_same_floats(&y[(i * HEADS + h) * YS + o],
+                                           &want[h * 2 * OUT + map[o]], 1, "head");
                     }
                     mk_free(want);
                 }
@@ -476,13 +496,14 @@ static void heads_use_their_own_matrix(void **state) {
     }
 }
 
-// --- errors ----------------------------------------------------------------------------------------------------------
+// --- errors --------------------------------------------------------------------------------------
 static void bad_sources_are_refused(void **state) {
     (void)state;
     uint8_t data[64] = {0};
     mk_weight w;
     mk_pool *pool = mk_pool_create(1);
-    mk_weight_src src = {.dtype = MK_DTYPE_I32, .data = data, .n_mat = 1, .n_out = 4, .n_in = 4, .row_bytes = 16};
+    mk_weight_src src = {
+        .dtype = MK_DTYPE_I32, .data = data, .n_mat = 1, .n_out = 4, .n_in = 4, .row_bytes = 16};
     mk_err err = {0};
     assert_int_equal(mk_weight_packed_bytes(&src), 0);
     assert_int_equal(mk_weight_pack(&src, pool, &w, &err), MK_EUNSUPPORTED);
@@ -523,11 +544,16 @@ static void unknown_sets_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_types_are_exact),     cmocka_unit_test(quantised_types_are_exact),
-        cmocka_unit_test(batch_sizes_are_exact),     cmocka_unit_test(bad_activations_are_contained),
-        cmocka_unit_test(one_hot_returns_the_weights), cmocka_unit_test(quantised_is_near_double),
-        cmocka_unit_test(lists_share_the_activations), cmocka_unit_test(heads_use_their_own_matrix),
-        cmocka_unit_test(bad_sources_are_refused),   cmocka_unit_test(unknown_sets_are_refused),
+        cmocka_unit_test(plain_types_are_exact),
+        cmocka_unit_test(quantised_types_are_exact),
+        cmocka_unit_test(batch_sizes_are_exact),
+        cmocka_unit_test(bad_activations_are_contained),
+        cmocka_unit_test(one_hot_returns_the_weights),
+        cmocka_unit_test(quantised_is_near_double),
+        cmocka_unit_test(lists_share_the_activations),
+        cmocka_unit_test(heads_use_their_own_matrix),
+        cmocka_unit_test(bad_sources_are_refused),
+        cmocka_unit_test(unknown_sets_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

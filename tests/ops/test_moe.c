@@ -1,11 +1,12 @@
-// Routing and experts against naive definitions.  Routing is compared with an independent sort-based choice in double with
-// ties broken by id (weights: 1e-6 relative, float32 exp and division); the expert sum is compared exactly with
-// mk_op_linear + mk_op_swiglu per expert and FMAs in ascending expert id, because those have tests of their own.
+// Routing and experts against naive definitions.  Routing is compared with an independent
+// sort-based choice in double with ties broken by id (weights: 1e-6 relative, float32 exp and
+// division); the expert sum is compared exactly with mk_op_linear + mk_op_swiglu per expert and
+// FMAs in ascending expert id, because those have tests of their own.
 #include <math.h>
 
 #include "ops_util.h"
 
-// --- routing ---------------------------------------------------------------------------------------------------------
+// --- routing -------------------------------------------------------------------------------------
 typedef struct {
     const mk_route *r;
     mk_mat logits, w;
@@ -26,7 +27,8 @@ static void naive_route(const mk_route *r, const float *l, int32_t *sel, double 
         top = (double)l[i] > top ? (double)l[i] : top;
     }
     for (int64_t i = 0; i < n; i++) {
-        s[i] = r->score == MK_SCORE_SIGMOID ? 1 / (1 + exp(-(double)l[i])) : exp((double)l[i] - top);
+        s[i] =
+            r->score == MK_SCORE_SIGMOID ? 1 / (1 + exp(-(double)l[i])) : exp((double)l[i] - top);
         sum += s[i];
     }
     for (int64_t i = 0; i < n; i++) {
@@ -84,7 +86,10 @@ static void check_route(const mk_route *r, const float *logits) {
     double want[16];
     for (int k = 0; mk_kernels_at(k) != NULL; k++) {
         bench b = bench_open(mk_kernels_at(k), 2);
-        route_step s = {r, {(float *)(uintptr_t)logits, ROWS, r->n_expert, r->n_expert}, {w, ROWS, r->n_used, r->n_used}, sel};
+        route_step s = {r,
+                        {(float *)(uintptr_t)logits, ROWS, r->n_expert, r->n_expert},
+                        {w, ROWS, r->n_used, r->n_used},
+                        sel};
         run_step(&b, step_route, &s);
         for (int t = 0; t < ROWS; t++) {
             naive_route(r, logits + t * r->n_expert, want_sel, want);
@@ -116,10 +121,10 @@ static void routing_follows_the_definition(void **state) {
     };
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         float *logits = random_floats(&rng, ROWS * routes[i].n_expert);
-        for (int64_t k = 0; k < 10 * routes[i].n_expert; k++) { // ten rows full of ties
+        for (int64_t k = 0; k < 10 * routes[i].n_expert; k++) {  // ten rows full of ties
             logits[k] = (float)next_int(&rng, 3);
         }
-        for (int64_t k = 0; k < routes[i].n_expert; k++) { // and one of nothing else
+        for (int64_t k = 0; k < routes[i].n_expert; k++) {  // and one of nothing else
             logits[k] = 0.5f;
         }
         check_route(&routes[i], logits);
@@ -150,7 +155,7 @@ static void nan_logits_choose_valid_experts(void **state) {
     }
 }
 
-// --- experts ---------------------------------------------------------------------------------------------------------
+// --- experts -------------------------------------------------------------------------------------
 typedef struct {
     mk_mat x, y;
     mk_moe m;
@@ -186,7 +191,9 @@ static void step_expert(mk_ops *ops, void *arg) {
 // One token after the other, one expert after the other.
 static void naive_moe(const bench *b, const moe_step *m) {
     float g[256], u[256], o[256];
-    expert_step s = {.g = {g, 1, m->d_ff, m->d_ff}, .u = {u, 1, m->d_ff, m->d_ff}, .o = {o, 1, m->y.n_col, m->y.n_col}};
+    expert_step s = {.g = {g, 1, m->d_ff, m->d_ff},
+                     .u = {u, 1, m->d_ff, m->d_ff},
+                     .o = {o, 1, m->y.n_col, m->y.n_col}};
     for (int64_t t = 0; t < m->x.n_row; t++) {
         s.x = (mk_mat){m->x.p + t * m->x.stride, 1, m->x.n_col, m->x.stride};
         for (int64_t i = 0; i < m->m.n_used; i++) {
@@ -203,15 +210,21 @@ static void naive_moe(const bench *b, const moe_step *m) {
     }
 }
 
-static mk_weight random_experts(mk_dtype t, int64_t n, int64_t n_out, int64_t n_in, mk_pool *pool, uint64_t *rng) {
+static mk_weight random_experts(mk_dtype t, int64_t n, int64_t n_out, int64_t n_in, mk_pool *pool,
+                                uint64_t *rng) {
     float *f = random_floats(rng, n * n_out * n_in);
     size_t row = 0;
     assert_true(mk_dtype_row_bytes(t, n_in, &row));
     uint8_t *data = mk_try_alloc((size_t)(n * n_out), row);
     assert_int_equal(mk_dtype_from_f32(t, f, n * n_out * n_in, data, NULL), MK_OK);
     mk_weight w;
-    mk_weight_src src = {
-        .dtype = t, .data = data, .n_mat = n, .n_out = n_out, .n_in = n_in, .row_bytes = row, .mat_stride = (size_t)n_out * row};
+    mk_weight_src src = {.dtype = t,
+                         .data = data,
+                         .n_mat = n,
+                         .n_out = n_out,
+                         .n_in = n_in,
+                         .row_bytes = row,
+                         .mat_stride = (size_t)n_out * row};
     assert_int_equal(mk_weight_pack(&src, pool, &w, NULL), MK_OK);
     mk_free(f);
     mk_free(data);
@@ -248,7 +261,10 @@ static void experts_follow_the_definition(void **state) {
             mk_weight down = random_experts(types[(d + 1) % 3], E, D, FF, b.pool, &rng);
             for (size_t i = 0; i < sizeof n_toks / sizeof n_toks[0]; i++) {
                 int64_t n = n_toks[i];
-                moe_step s = {{x, n, D, D}, {y, n, D, D}, {&gate, &up, &down, sel, {w, n, USED, USED}, USED}, FF};
+                moe_step s = {{x, n, D, D},
+                              {y, n, D, D},
+                              {&gate, &up, &down, sel, {w, n, USED, USED}, USED},
+                              FF};
                 run_step(&b, step_moe, &s);
                 s.y.p = want;
                 naive_moe(&b, &s);

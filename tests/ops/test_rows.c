@@ -1,5 +1,6 @@
-// Row operators against plain definitions, exactly where the order of operations is the definition (RMS norm, SwiGLU,
-// rotation), for every instruction set; and the bookkeeping of a step: scratch, dry runs, taps, times.
+// Row operators against plain definitions, exactly where the order of operations is the definition
+// (RMS norm, SwiGLU, rotation), for every instruction set; and the bookkeeping of a step: scratch,
+// dry runs, taps, times.
 #include <math.h>
 
 #include "ops_util.h"
@@ -57,14 +58,16 @@ static void naive_rmsnorm(float *y, const float *x, const float *w, int64_t n, f
     }
 }
 
-static const int64_t sizes[][2] = {{1, 1}, {1, 16}, {3, 33}, {5, 100}, {1, 9000}, {17, 2048}, {0, 64}};
+static const int64_t sizes[][2] = {{1, 1},    {1, 16},    {3, 33}, {5, 100},
+                                   {1, 9000}, {17, 2048}, {0, 64}};
 
 static void rmsnorm_is_exact(void **state) {
     (void)state;
     uint64_t rng = 31;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         int64_t n = sizes[i][0], d = sizes[i][1];
-        float *x = random_floats(&rng, n * d), *w = random_floats(&rng, d), *want = random_floats(&rng, n * d);
+        float *x = random_floats(&rng, n * d), *w = random_floats(&rng, d),
+              *want = random_floats(&rng, n * d);
         for (int64_t t = 0; t < n; t++) {
             naive_rmsnorm(want + t * d, x + t * d, w, d, 1e-5f);
         }
@@ -72,7 +75,8 @@ static void rmsnorm_is_exact(void **state) {
             bench b = bench_open(mk_kernels_at(k), 1 + k % 3);
             float *y = random_floats(&rng, n * d);
             memcpy(y, x, (size_t)(n * d) * 4);
-            rows_step s = {.y = {y, n, d, d}, .a = {y, n, d, d}, .w = w, .eps = 1e-5f}; // y aliases x
+            rows_step s = {
+                .y = {y, n, d, d}, .a = {y, n, d, d}, .w = w, .eps = 1e-5f};  // y aliases x
             run_step(&b, call_rmsnorm, &s);
             assert_same_floats(y, want, n * d, mk_kernels_name(mk_kernels_at(k)));
             mk_free(y);
@@ -84,13 +88,16 @@ static void rmsnorm_is_exact(void **state) {
     }
 }
 
-// Also the proof that the vector exponential equals mk_expf: over steps through the whole range and the special values.
+// Also the proof that the vector exponential equals mk_expf: over steps through the whole range and
+// the special values.
 static void swiglu_is_exact(void **state) {
     (void)state;
     enum { N = 200003 };
     uint64_t rng = 32;
-    float *g = random_floats(&rng, N), *u = random_floats(&rng, N), *y = mk_alloc(N * 4), *want = mk_alloc(N * 4);
-    static const float special[] = {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 1e-40f, 87.3365f, 88.7229f, -88.7229f, -87.3365f};
+    float *g = random_floats(&rng, N), *u = random_floats(&rng, N), *y = mk_alloc(N * 4),
+          *want = mk_alloc(N * 4);
+    static const float special[] = {0.0f,   -0.0f,    NAN,      INFINITY,  -INFINITY,
+                                    1e-40f, 87.3365f, 88.7229f, -88.7229f, -87.3365f};
     for (int i = 0; i < N; i++) {
         g[i] = i < 10 ? special[i] : i % 2 == 0 ? g[i] * 4 : ((float)i / N - 0.5f) * 180;
     }
@@ -118,7 +125,8 @@ static void swiglu_is_exact(void **state) {
 static void add_and_copy_respect_strides(void **state) {
     (void)state;
     uint64_t rng = 33;
-    float *x = random_floats(&rng, 5 * 40), *y = random_floats(&rng, 5 * 50), *was = mk_alloc(5 * 50 * 4);
+    float *x = random_floats(&rng, 5 * 40), *y = random_floats(&rng, 5 * 50),
+          *was = mk_alloc(5 * 50 * 4);
     memcpy(was, y, 5 * 50 * 4);
     bench b = bench_open(mk_kernels_at(0), 2);
     rows_step s = {.y = {y, 5, 30, 50}, .a = {x, 5, 30, 40}};
@@ -137,7 +145,8 @@ static void add_and_copy_respect_strides(void **state) {
     mk_free(was);
 }
 
-// Rotation against cos and sin of the C library in double; 1e-6 for the float32 table and two roundings.
+// Rotation against cos and sin of the C library in double; 1e-6 for the float32 table and two
+// roundings.
 static void rope_rotates_pairs(void **state) {
     (void)state;
     enum { TOK = 4, HEADS = 3, STRIDE = 20, FIRST = 4, PAIRS = 8 };
@@ -149,7 +158,8 @@ static void rope_rotates_pairs(void **state) {
     }
     for (int style = MK_ROPE_HALF; style <= MK_ROPE_INTERLEAVED; style++) {
         mk_rope r = {HEADS, STRIDE, FIRST, PAIRS, (mk_rope_style)style};
-        float *x = random_floats(&rng, TOK * HEADS * STRIDE), *y = mk_alloc(TOK * HEADS * STRIDE * 4);
+        float *x = random_floats(&rng, TOK * HEADS * STRIDE),
+              *y = mk_alloc(TOK * HEADS * STRIDE * 4);
         memcpy(y, x, TOK * HEADS * STRIDE * 4);
         bench b = bench_open(mk_kernels_at(0), 2);
         rows_step s = {.y = {y, TOK, HEADS * STRIDE, HEADS * STRIDE},
@@ -168,9 +178,11 @@ static void rope_rotates_pairs(void **state) {
             int pair = half ? at % PAIRS : at / 2;
             bool second = half ? at >= PAIRS : at % 2 == 1;
             int other = half ? (second ? -PAIRS : PAIRS) : (second ? -1 : 1);
-            double angle = (double)((float)pos[t] * freq[pair]), c = 1.25 * cos(angle), si = 1.25 * sin(angle);
+            double angle = (double)((float)pos[t] * freq[pair]), c = 1.25 * cos(angle),
+                   si = 1.25 * sin(angle);
             double want = (double)x[i] * c + (second ? 1 : -1) * (double)x[i + other] * si;
-            assert_true(fabs((double)y[i] - want) < 1e-6 * (1 + fabs((double)x[i]) + fabs((double)x[i + other])) * 2);
+            assert_true(fabs((double)y[i] - want) <
+                        1e-6 * (1 + fabs((double)x[i]) + fabs((double)x[i + other])) * 2);
         }
         bench_close(&b);
         mk_free(x);
@@ -178,7 +190,7 @@ static void rope_rotates_pairs(void **state) {
     }
 }
 
-// --- embedding -------------------------------------------------------------------------------------------------------
+// --- embedding -----------------------------------------------------------------------------------
 typedef struct {
     mk_mat y;
     const uint8_t *table;
@@ -216,7 +228,7 @@ static void embed_copies_rows(void **state) {
     mk_free(f);
 }
 
-// --- the step --------------------------------------------------------------------------------------------------------
+// --- the step ------------------------------------------------------------------------------------
 typedef struct {
     int n;
     float seen;
@@ -271,8 +283,12 @@ static void steps_count_their_scratch(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rmsnorm_is_exact),   cmocka_unit_test(swiglu_is_exact),   cmocka_unit_test(add_and_copy_respect_strides),
-        cmocka_unit_test(rope_rotates_pairs), cmocka_unit_test(embed_copies_rows), cmocka_unit_test(steps_count_their_scratch),
+        cmocka_unit_test(rmsnorm_is_exact),
+        cmocka_unit_test(swiglu_is_exact),
+        cmocka_unit_test(add_and_copy_respect_strides),
+        cmocka_unit_test(rope_rotates_pairs),
+        cmocka_unit_test(embed_copies_rows),
+        cmocka_unit_test(steps_count_their_scratch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

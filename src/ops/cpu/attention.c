@@ -1,14 +1,16 @@
-// Attention over the block cache, with an online softmax over blocks of 64 keys counted from position 0.
+// Attention over the block cache, with an online softmax over blocks of 64 keys counted from
+// position 0.
 //
 // For one query, block after block (only keys j <= pos take part):
 //     s_j = scale * (sum over d ascending of fma(q_d, k_jd))             lanes are 16 keys
-//     m'  = max(m, max_j s_j);  corr = exp(m - m');  p_j = exp(s_j - m') m starts at -inf, so the first corr is 0
+//     m'  = max(m, max_j s_j);  corr = exp(m - m')                       m starts at -inf: corr is 0
+//     p_j = exp(s_j - m')
 //     l   = l * corr, then + p of keys 0..15, 16..31, 32..47, 48..63     16 lanes, masked keys add 0
 //     a_d = a_d * corr, then fma(p_j, v_jd, a_d) for j ascending         lanes are d
-// At the end y_d = a_d * (1 / tree(l)).  Nothing depends on the other queries of a job, so neither the batch nor the cut of
-// the prompt nor the cache changes a bit; keys beyond pos may hold anything, even NaN.
-// Latent caches (one row per token) are first transposed to the plain layout of K, block by block.
-// Sources: Vaswani et al. 2017; Milakov & Gimelshein 2018; DeepSeek-V2 2024.
+// At the end y_d = a_d * (1 / tree(l)).  Nothing depends on the other queries of a job, so neither
+// the batch nor the cut of the prompt nor the cache changes a bit; keys beyond pos may hold
+// anything, even NaN.  Latent caches (one row per token) are first transposed to the plain layout
+// of K, block by block.  Sources: Vaswani et al. 2017; Milakov & Gimelshein 2018; DeepSeek-V2 2024.
 #include "ops/cpu/cpu.h"
 
 #define GROUPS (MK_KV_BLOCK / 16)
@@ -18,13 +20,13 @@
 typedef struct {
     const mk_attn_job *job;
     int64_t n_query, n_head, dv_pad;
-    float *q;      // [ceil(n/8)][d_k][8]
-    float *acc;    // [n][dv_pad]
-    float *sum;    // [n][16]
-    float *max;    // [n]
-    float *p;      // [8][64] scores, then probabilities
-    float *corr;   // [8]
-    float *keys;   // latent: [4][d_k][16] of the current block
+    float *q;     // [ceil(n/8)][d_k][8]
+    float *acc;   // [n][dv_pad]
+    float *sum;   // [n][16]
+    float *max;   // [n]
+    float *p;     // [8][64] scores, then probabilities
+    float *corr;  // [8]
+    float *keys;  // latent: [4][d_k][16] of the current block
 } attn_state;
 
 static size_t pad64(size_t n_bytes) {
@@ -37,8 +39,8 @@ static int64_t pad16(int64_t n) {
 
 size_t MK_FN(attention_scratch)(const mk_attn *a) {
     size_t n = MK_ATTN_QUERIES, f = sizeof(float), d_k = (size_t)a->d_k;
-    return pad64(n * d_k * f) + n * (size_t)pad16(a->d_v) * f + n * 16 * f + pad64(n * f) + SUB * MK_KV_BLOCK * f +
-           pad64(SUB * f) + (a->latent ? MK_KV_BLOCK * d_k * f : 0);
+    return pad64(n * d_k * f) + n * (size_t)pad16(a->d_v) * f + n * 16 * f + pad64(n * f) +
+           SUB * MK_KV_BLOCK * f + pad64(SUB * f) + (a->latent ? MK_KV_BLOCK * d_k * f : 0);
 }
 
 static int32_t query_pos(const attn_state *s, int64_t i) {
@@ -98,10 +100,10 @@ MK_INLINE v16f load_kv_n(const bool f16, const uint8_t *p, int64_t i, int64_t n)
     return f16 ? vf_load_f16_n((const uint16_t *)p + i, n) : vf_load_n((const float *)p + i, n);
 }
 
-// --- scores ----------------------------------------------------------------------------------------------------------
+// --- scores --------------------------------------------------------------------------------------
 // Q queries against G groups of 16 keys: p[query][key] = scale * q.k.
-MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float *q, const uint8_t *k, int64_t d_k,
-                          float scale, float *p) {
+MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float *q,
+                          const uint8_t *k, int64_t d_k, float scale, float *p) {
     v16f acc[8][4];
     MK_UNROLL for (int i = 0; i < Q; i++) {
         MK_UNROLL for (int g = 0; g < G; g++) {
@@ -128,8 +130,8 @@ MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float 
     }
 }
 
-MK_INLINE void score_groups(const int Q, const int G, const bool f16, const attn_state *s, int64_t i, const float *q,
-                            const uint8_t *k, int64_t n_group) {
+MK_INLINE void score_groups(const int Q, const int G, const bool f16, const attn_state *s,
+                            int64_t i, const float *q, const uint8_t *k, int64_t n_group) {
     int64_t d_k = s->job->a->d_k;
     for (int64_t g = 0; g < n_group; g += G) {
         const uint8_t *kg = k + (size_t)(g * d_k * 16) * (f16 ? 2 : 4);
@@ -137,10 +139,10 @@ MK_INLINE void score_groups(const int Q, const int G, const bool f16, const attn
     }
 }
 
-// n <= 8 queries against the first n_group groups.  Padding queries are zero; what lies in p behind n_group groups or n
-// queries does not count.
-MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const uint8_t *k, int64_t n,
-                      int64_t n_group) {
+// n <= 8 queries against the first n_group groups.  Padding queries are zero; what lies in p behind
+// n_group groups or n queries does not count.
+MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const uint8_t *k,
+                      int64_t n, int64_t n_group) {
     for (int64_t i = 0; i < n;) {
         int64_t left = n - i;
         if (MK_ATTN_Q == 8 && left >= 5) {
@@ -159,7 +161,7 @@ MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const
     }
 }
 
-// --- softmax ---------------------------------------------------------------------------------------------------------
+// --- softmax -------------------------------------------------------------------------------------
 // Scores of query i (slot of the eight) to probabilities; updates max and sum; n visible keys.
 static void softmax_step(attn_state *s, int64_t i, int64_t slot, int64_t n) {
     float *p = s->p + slot * MK_KV_BLOCK;
@@ -183,14 +185,14 @@ static void softmax_step(attn_state *s, int64_t i, int64_t slot, int64_t n) {
     vf_store_n(s->corr + slot, corr, 1);
 }
 
-// --- values ----------------------------------------------------------------------------------------------------------
+// --- values --------------------------------------------------------------------------------------
 typedef struct {
-    const uint8_t *v;    // values of the block, one row per token
+    const uint8_t *v;  // values of the block, one row per token
     int64_t stride, d_v, dv_pad;
-    const float *p;      // [q][64]
-    const float *corr;   // [q], NULL when already applied
-    float *acc;          // [q][dv_pad]
-    int64_t j0, j1;      // keys
+    const float *p;     // [q][64]
+    const float *corr;  // [q], NULL when already applied
+    float *acc;         // [q][dv_pad]
+    int64_t j0, j1;     // keys
 } pv_job;
 
 // Columns [16 c, 16 (c + C)) for Q queries; the last vector may be partial.
@@ -233,8 +235,10 @@ MK_INLINE void pv_columns(const int Q, const bool f16, const pv_job *b) {
     }
 }
 
-// Queries [i, i + n) of a block, in slots from `slot`: keys all of them see together, the others one query at a time.
-MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i, int64_t slot, int64_t n, int64_t blk) {
+// Queries [i, i + n) of a block, in slots from `slot`: keys all of them see together, the others
+// one query at a time.
+MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i, int64_t slot,
+                      int64_t n, int64_t blk) {
     int64_t common = MK_KV_BLOCK;
     for (int64_t k = 0; k < n; k++) {
         int64_t seen = n_visible(s, i + k, blk);
@@ -269,10 +273,10 @@ MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i,
     }
 }
 
-// --- blocks ----------------------------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------
 // Up to 8 queries from i on against block blk.
-MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int64_t i, int64_t blk, const uint8_t *k,
-                         pv_job *b) {
+MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int64_t i, int64_t blk,
+                         const uint8_t *k, pv_job *b) {
     int64_t n = s->n_query - i < SUB ? s->n_query - i : SUB, most = 0;
     for (int64_t j = 0; j < n; j++) {
         int64_t seen = n_visible(s, i + j, blk);
@@ -292,7 +296,8 @@ MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int6
     values(f16_v, s, b, i, 0, n, blk);
 }
 
-// Latent block: rows [64][d_k] to [4][d_k][16] in float32.  Whole groups of 16 keys; what is stale is masked later.
+// Latent block: rows [64][d_k] to [4][d_k][16] in float32.  Whole groups of 16 keys; what is stale
+// is masked later.
 static void transpose_keys(const attn_state *s, const uint8_t *block, int64_t n_key) {
     int64_t d_k = s->job->a->d_k;
     bool f16 = s->job->a->type == MK_KV_F16;
@@ -331,11 +336,13 @@ void MK_FN(attention)(const mk_attn_job *job) {
     attn_state s;
     state_init(&s, job);
     size_t elem = a->type == MK_KV_F16 ? 2 : 4;
-    size_t k_bytes = (size_t)(MK_KV_BLOCK * a->d_k) * elem, v_bytes = (size_t)(MK_KV_BLOCK * a->d_v) * elem;
+    size_t k_bytes = (size_t)(MK_KV_BLOCK * a->d_k) * elem,
+           v_bytes = (size_t)(MK_KV_BLOCK * a->d_v) * elem;
     int64_t last = job->rows->pos[job->row_hi - 1];  // rows ascend
     const int32_t *table = job->rows->table[job->row_lo];
     for (int64_t blk = 0; blk <= last / MK_KV_BLOCK; blk++) {
-        const uint8_t *block = job->kv.base + (size_t)table[blk] * job->kv.block_stride, *k = (const uint8_t *)s.keys;
+        const uint8_t *block = job->kv.base + (size_t)table[blk] * job->kv.block_stride,
+                      *k = (const uint8_t *)s.keys;
         int64_t n_key = last + 1 - blk * MK_KV_BLOCK;
         pv_job b = {.v = block, .stride = a->d_k, .d_v = a->d_v, .dv_pad = s.dv_pad};
         if (a->latent) {
@@ -367,7 +374,8 @@ static void put(mk_kv_type type, uint8_t *p, int64_t i, float v) {
     }
 }
 
-void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k, const float *v) {
+void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k,
+                     const float *v) {
     size_t elem = a->type == MK_KV_F16 ? 2 : 4;
     if (a->latent) {
         uint8_t *row = block + (size_t)(slot * a->d_k) * elem;

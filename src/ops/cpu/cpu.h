@@ -17,7 +17,8 @@ void MK_FN(linear_i4)(const mk_linear_job *job, int64_t lo, int64_t hi);
 void MK_FN(rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps);
 void MK_FN(swiglu)(float *y, const float *g, const float *u, int64_t n);
 void MK_FN(axpy)(float *y, float a, const float *x, int64_t n, bool first);
-void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k, const float *v);
+void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k,
+                     const float *v);
 size_t MK_FN(attention_scratch)(const mk_attn *a);
 void MK_FN(attention)(const mk_attn_job *job);
 void MK_FN(route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);

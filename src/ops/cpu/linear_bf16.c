@@ -1,11 +1,12 @@
-// y[t,o] = sum_k W[o,k] x[t,k] with bf16 weights and activations rounded to bf16: lanes are 16 output rows.
+// y[t,o] = sum_k W[o,k] x[t,k] with bf16 weights and activations rounded to bf16: lanes are 16
+// output rows.
 //
 //     for every pair (2i, 2i+1), ascending:  acc = fma(w[2i+1], x[2i+1], acc), then acc = fma(w[2i], x[2i], acc)
 //     y = acc (+ bias);  an odd n_in is padded with zeros
 //
-// Odd element first: that is what vdpbf16ps computes when denormals are flushed (tests/ops/test_bf16.c compares millions of
-// random sums), so the avx512bf16 set uses the instruction and gives the same bits.
-// A tile of 16 rows is [n_in/2][16][2].
+// Odd element first: that is what vdpbf16ps computes when denormals are flushed
+// (tests/ops/test_bf16.c compares millions of random sums), so the avx512bf16 set uses the
+// instruction and gives the same bits.  A tile of 16 rows is [n_in/2][16][2].
 #include "ops/cpu/tile.h"
 
 MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
@@ -20,7 +21,8 @@ MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     for (int64_t i = 0; i < n_pair; i++, x += 2 * p->tb) {
         MK_UNROLL for (int r = 0; r < R; r++) {
             v16f even, odd;
-            vf_load_bf16_pairs((const uint16_t *)(p->w + (size_t)r * p->tile_bytes) + 32 * i, &even, &odd);
+            vf_load_bf16_pairs((const uint16_t *)(p->w + (size_t)r * p->tile_bytes) + 32 * i, &even,
+                               &odd);
             MK_UNROLL for (int t = 0; t < T; t++) {
                 acc[r][t] = vf_fma(odd, vf_set1(x[p->tb + t]), acc[r][t]);
                 acc[r][t] = vf_fma(even, vf_set1(x[t]), acc[r][t]);
@@ -53,7 +55,8 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     int64_t n_pair = (p->n_in + 1) / 2;
     for (int64_t i = 0; i < n_pair; i++, x += p->tb) {
         MK_UNROLL for (int r = 0; r < R; r++) {
-            __m512bh w = (__m512bh)_mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
+            __m512bh w =
+                (__m512bh)_mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
             MK_UNROLL for (int t = 0; t < T; t++) {
                 acc[r][t] = _mm512_dpbf16_ps(acc[r][t], w, (__m512bh)_mm512_set1_epi32((int)x[t]));
             }

@@ -1,11 +1,13 @@
-// y[t,o] = sum_k W[o,k] x[t,k] with float weights and float32 activations: lanes are 16 output rows, k ascending.
+// y[t,o] = sum_k W[o,k] x[t,k] with float weights and float32 activations: lanes are 16 output
+// rows, k ascending.
 //
 //     F32, F16:  acc = fma(w[o,k], x[t,k], acc) from 0
 //     F8_E4M3:   per group of 128 columns p = fma(w * 2^-8, x, p) from 0, then acc = fma(scale * 2^8, p, acc)
 //     BF16:      linear_bf16.c
 //     y = acc (+ bias)
 //
-// A tile of 16 rows is [n_in][16]; for F8 every group of 128 columns begins with scale * 2^8 f32[16].
+// A tile of 16 rows is [n_in][16]; for F8 every group of 128 columns begins with scale * 2^8
+// f32[16].
 #include "ops/cpu/tile.h"
 
 typedef enum { FLT_F32, FLT_F16 } flt_kind;

@@ -6,12 +6,14 @@
 //         acc  = fma(shift[o,g], dsum[t,g], acc)                    (types with a shift)
 //     y = acc (+ bias)
 //
-// One tile of 16 rows is, per group: scale[16], shift[16] if any, codes.  Scales are f32, f16, or int8 times an f16[16] that
-// stands in front of every 256 columns (and another for the shifts).  int8 codes: for every 4 columns 16 rows x 4 bytes.
-// 4-bit codes: for every 8 columns 16 rows x 4 bytes, low nibbles the first four columns, high the next.
+// One tile of 16 rows is, per group: scale[16], shift[16] if any, codes.  Scales are f32, f16, or
+// int8 times an f16[16] that stands in front of every 256 columns (and another for the shifts).
+// int8 codes: for every 4 columns 16 rows x 4 bytes.  4-bit codes: for every 8 columns 16 rows x 4
+// bytes, low nibbles the first four columns, high the next.
 //
-// One row tile at a time: a single stream of weights reads memory fastest (Zen 4, one token: 31 GB/s against 21-27 with four
-// tiles side by side), and one tile hides its latencies, because the integer sums of the next group do not wait for anything.
+// One row tile at a time: a single stream of weights reads memory fastest (Zen 4, one token: 31
+// GB/s against 21-27 with four tiles side by side), and one tile hides its latencies, because the
+// integer sums of the next group do not wait for anything.
 #include "ops/cpu/tile.h"
 
 // How one type is stored; compile-time constants.
@@ -28,9 +30,10 @@ typedef struct {
     v16f super, super_shift;
 } int_place;
 
-// The integer sums of one group for T tokens: `part` 0 or 1 is a half of 16 columns, 2 the whole record.
-MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const int_type ty, const int part, wt_lut table,
-                        v16i *sum) {
+// The integer sums of one group for T tokens: `part` 0 or 1 is a half of 16 columns, 2 the whole
+// record.
+MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const int_type ty,
+                        const int part, wt_lut table, v16i *sum) {
     const int first = part == 1 ? 16 : 0, n_step = ty.code == WT_I8 ? ty.group / 4 : ty.group / 8;
     MK_UNROLL for (int t = 0; t < T; t++) {
         sum[t] = dot_init(ty.code, x[t].minus_128_sum[part], x[t].minus_8_sum);
@@ -64,8 +67,9 @@ MK_INLINE v16f load_scale(const mk_scale_kind kind, const uint8_t *p, v16f super
                                   : vf_mul(super, vf_load_i8(p));
 }
 
-// Asks for the lines of a group about two groups ahead.  With 8 tokens the arithmetic of a line takes so long that the
-// hardware's own prefetching falls asleep (+20..30 % on weights in memory); with fewer tokens this only gets in its way.
+// Asks for the lines of a group about two groups ahead.  With 8 tokens the arithmetic of a line
+// takes so long that the hardware's own prefetching falls asleep (+20..30 % on weights in memory);
+// with fewer tokens this only gets in its way.
 MK_INLINE void prefetch(const uint8_t *p, const int n_line) {
     MK_UNROLL for (int i = 0; i < n_line; i++) {
         __builtin_prefetch(p + 2048 + 64 * i);
@@ -73,8 +77,8 @@ MK_INLINE void prefetch(const uint8_t *p, const int n_line) {
 }
 
 // One weight group: integer sums, then the float accumulators; steps to the next group.
-MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc, const int_type ty, const int part,
-                         wt_lut table) {
+MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc, const int_type ty,
+                         const int part, wt_lut table) {
     const size_t sb = scale_bytes(ty.scales);
     const uint8_t *codes = at->w + (ty.shift ? 2 * sb : sb);
     v16i sum[8];
@@ -94,7 +98,8 @@ MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc
 }
 
 // The 32 columns of one record of activations.
-MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *acc, const int_type ty, wt_lut table) {
+MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *acc,
+                          const int_type ty, wt_lut table) {
     if (ty.group == 32) {
         int_group(T, at, x, acc, ty, 2, table);
     } else {
@@ -133,27 +138,27 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
 }
 
 // Passes for 1, 2, 4, 8 tokens, as far as the registers go.
-#define INT_OPS(name, ...)                                                                                            \
-    static const tile_ops name##_ops = {.many = {__VA_ARGS__},                                                        \
-                                        .single = {__VA_ARGS__},                                                      \
-                                        .r = {1, 1, 1, 1},                                                            \
-                                        .form = MK_X_I8,                                                              \
+#define INT_OPS(name, ...)                                                                         \
+    static const tile_ops name##_ops = {.many = {__VA_ARGS__},                                     \
+                                        .single = {__VA_ARGS__},                                   \
+                                        .r = {1, 1, 1, 1},                                         \
+                                        .form = MK_X_I8,                                           \
                                         .token_bytes = sizeof(mk_x_i8)};
 #if MK_INT_T == 8
-#define INT_TYPE(name, ...)                                                                                           \
-    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                                        \
-    TILE_FN(name, 1, 2, int_pass, __VA_ARGS__)                                                                        \
-    TILE_FN(name, 1, 4, int_pass, __VA_ARGS__)                                                                        \
-    TILE_FN(name, 1, 8, int_pass, __VA_ARGS__)                                                                        \
+#define INT_TYPE(name, ...)                                                                        \
+    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \
+    TILE_FN(name, 1, 2, int_pass, __VA_ARGS__)                                                     \
+    TILE_FN(name, 1, 4, int_pass, __VA_ARGS__)                                                     \
+    TILE_FN(name, 1, 8, int_pass, __VA_ARGS__)                                                     \
     INT_OPS(name, name##_1x1, name##_1x2, name##_1x4, name##_1x8)
 #elif MK_INT_T == 2
-#define INT_TYPE(name, ...)                                                                                           \
-    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                                        \
-    TILE_FN(name, 1, 2, int_pass, __VA_ARGS__)                                                                        \
+#define INT_TYPE(name, ...)                                                                        \
+    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \
+    TILE_FN(name, 1, 2, int_pass, __VA_ARGS__)                                                     \
     INT_OPS(name, name##_1x1, name##_1x2)
 #else
-#define INT_TYPE(name, ...)                                                                                           \
-    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                                        \
+#define INT_TYPE(name, ...)                                                                        \
+    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \
     INT_OPS(name, name##_1x1)
 #endif
 
@@ -177,7 +182,8 @@ INT_TYPE(t4_super, TYPE(WT_I4T, 32, false, MK_SCALE_SUPER))
 
 // Every type that pack.c makes is in these lists.
 void MK_FN(linear_i8)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    static const tile_ops *const list[3][2][2] = { // [scales][group 32][shift]
+    static const tile_ops *const list[3][2][2] = {
+        // [scales][group 32][shift]
         {{&i8_16_f32_ops, &i8_16s_f32_ops}, {&i8_32_f32_ops, &i8_32s_f32_ops}},
         {{NULL, NULL}, {&i8_32_f16_ops, &i8_32s_f16_ops}},
         {{&i8_16_super_ops, &i8_16s_super_ops}, {NULL, &i8_32s_super_ops}}};
@@ -189,6 +195,8 @@ void MK_FN(linear_i4)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     static const tile_ops *const table_list[3] = {&t4_f32_ops, &t4_f16_ops, &t4_super_ops};
     const mk_weight *w = job->w;
     bool linear = w->table[0] == -8 && w->table[15] == 7;
-    walk_tiles(w->has_shift ? unsigned_list[w->scales] : linear ? &i4_f16_ops : table_list[w->scales], job, lo, hi,
-               MK_INT_T);
+    walk_tiles(w->has_shift ? unsigned_list[w->scales]
+               : linear     ? &i4_f16_ops
+                            : table_list[w->scales],
+               job, lo, hi, MK_INT_T);
 }

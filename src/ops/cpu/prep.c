@@ -1,4 +1,5 @@
-// Activations made ready for the linear kernels: interleaved blocks of up to 8 tokens (ops/kernels.h).
+// Activations made ready for the linear kernels: interleaved blocks of up to 8 tokens
+// (ops/kernels.h).
 //
 // int8 form, per row and group of 32 columns:
 //     amax = max |x|  (a NaN is ignored);  amax < 2^-100: all zero, d = 0

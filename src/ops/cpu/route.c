@@ -1,8 +1,11 @@
 // Which experts a token goes to, and with what weights.
 //
-//     softmax: s = exp(l - max l) / sum, 16 lanes (lane i%16 ascending), fixed tree;  sigmoid: s = 1 / (1 + exp(-l))
-//     choice by c = s + bias: groups first (score: max, or sum of the two best c), then experts; higher first, ties to the
-//     lower id; NaN counts as -inf.  Weights are s of the chosen, divided by (their sum + 1e-20) if asked for, times scale.
+//     softmax: s = exp(l - max l) / sum, 16 lanes (lane i%16 ascending), fixed tree
+//     sigmoid: s = 1 / (1 + exp(-l))
+//
+// The choice is by c = s + bias: groups first (by their maximum, or the sum of their two best c),
+// then experts; higher first, ties to the lower id, NaN counts as -inf.  The weights are s of the
+// chosen, divided by (their sum + 1e-20) if asked for, times scale.
 // Source: DeepSeek-V3 report, eq. 12-16.
 #include "ops/cpu/cpu.h"
 
@@ -60,7 +63,8 @@ static float group_score(const float *c, int64_t n, mk_group_score how) {
     return how == MK_GROUP_TOP2 ? a + b : a;
 }
 
-// Sets c to -inf outside the n_group_used best groups; c has room for n_group values behind the experts.
+// Sets c to -inf outside the n_group_used best groups; c has room for n_group values behind the
+// experts.
 static void mask_groups(const mk_route *r, float *c) {
     int64_t size = r->n_expert / r->n_group;
     float *score = c + r->n_expert;
@@ -78,7 +82,8 @@ static void mask_groups(const mk_route *r, float *c) {
     }
 }
 
-// Chooses n_used experts into sel, ascending.  c is used up: NaN marks the chosen (c holds none before).
+// Chooses n_used experts into sel, ascending.  c is used up: NaN marks the chosen (c holds none
+// before).
 static void choose(const mk_route *r, float *c, int32_t *sel) {
     for (int64_t k = 0; k < r->n_used; k++) {
         int64_t best = best_of(c, r->n_expert);

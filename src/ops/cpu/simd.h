@@ -4,9 +4,10 @@
 //   v16i   16 int32 lanes
 //   v16w   the weights of 16 output rows x 4 columns, ready for the exact integer dot step
 //
-// Each instruction set gives the same bits: IEEE operations lane by lane, FMA where it is written, and reductions by one
-// fixed tree (lane i + lane i+8, then i+4, i+2, i+1).  Everything runs with flush-to-zero (mk_fpu_enter).
-// The file is compiled once per set; MK_FN gives external names the suffix of the set.
+// Each instruction set gives the same bits: IEEE operations lane by lane, FMA where it is written,
+// and reductions by one fixed tree (lane i + lane i+8, then i+4, i+2, i+1).  Everything runs with
+// flush-to-zero (mk_fpu_enter).  The file is compiled once per set; MK_FN gives external names the
+// suffix of the set.
 #ifndef MK_OPS_CPU_SIMD_H
 #define MK_OPS_CPU_SIMD_H
 

@@ -1,10 +1,10 @@
 // AVX2, FMA, F16C: two registers hold the 16 lanes.  Included by simd.h only.
 #include <immintrin.h>
 
-#define MK_INT_T   1
-#define MK_FLT_T   4
-#define MK_ATTN_Q  2
-#define MK_PV_C    2
+#define MK_INT_T  1
+#define MK_FLT_T  4
+#define MK_ATTN_Q 2
+#define MK_PV_C   2
 
 typedef struct {
     __m256 a, b;
@@ -18,7 +18,9 @@ typedef struct {
 typedef v16i wt_lut;
 
 MK_INLINE __m256i lanes_below8(int64_t n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n < 0 ? 0 : n > 8 ? 8 : n)),
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n < 0   ? 0
+                                                      : n > 8 ? 8
+                                                              : n)),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 MK_INLINE v16f vf_zero(void) {
@@ -105,7 +107,7 @@ MK_INLINE float vf_reduce_max(v16f v) {
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
 
-// --- small floats ----------------------------------------------------------------------------------------------------
+// --- small floats --------------------------------------------------------------------------------
 MK_INLINE v16f vf_load_f16(const uint16_t *p) {
     return (v16f){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                   _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
@@ -150,7 +152,7 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return (v16f){round_bf16_8(v.a), round_bf16_8(v.b)};
 }
 
-// --- integers --------------------------------------------------------------------------------------------------------
+// --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     return (v16f){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
 }
@@ -159,7 +161,7 @@ MK_INLINE v16f vf_load_i8(const uint8_t *p) {
     return (v16f){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
 }
-MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
+MK_INLINE v16i vi_round(v16f v) {  // nearest even; |v| < 2^22
     return (v16i){_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)};
 }
 MK_INLINE v16i vi_add(v16i x, v16i y) {
@@ -178,8 +180,9 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
     _mm_storeu_si128((__m128i *)p, b);
 }
 
-// maddubs saturates at 16 bits.  Signed weights go in as |w| (at most 128) times x with the sign of w: 2*128*127 fits.
-// Linear 4-bit codes stay unsigned (2*15*127 fits) and start at -8 * sum(x) or 0.
+// maddubs saturates at 16 bits.  Signed weights go in as |w| (at most 128) times x with the sign of
+// w: 2*128*127 fits.  Linear 4-bit codes stay unsigned (2*15*127 fits) and start at -8 * sum(x) or
+// 0.
 MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
     (void)minus_128_sum;
     __m256i v = _mm256_set1_epi32(code == WT_I4 ? minus_8_sum : 0);
@@ -214,8 +217,9 @@ MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     return (v16i){t, t};
 }
 MK_INLINE __m256i dot_step8(wt_code code, __m256i acc, __m256i w, __m256i abs_w, __m256i x) {
-    __m256i p = code == WT_I4 || code == WT_U4 ? _mm256_maddubs_epi16(w, x)
-                              : _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
+    __m256i p = code == WT_I4 || code == WT_U4
+                    ? _mm256_maddubs_epi16(w, x)
+                    : _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {

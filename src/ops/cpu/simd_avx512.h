@@ -2,10 +2,10 @@
 #include <immintrin.h>
 
 // What fits 32 registers.
-#define MK_INT_T   8  // tokens at once
-#define MK_FLT_T   8
-#define MK_ATTN_Q  8  // queries that share the keys of an attention block
-#define MK_PV_C    4  // vectors of 16 columns at once in the sum over values
+#define MK_INT_T  8  // tokens at once
+#define MK_FLT_T  8
+#define MK_ATTN_Q 8  // queries that share the keys of an attention block
+#define MK_PV_C   4  // vectors of 16 columns at once in the sum over values
 
 typedef __m512 v16f;
 typedef __m512i v16i;
@@ -100,9 +100,12 @@ MK_INLINE void vf_transpose(v16f r[16]) {
         a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(z, w));
         a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(z, w));
     }
-    MK_UNROLL for (int i = 0; i < 4; i++) { // a[4 k + i] holds columns i, i+4, i+8, i+12 of rows 4k..4k+3
-        __m512 x = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), y = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
-        __m512 z = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD), w = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xDD);
+    MK_UNROLL for (int i = 0; i < 4;
+                   i++) {  // a[4 k + i] holds columns i, i+4, i+8, i+12 of rows 4k..4k+3
+        __m512 x = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88),
+               y = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+        __m512 z = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD),
+               w = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xDD);
         r[i] = _mm512_shuffle_f32x4(x, y, 0x88);
         r[i + 8] = _mm512_shuffle_f32x4(x, y, 0xDD);
         r[i + 4] = _mm512_shuffle_f32x4(z, w, 0x88);
@@ -110,7 +113,7 @@ MK_INLINE void vf_transpose(v16f r[16]) {
     }
 }
 
-// --- small floats ----------------------------------------------------------------------------------------------------
+// --- small floats --------------------------------------------------------------------------------
 MK_INLINE v16f vf_load_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
@@ -142,14 +145,14 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return _mm512_castsi512_ps(_mm512_and_si512(r, _mm512_set1_epi32((int)0xFFFF0000u)));
 }
 
-// --- integers --------------------------------------------------------------------------------------------------------
+// --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     return _mm512_cvtepi32_ps(v);
 }
 MK_INLINE v16f vf_load_i8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
-MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
+MK_INLINE v16i vi_round(v16f v) {  // nearest even; |v| < 2^22
     return _mm512_cvtps_epi32(v);
 }
 MK_INLINE v16i vi_add(v16i a, v16i b) {
@@ -164,9 +167,7 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
 
 // The dot step is unsigned x signed here, so the sum starts at -offset * sum(x).
 MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
-    return _mm512_set1_epi32(code == WT_U4   ? 0
-                             : code == WT_I4 ? minus_8_sum
-                                             : minus_128_sum);
+    return _mm512_set1_epi32(code == WT_U4 ? 0 : code == WT_I4 ? minus_8_sum : minus_128_sum);
 }
 MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return _mm512_loadu_si512(p);

@@ -1,10 +1,10 @@
 // NEON of ARMv8.2 with the dot product: four registers hold the 16 lanes.  Included by simd.h only.
 #include <arm_neon.h>
 
-#define MK_INT_T   2
-#define MK_FLT_T   4
-#define MK_ATTN_Q  2
-#define MK_PV_C    2
+#define MK_INT_T  2
+#define MK_FLT_T  4
+#define MK_ATTN_Q 2
+#define MK_PV_C   2
 
 typedef struct {
     float32x4_t v[4];
@@ -146,7 +146,7 @@ MK_INLINE float vf_reduce_max(v16f v) {
     return m[0];
 }
 
-// --- small floats ----------------------------------------------------------------------------------------------------
+// --- small floats --------------------------------------------------------------------------------
 // The conversion between half and single is not touched by FPCR.FZ on the half side.
 MK_INLINE v16f vf_load_f16(const uint16_t *p) {
     v16f r;
@@ -198,7 +198,7 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return v;
 }
 
-// --- integers --------------------------------------------------------------------------------------------------------
+// --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     v16f r;
     QUADS(i) {
@@ -216,7 +216,7 @@ MK_INLINE v16f vf_load_i8(const uint8_t *p) {
     }
     return r;
 }
-MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
+MK_INLINE v16i vi_round(v16f v) {  // nearest even; |v| < 2^22
     v16i r;
     QUADS(i) {
         r.v[i] = vcvtnq_s32_f32(v.v[i]);

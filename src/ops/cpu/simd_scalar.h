@@ -1,10 +1,11 @@
-// Plain C: a loop of 16.  This is the definition the other sets must equal.  Included by simd.h only.
-// Lane loops have no dependence between lanes, so the compiler may use whatever the baseline processor offers.
+// Plain C: a loop of 16.  This is the definition the other sets must equal.  Included by simd.h
+// only.  Lane loops have no dependence between lanes, so the compiler may use whatever the baseline
+// processor offers.
 
-#define MK_INT_T   1
-#define MK_FLT_T   1
-#define MK_ATTN_Q  1
-#define MK_PV_C    1
+#define MK_INT_T  1
+#define MK_FLT_T  1
+#define MK_ATTN_Q 1
+#define MK_PV_C   1
 
 typedef struct {
     float v[16];
@@ -137,7 +138,7 @@ MK_INLINE float vf_reduce_max(v16f v) {
     return v.v[0];
 }
 
-// --- small floats ----------------------------------------------------------------------------------------------------
+// --- small floats --------------------------------------------------------------------------------
 MK_INLINE v16f vf_load_f16(const uint16_t *p) {
     v16f r;
     LANES(i) {
@@ -180,7 +181,7 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return v;
 }
 
-// --- integers --------------------------------------------------------------------------------------------------------
+// --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     v16f r;
     LANES(i) {
@@ -195,7 +196,7 @@ MK_INLINE v16f vf_load_i8(const uint8_t *p) {
     }
     return r;
 }
-MK_INLINE v16i vi_round(v16f v) { // nearest even; |v| < 2^22
+MK_INLINE v16i vi_round(v16f v) {  // nearest even; |v| < 2^22
     const float magic = 0x1.8p23f;
     v16i r;
     LANES(i) {

@@ -5,24 +5,28 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
 
 #define MK_STR2(x) #x
 #define MK_STR(x)  MK_STR2(x)
-#define COMMON                                                                                                       \
-    .rmsnorm = MK_FN(rmsnorm), .swiglu = MK_FN(swiglu), .axpy = MK_FN(axpy), .kv_store = MK_FN(kv_store),            \
-    .attention_scratch = MK_FN(attention_scratch), .attention = MK_FN(attention), .route = MK_FN(route)
-#define LINEAR(bf16)                                                                                                 \
-    {                                                                                                                \
-        [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16), [MK_PACK_BF16] = (bf16),               \
-        [MK_PACK_F8] = MK_FN(linear_f8), [MK_PACK_I8] = MK_FN(linear_i8), [MK_PACK_I4] = MK_FN(linear_i4)            \
+#define COMMON                                                                                     \
+    .rmsnorm = MK_FN(rmsnorm), .swiglu = MK_FN(swiglu), .axpy = MK_FN(axpy),                       \
+    .kv_store = MK_FN(kv_store), .attention_scratch = MK_FN(attention_scratch),                    \
+    .attention = MK_FN(attention), .route = MK_FN(route)
+#define LINEAR(bf16)                                                                               \
+    {                                                                                              \
+        [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
+        [MK_PACK_BF16] = (bf16), [MK_PACK_F8] = MK_FN(linear_f8), [MK_PACK_I8] = MK_FN(linear_i8), \
+        [MK_PACK_I4] = MK_FN(linear_i4)                                                            \
     }
 
-const mk_kernels MK_CAT(mk_kernels, MK_ISA) = {.name = MK_STR(MK_ISA),
-                                               .prep = {MK_FN(prep_f32), MK_FN(prep_bf16), MK_FN(prep_i8)},
-                                               .linear = LINEAR(MK_FN(linear_bf16)),
-                                               COMMON};
+const mk_kernels MK_CAT(mk_kernels,
+                        MK_ISA) = {.name = MK_STR(MK_ISA),
+                                   .prep = {MK_FN(prep_f32), MK_FN(prep_bf16), MK_FN(prep_i8)},
+                                   .linear = LINEAR(MK_FN(linear_bf16)),
+                                   COMMON};
 
 #if defined(MK_ISA_AVX512)
 extern const mk_kernels mk_kernels_avx512bf16;
-const mk_kernels mk_kernels_avx512bf16 = {.name = "avx512bf16",
-                                          .prep = {MK_FN(prep_f32), mk_k_prep_bf16_avx512bf16, MK_FN(prep_i8)},
-                                          .linear = LINEAR(mk_k_linear_bf16_avx512bf16),
-                                          COMMON};
+const mk_kernels mk_kernels_avx512bf16 = {
+    .name = "avx512bf16",
+    .prep = {MK_FN(prep_f32), mk_k_prep_bf16_avx512bf16, MK_FN(prep_i8)},
+    .linear = LINEAR(mk_k_linear_bf16_avx512bf16),
+    COMMON};
 #endif

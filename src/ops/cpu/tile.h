@@ -1,17 +1,19 @@
-// What the linear kernels share: one pass over K for R row tiles and T tokens, and the walk over tiles and blocks.
+// What the linear kernels share: one pass over K for R row tiles and T tokens, and the walk over
+// tiles and blocks.
 //
-// The order of every sum is fixed by K alone, so R, T, the block sizes and the cut of the work change no bit.
+// The order of every sum is fixed by K alone, so R, T, the block sizes and the cut of the work
+// change no bit.
 #ifndef MK_OPS_CPU_TILE_H
 #define MK_OPS_CPU_TILE_H
 
 #include "ops/cpu/cpu.h"
 
 typedef struct {
-    const uint8_t *w;   // first of R tiles, tile_bytes apart
+    const uint8_t *w;  // first of R tiles, tile_bytes apart
     size_t tile_bytes;
-    const uint8_t *x;   // block of activations, at the first of T tokens
+    const uint8_t *x;  // block of activations, at the first of T tokens
     int64_t tb, n_in;
-    float *y;           // first output of the first token
+    float *y;                        // first output of the first token
     int64_t y_stride, n_tok, n_out;  // n_tok <= T and n_out <= 16 R are stored
     const float *bias;
     const int8_t *table;
@@ -54,8 +56,8 @@ MK_INLINE void store_tile(const tile_pass *p, int64_t r, const v16f *acc, const 
 }
 
 // All tokens of one block for the row tiles [lo, hi).
-static inline void walk_block(const tile_ops *ops, const mk_linear_job *job, tile_pass *p, int64_t lo, int64_t hi,
-                              int64_t first, int max_t) {
+static inline void walk_block(const tile_ops *ops, const mk_linear_job *job, tile_pass *p,
+                              int64_t lo, int64_t hi, int64_t first, int max_t) {
     int64_t left = job->n_tok - first, n_tok = left < MK_X_BLOCK ? left : MK_X_BLOCK;
     const uint8_t *block = job->x + (size_t)first * mk_x_row_bytes(ops->form, job->w->n_in);
     p->tb = mk_x_tb(left);
@@ -76,7 +78,8 @@ static inline void walk_block(const tile_ops *ops, const mk_linear_job *job, til
     }
 }
 
-static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int64_t lo, int64_t hi, int max_t) {
+static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int64_t lo, int64_t hi,
+                              int max_t) {
     tile_pass p = {.tile_bytes = mk_weight_tile_bytes(job->w),
                    .n_in = job->w->n_in,
                    .y_stride = job->y_stride,
@@ -94,45 +97,46 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
 }
 
 // The functions of one type: `pass` is the template, called with R, T, p and what follows.
-#define TILE_FN(name, r, t, pass, ...)                                                                                \
-    static void name##_##r##x##t(const tile_pass *p) {                                                                \
-        pass(r, t, p, ##__VA_ARGS__);                                                                                 \
+#define TILE_FN(name, r, t, pass, ...)                                                             \
+    static void name##_##r##x##t(const tile_pass *p) {                                             \
+        pass(r, t, p, ##__VA_ARGS__);                                                              \
     }
 
-// A float type: its passes as far as the registers go.  One token takes several row tiles at once, because a single chain
-// of dependent FMAs cannot keep up with memory.
+// A float type: its passes as far as the registers go.  One token takes several row tiles at once,
+// because a single chain of dependent FMAs cannot keep up with memory.
 #if MK_FLT_T == 8
-#define FLOAT_TYPE(name, x_form, pass, ...)                                                                           \
-    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 8, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 4, 2, pass, ##__VA_ARGS__)                                                                          \
-    static const tile_ops name##_ops = {.many = {name##_4x1, name##_4x2, name##_1x4, name##_1x8},                     \
-                                        .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                   \
-                                        .r = {4, 4, 1, 1},                                                            \
-                                        .form = (x_form),                                                             \
-                                        .token_bytes = sizeof(float)};
+#define FLOAT_TYPE(name, x_form, pass, ...)                                                        \
+    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 1, 8, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 4, 2, pass, ##__VA_ARGS__)                                                       \
+    static const tile_ops name##_ops = {                                                           \
+        .many = {name##_4x1, name##_4x2, name##_1x4, name##_1x8},                                  \
+        .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                                \
+        .r = {4, 4, 1, 1},                                                                         \
+        .form = (x_form),                                                                          \
+        .token_bytes = sizeof(float)};
 #elif MK_FLT_T == 4
-#define FLOAT_TYPE(name, x_form, pass, ...)                                                                           \
-    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                                          \
-    TILE_FN(name, 2, 2, pass, ##__VA_ARGS__)                                                                          \
-    static const tile_ops name##_ops = {.many = {name##_4x1, name##_2x2, name##_1x4},                                 \
-                                        .single = {name##_1x1, name##_1x2, name##_1x4},                               \
-                                        .r = {4, 2, 1, 1},                                                            \
-                                        .form = (x_form),                                                             \
+#define FLOAT_TYPE(name, x_form, pass, ...)                                                        \
+    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 4, 1, pass, ##__VA_ARGS__)                                                       \
+    TILE_FN(name, 2, 2, pass, ##__VA_ARGS__)                                                       \
+    static const tile_ops name##_ops = {.many = {name##_4x1, name##_2x2, name##_1x4},              \
+                                        .single = {name##_1x1, name##_1x2, name##_1x4},            \
+                                        .r = {4, 2, 1, 1},                                         \
+                                        .form = (x_form),                                          \
                                         .token_bytes = sizeof(float)};
 #else
-#define FLOAT_TYPE(name, x_form, pass, ...)                                                                           \
-    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                                          \
-    static const tile_ops name##_ops = {.many = {name##_1x1},                                                         \
-                                        .single = {name##_1x1},                                                       \
-                                        .r = {1, 1, 1, 1},                                                            \
-                                        .form = (x_form),                                                             \
+#define FLOAT_TYPE(name, x_form, pass, ...)                                                        \
+    TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
+    static const tile_ops name##_ops = {.many = {name##_1x1},                                      \
+                                        .single = {name##_1x1},                                    \
+                                        .r = {1, 1, 1, 1},                                         \
+                                        .form = (x_form),                                          \
                                         .token_bytes = sizeof(float)};
 #endif
 
