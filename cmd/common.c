@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
@@ -225,12 +226,18 @@ json_t *cmd_json_text(const char *p, size_t n) {
     return v;
 }
 
+// A pipe without a reader; what was not read is nobody's loss.
+static bool is_closed_pipe(int fd) {
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
+}
+
 mk_status cmd_check_stdout(mk_err *err) {
     errno = 0;
-    if (fflush(stdout) == 0 && !ferror(stdout)) {
-        return MK_OK;
-    }
-    return errno == EPIPE || errno == 0 ? MK_OK : MK_FAIL(err, MK_EIO, "standard output: %s", strerror(errno));
+    bool ok = fflush(stdout) == 0 && !ferror(stdout);
+    return ok || is_closed_pipe(STDOUT_FILENO)
+               ? MK_OK
+               : MK_FAIL(err, MK_EIO, "standard output could not be written: %s", errno ? strerror(errno) : "device full?");
 }
 
 const char *cmd_bytes_text(double n, char out[32]) {

@@ -28,7 +28,7 @@ static const mk_opt opts[] = {
 
 const mk_opt_spec cmd_logits_spec = {
     .program = "minke logits",
-    .usage = "-m MODEL (--ids IDS | --text TEXT | --ids-file FILE) -o FILE.npy",
+    .usage = "[-m MODEL] (--ids IDS | --text TEXT) -o FILE.npy",
     .about = "Writes the logits of every position as float32 [tokens, vocabulary] in NumPy's format.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),

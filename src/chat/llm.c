@@ -31,8 +31,36 @@ static mk_status sampling_from_json(const json_t *g, mk_sample_params *p, mk_err
     return MK_OK;
 }
 
-// generation_config.json of a folder is the maker's recommendation; without it minke's defaults
-// stand.
+// The keys that GGUF files carry for the same.
+static mk_status sampling_from_gguf(const mk_gguf *g, mk_sample_params *p, mk_err *err) {
+    double temp = (double)p->temperature, top_p = (double)p->top_p, min_p = (double)p->min_p;
+    double rep = (double)p->repetition_penalty;
+    int64_t top_k = p->top_k;
+    MK_TRY(mk_gguf_get_f64(g, "general.sampling.temp", &temp, err));
+    MK_TRY(mk_gguf_get_f64(g, "general.sampling.top_p", &top_p, err));
+    MK_TRY(mk_gguf_get_f64(g, "general.sampling.min_p", &min_p, err));
+    MK_TRY(mk_gguf_get_f64(g, "general.sampling.penalty_repeat", &rep, err));
+    MK_TRY(mk_gguf_get_i64(g, "general.sampling.top_k", 0, INT32_MAX, &top_k, err));
+    p->temperature = (float)temp;
+    p->top_p = (float)top_p;
+    p->min_p = (float)min_p;
+    p->repetition_penalty = (float)rep;
+    p->top_k = (int32_t)top_k;
+    return MK_OK;
+}
+
+// Ids that may be chosen: rows of the output matrix beyond the tokenizer are padding, and so are
+// the unused tokens that converters put at the end of a GGUF file's list.  0 = all.
+static int64_t real_tokens(const mk_llm *llm) {
+    int64_t n = mk_tokenizer_n_vocab(llm->tokenizer);
+    while (n > 0 && mk_tokenizer_type(llm->tokenizer, (int32_t)(n - 1)) == MK_TOKEN_UNUSED) {
+        n--;
+    }
+    return n < llm->model->hp.n_vocab ? n : 0;
+}
+
+// generation_config.json of a folder, or keys of a GGUF file, are the maker's recommendation;
+// without them minke's defaults stand.
 static mk_status load_sampling(mk_llm *llm, mk_err *err) {
     llm->sampling = MK_SAMPLE_DEFAULTS;
     const mk_source *src = llm->model->src;
@@ -47,11 +75,11 @@ static mk_status load_sampling(mk_llm *llm, mk_err *err) {
         json_decref(g);
         mk_free(path);
         MK_TRY(st);
+    } else {
+        MK_TRY(sampling_from_gguf(mk_source_gguf(src), &llm->sampling, err));
     }
-    int64_t n_token = mk_tokenizer_n_vocab(llm->tokenizer), n_vocab = llm->model->hp.n_vocab;
-    llm->sampling.n_token =
-        n_token < n_vocab ? n_token : 0;  // rows of the output matrix beyond the tokenizer
-    return mk_sample_check(&llm->sampling, n_vocab, err);
+    llm->sampling.n_token = real_tokens(llm);
+    return mk_sample_check(&llm->sampling, llm->model->hp.n_vocab, err);
 }
 
 // --- memory --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-MINKE = ROOT / "build" / "minke"
+MINKE = pathlib.Path(os.environ.get("MINKE_BIN", ROOT / "build" / "minke"))
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT_S = 120

@@ -1,0 +1,226 @@
+"""tokenize, logits, perplexity, convert, show, bench."""
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+
+from ggufread import read_gguf
+
+MODELS = ["llama", "llama3", "yi", "qwen2", "qwen2_tied", "deepseek_v2lite", "deepseek_v2", "deepseek_v3",
+          "deepseek_v3_mtp"]
+
+
+def ok(p):
+    assert p.returncode == 0, (p.returncode, p.stderr)
+    return p.stdout
+
+
+def as_json(p):
+    return json.loads(ok(p))
+
+
+# --- tokenize --------------------------------------------------------------------------------------------------------
+
+
+def test_tokenize_forms(minke):
+    assert ok(minke("tokenize", "--ids", "Hi é")) == "72 105 32 195 169\n"
+    o = as_json(minke("tokenize", "--json", stdin="Hi"))
+    assert o == {"ids": [72, 105], "tokens": ["H", "i"]}
+    assert ok(minke("tokenize", "H\n")) == '     72  "H"\n     10  "\\n"\n'
+
+
+def test_tokenize_back(minke):
+    text = "To be, or not — \U0001f600 é\n\tend"
+    ids = ok(minke("tokenize", "--ids", stdin=text)).strip()
+    assert ok(minke("tokenize", "--decode", ids.replace(" ", ","))) == text + "\n"
+
+
+def test_control_tokens_only_when_asked(minke):
+    plain = as_json(minke("tokenize", "--json", "<|endoftext|>"))["ids"]
+    assert bytes(plain) == b"<|endoftext|>"
+    assert as_json(minke("tokenize", "--json", "--special", "<|endoftext|>"))["ids"] == [256]
+
+
+# --- logits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_logits_equal_the_official_ones(minke, golden, tmp_path, model):
+    d = golden / "models" / model
+    out = tmp_path / "l.npy"
+    ok(minke("logits", "-m", d, "--ids-file", d / "golden.ids.i32", "-o", out))
+    got = np.load(out)
+    rows = np.fromfile(d / "golden.rows.i32", np.int32)
+    n = json.loads((d / "golden.json").read_text())
+    ref = np.fromfile(d / "golden.logits.f32", np.float32).reshape(len(rows), -1).astype(np.float64)
+    assert got.dtype == np.float32 and got.shape == (n["n_ids"], n["n_vocab"])
+    rel = np.linalg.norm(got[rows] - ref) / np.linalg.norm(ref)
+    assert rel < 1e-5, rel
+
+
+def test_logits_of_text(minke, tmp_path):
+    ok(minke("logits", "--text", "ROMEO:", "-o", tmp_path / "a.npy"))
+    ok(minke("logits", "--ids", "82,79,77,69,79,58", "-o", tmp_path / "b.npy"))
+    a, b = (np.load(tmp_path / f) for f in ("a.npy", "b.npy"))
+    assert a.shape == (6, 257) and np.array_equal(a, b)
+
+
+def test_logits_leave_no_half_file(minke, tmp_path):
+    out = tmp_path / "l.npy"
+    assert minke("logits", "--ids", "1,2,999", "-o", out).returncode == 1
+    assert list(tmp_path.glob("l.npy*")) == []
+
+
+# --- perplexity ------------------------------------------------------------------------------------------------------
+
+
+def test_perplexity_of_held_out_text(minke, golden, shared, tmp_path):
+    ref = json.loads((golden.parents[1] / "models/shakespeare/golden.json").read_text())
+    text = (shared / "tinyshakespeare/input.txt").read_bytes()
+    held = tmp_path / "held-out.txt"
+    held.write_bytes(text[len(text) * 9 // 10:])
+    o = as_json(minke("perplexity", "-f", held, "--window", "256", "--json"))
+    assert o["windows"] == 435 and o["tokens"] == 435 * 255
+    want = ref["held_out_loss"]
+    assert abs(o["loss"] - want) <= 1e-4 * want, (o, want)
+    assert abs(o["perplexity"] - np.exp(o["loss"])) < 1e-9
+    assert 0 < o["standard_error"] < 0.02
+
+
+def test_perplexity_is_the_mean_of_the_logits_own(minke, tmp_path):
+    text = "What light through yonder window breaks?\nIt is the east"
+    ok(minke("logits", "--text", text[:25], "-o", tmp_path / "a.npy"))
+    ok(minke("logits", "--text", text[25:50], "-o", tmp_path / "b.npy"))
+    nll = []
+    for part, f in ((text[:25], "a.npy"), (text[25:50], "b.npy")):
+        x = np.load(tmp_path / f).astype(np.float64)
+        logp = x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
+        nll += [-logp[i, ord(part[i + 1])] for i in range(24)]
+    o = as_json(minke("perplexity", "-f", "-", "--window", "25", "--json", stdin=text))
+    assert o["windows"] == 2 and o["tokens"] == 48
+    assert abs(o["loss"] - np.mean(nll)) < 1e-6
+    assert abs(o["standard_error"] - np.std(nll, ddof=1) / np.sqrt(48)) < 1e-6
+
+
+# --- convert ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS + ["llama-bf16", "deepseek_v3-bf16"])
+def test_round_trip(minke, golden, tmp_path, model):
+    src, out = golden / "models" / model, tmp_path / "out.gguf"
+    ok(minke("convert", src, "-o", out))
+    for args in (["--raw", "Some text, 123"], ["A question"]):
+        a, b = (as_json(minke("run", "--json", "-n", "40", "-m", m, *args)) for m in (src, out))
+        assert a["ids"] == b["ids"] and len(a["ids"]) > 0
+        assert a["usage"] == b["usage"]
+    assert ok(minke("tokenize", "-m", src, "--ids", "--add-special", "é x\n12")) == \
+        ok(minke("tokenize", "-m", out, "--ids", "--add-special", "é x\n12"))
+
+
+def test_fp8_is_multiplied_out(minke, golden, tmp_path):
+    """Not the same bits: scales are applied to sums in the folder and to weights in the file."""
+    d = golden / "models/deepseek_v3-fp8"
+    ok(minke("convert", d, "-o", tmp_path / "f.gguf", "--type", "f32"))
+    for m, out in ((d, "a.npy"), (tmp_path / "f.gguf", "b.npy")):
+        ok(minke("logits", "-m", m, "--kv-type", "f32", "--ids-file", d / "golden.ids.i32", "-o", tmp_path / out))
+    a, b = (np.load(tmp_path / f).astype(np.float64) for f in ("a.npy", "b.npy"))
+    assert np.linalg.norm(a - b) / np.linalg.norm(a) < 1e-5
+
+
+@pytest.mark.parametrize("stem,model", [
+    ("llama-f32", "llama"), ("llama-bf16", "llama-bf16"), ("llama-q8_0", "llama"), ("llama3-f32", "llama3"),
+    ("llama3-q8_0", "llama3"), ("qwen2-f32", "qwen2"), ("qwen2-q8_0", "qwen2"), ("qwen2_tied-q8_0", "qwen2_tied"),
+    ("deepseek_v3-c-f32", "deepseek_v3"), ("deepseek_v3-c-bf16", "deepseek_v3-bf16"), ("deepseek_v3-c-q8_0", "deepseek_v3"),
+])
+def test_tensors_are_those_of_the_gguf_package(minke, golden, tmp_path, stem, model):
+    """Names, shapes, types and bytes of what we write, against files written by the gguf package."""
+    want_path = golden / "gguf" / f"{stem}.gguf"
+    if not want_path.exists():
+        pytest.skip(f"{stem} is not there")
+    out = tmp_path / "out.gguf"
+    ok(minke("convert", golden / "models" / model, "-o", out, "--type", stem.rsplit("-", 1)[1]))
+    (want_kv, want), (kv, got) = read_gguf(want_path), read_gguf(out)
+    assert sorted(got) == sorted(want)
+    for name in want:
+        if name == "rope_freqs.weight":  # a quotient: the last bit may differ
+            assert np.allclose(*(np.frombuffer(x[name][2], np.float32) for x in (got, want)), rtol=2e-7)
+            continue
+        assert got[name] == want[name], name
+    # what a reader needs to know must be said, in the same words
+    keys = [k for k in want_kv if k.split(".")[0] not in ("general", "tokenizer") and not k.endswith("vocab_size")]
+    for k in keys:
+        want_v = want_kv[k]
+        assert kv.get(k) == (want_v if isinstance(want_v, str) else pytest.approx(want_v, rel=1e-6)), k
+    assert kv["tokenizer.ggml.tokens"] == want_kv["tokenizer.ggml.tokens"][:len(kv["tokenizer.ggml.tokens"])]
+    assert kv["tokenizer.ggml.merges"] == want_kv["tokenizer.ggml.merges"]
+    for k in ("model", "bos_token_id", "eos_token_id", "add_bos_token"):
+        assert kv[f"tokenizer.ggml.{k}"] == want_kv[f"tokenizer.ggml.{k}"], k
+    assert kv["tokenizer.chat_template"] == want_kv["tokenizer.chat_template"]
+
+
+def test_f16_that_does_not_fit(minke, golden, tmp_path):
+    d = tmp_path / "big"
+    shutil.copytree(golden / "models/llama", d)
+    data = bytearray((d / "model.safetensors").read_bytes())
+    n = struct.unpack("<Q", data[:8])[0]
+    begin = json.loads(data[8:8 + n])["lm_head.weight"]["data_offsets"][0]
+    data[8 + n + begin:8 + n + begin + 4] = struct.pack("<f", 7e4)
+    (d / "model.safetensors").write_bytes(data)
+    p = minke("convert", d, "-o", tmp_path / "o.gguf", "--type", "f16")
+    assert p.returncode == 5 and "70000" in p.stderr and "output.weight" in p.stderr
+    assert not list(tmp_path.glob("o.gguf*"))
+
+
+def test_convert_gguf_to_gguf(minke, golden, tmp_path):
+    src = golden / "gguf/llama-f32.gguf"
+    ok(minke("convert", src, "-o", tmp_path / "same.gguf"))
+    a, b = (as_json(minke("show", "--json", "--tensors", m)) for m in (src, tmp_path / "same.gguf"))
+    assert sorted(map(str, a["tensors"])) == sorted(map(str, b["tensors"])) and a["tokenizer"] == b["tokenizer"]
+    ok(minke("convert", src, "-o", tmp_path / "q.gguf", "--type", "q8_0"))
+    kinds = {t["type"]: t["tensors"] for t in as_json(minke("show", "--json", tmp_path / "q.gguf"))["types"]}
+    assert set(kinds) == {"F32", "F16", "Q8_0"}  # norms; rows of 176; the rest
+
+
+def test_convert_leaves_no_half_file(minke, golden, tmp_path):
+    out = tmp_path / "no" / "such" / "folder.gguf"
+    assert minke("convert", golden / "models/llama", "-o", out).returncode in (2, 5)
+    assert list(tmp_path.rglob("*.gguf*")) == []
+
+
+# --- show, bench -----------------------------------------------------------------------------------------------------
+
+
+def test_show_is_true(minke, golden):
+    o = as_json(minke("show", "--json", "--tensors"))
+    assert o["family"] == "deepseek" and o["parameters"] == 1_897_280 + 32
+    a = o["architecture"]
+    assert (a["layers"], a["width"], a["experts"], a["experts_used"], a["window"]) == (5, 160, 8, 2, 512)
+    # 64 latent and 16 rope values per token and layer, float16, for 512 tokens
+    assert o["memory"]["cache"] == 5 * (64 + 16) * 2 * 512
+    assert o["memory"]["total"] == sum(o["memory"][k] for k in ("weights", "cache", "scratch"))
+    assert sum(t["bytes"] for t in o["types"]) == sum(t["bytes"] for t in o["tensors"])
+    assert o["tokenizer"]["eos"] == {"id": 256, "token": "<|endoftext|>"} and o["tokenizer"]["bos"] is None
+
+
+def test_show_for_a_context(minke):
+    a, b = (as_json(minke("show", "--json", "--ctx", n))["memory"] for n in (256, 512))
+    assert a["context"] == 256 and b["cache"] == 2 * a["cache"] and a["weights"] == b["weights"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_show_every_family(minke, golden, model):
+    text = ok(minke("show", golden / "models" / model))
+    assert all(w in text for w in ("architecture", "memory for", "tokenizer", "chat template", "types"))
+
+
+def test_bench(minke):
+    o = as_json(minke("bench", "-p", "32", "-n", "8", "-r", "3", "--json", "--profile"))
+    for k in ("prompt_tokens_per_second", "generation_tokens_per_second", "bytes_per_token", "read_bytes_per_second",
+              "f32_ops_per_second", "int8_ops_per_second"):
+        assert o[k] > 0, k
+    for k in ("prompt", "generation"):
+        f = o[f"{k}_tokens_per_second"] / o[f"{k}_limit_tokens_per_second"]
+        assert 0 < o[f"{k}_fraction_of_limit"] < 1.1 and abs(f - o[f"{k}_fraction_of_limit"]) < 1e-9
+    assert {"linears", "attention"} & {t["operator"] for t in o["profile"]}
