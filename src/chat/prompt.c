@@ -4,6 +4,7 @@
 // there they are recognised too; a plain prompt of a model without template is not template text,
 // so there they are not.
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "chat/llm_int.h"
@@ -135,6 +136,7 @@ static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages
     mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
     o.enable_thinking = r->think == MK_THINK_DEFAULT ? -1 : r->think == MK_THINK_ON;
     o.reasoning_effort = r->effort;
+    o.limits.now = (int64_t)time(NULL);  // some templates tell the model the date
     mk_jinja_text text = {0};
     MK_TRY(mk_chat_template_render(llm->template, messages, r->tools, &o, &text, err));
     p->templated = true;
