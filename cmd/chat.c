@@ -177,7 +177,6 @@ static mk_status generate(chat *c, mk_request *r, screen *s, mk_err *err) {
     mk_answer_free(&c->last);
     c->last = (mk_answer){0};
     if (st == MK_OK) {
-        cmd_clear_interrupt();
         st = mk_llm_generate(c->llm, r, on_event, s, &c->last, err);
     }
     mk_free(bias);
@@ -252,7 +251,7 @@ static mk_status loop(chat *c, mk_err *err) {
         }
         if (got == CHAT_INTERRUPT) {
             if (++n_interrupt == 1) {
-                printf("[Ctrl-C again or /quit leaves]\n");
+                printf("\n[Ctrl-C again or /quit leaves]\n");
             }
             continue;
         }
@@ -260,6 +259,7 @@ static mk_status loop(chat *c, mk_err *err) {
         if (text[strspn(text, " \t\n")] == 0) {
             continue;
         }
+        cmd_clear_interrupt();
         last = one_message(c, text, err);
         n_interrupt = cmd_interrupted() ? 1 : 0;
         if (last != MK_OK) {
