@@ -24,8 +24,11 @@
 #define MK_CAT(a, b)  MK_CAT2(a, b)
 #define MK_FN(name)   MK_CAT(mk_k_##name, MK_ISA)
 
-// Complete unrolling of short loops over tiles, so that accumulators live in registers.
-#if defined(__clang__)
+// Complete unrolling of short loops over tiles, so that accumulators live in registers.  Not where
+// nobody waits for speed and unrolled code takes the compiler minutes: plain C, sanitizers.
+#if defined(MK_ISA_SCALAR) || defined(MK_SANITIZED)
+#define MK_UNROLL
+#elif defined(__clang__)
 #define MK_UNROLL _Pragma("unroll")
 #else
 #define MK_UNROLL _Pragma("GCC unroll 16")
