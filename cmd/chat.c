@@ -1,7 +1,8 @@
 // minke chat: a conversation.
 //
-// A loop of reading a message and answering it.  Messages are kept as JSON, the form templates take; the session below
-// keeps what was computed, so that a turn costs only what is new.  See chat.h for the invariant.
+// A loop of reading a message and answering it.  Messages are kept as JSON, the form templates
+// take; the session below keeps what was computed, so that a turn costs only what is new.  See
+// chat.h for the invariant.
 #include "chat.h"
 
 #include <math.h>
@@ -15,26 +16,36 @@ static const mk_opt opts[] = {
     CMD_OPT_MODEL(chat_args, model),
     CMD_OPT_RUNTIME(chat_args, model),
     CMD_OPT_TEMPLATE(chat_args, model),
-    {.name = "system", .type = MK_OPT_STR, .offset = offsetof(chat_args, system), .arg = "TEXT", .group = "Conversation",
+    {.name = "system",
+     .type = MK_OPT_STR,
+     .offset = offsetof(chat_args, system),
+     .arg = "TEXT",
+     .group = "Conversation",
      .help = "system message"},
-    {.name = "think", .type = MK_OPT_STR, .offset = offsetof(chat_args, think), .choices = CMD_THINK_CHOICES,
-     .arg = "HOW", .help = "reasoning of models that can choose; without it the model's default"},
+    {.name = "think",
+     .type = MK_OPT_STR,
+     .offset = offsetof(chat_args, think),
+     .choices = CMD_THINK_CHOICES,
+     .arg = "HOW",
+     .help = "reasoning of models that can choose; without it the model's default"},
     CMD_OPT_SAMPLE(chat_args, sample),
 };
 
 const mk_opt_spec cmd_chat_spec = {
     .program = "minke chat",
     .usage = "[-m MODEL]",
-    .about = "A conversation in the terminal. Ctrl-C stops an answer and keeps it, twice leaves. /help lists the "
+    .about = "A conversation in the terminal. Ctrl-C stops an answer and keeps it, twice leaves. "
+             "/help lists the "
              "commands. Without a terminal every line of standard input is a message.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
 };
 
-// --- messages --------------------------------------------------------------------------------------------------------
+// --- messages ------------------------------------------------------------------------------------
 
 void chat_add(chat *c, const char *role, const char *text, size_t n) {
-    json_array_append_new(c->messages, json_pack("{s:s, s:o}", "role", role, "content", cmd_json_text(text, n)));
+    json_array_append_new(c->messages,
+                          json_pack("{s:s, s:o}", "role", role, "content", cmd_json_text(text, n)));
 }
 
 void chat_drop_last(chat *c) {
@@ -61,7 +72,7 @@ const char *chat_last_text(const chat *c, const char *role) {
     return NULL;
 }
 
-// --- one answer ------------------------------------------------------------------------------------------------------
+// --- one answer ----------------------------------------------------------------------------------
 
 typedef struct {
     chat *c;
@@ -145,7 +156,8 @@ static char *as_text(const chat *c) {
     return out ? out : mk_strdup("");
 }
 
-// Without -n an answer may take half of the window that is left, so that a model that never stops leaves room.
+// Without -n an answer may take half of the window that is left, so that a model that never stops
+// leaves room.
 static mk_status limit_answer(chat *c, mk_request *r, mk_err *err) {
     if (c->args->sample.n_predict >= 0) {
         return MK_OK;
@@ -188,7 +200,8 @@ static void keep_answer(chat *c) {
     chat_add(c, "assistant", c->last.text ? c->last.text : "", c->last.n_text);
     if (c->last.n_reasoning > 0) {
         json_t *m = json_array_get(c->messages, json_array_size(c->messages) - 1);
-        json_object_set_new(m, "reasoning_content", cmd_json_text(c->last.reasoning, c->last.n_reasoning));
+        json_object_set_new(m, "reasoning_content",
+                            cmd_json_text(c->last.reasoning, c->last.n_reasoning));
     }
     count(c);
 }
@@ -196,8 +209,13 @@ static void keep_answer(chat *c) {
 mk_status chat_answer(chat *c, mk_err *err) {
     const cmd_sample_args *a = &c->args->sample;
     char *text = mk_llm_template(c->llm) ? NULL : as_text(c);
-    mk_request r = {.messages = text ? NULL : c->messages, .prompt = text, .raw = text != NULL, .n_predict = a->n_predict,
-                    .stop = a->stop.items, .n_stop = (int)a->stop.n, .n_logprob = -1};
+    mk_request r = {.messages = text ? NULL : c->messages,
+                    .prompt = text,
+                    .raw = text != NULL,
+                    .n_predict = a->n_predict,
+                    .stop = a->stop.items,
+                    .n_stop = (int)a->stop.n,
+                    .n_logprob = -1};
     screen s = {.c = c, .start_ns = mk_now_ns()};
     cmd_set_think(&r, c->args->think);
     mk_status st = generate(c, &r, &s, err);
@@ -220,13 +238,14 @@ mk_status chat_answer(chat *c, mk_err *err) {
     return st;
 }
 
-// --- the loop --------------------------------------------------------------------------------------------------------
+// --- the loop ------------------------------------------------------------------------------------
 
 static void print_error(const mk_err *err) {
     (void)fflush(stdout);
     fprintf(stderr, "minke: %s\n", err->msg);
     if (err->code == MK_ECONTEXT) {
-        fprintf(stderr, "minke: /reset starts over; nothing was cut and the conversation is as before\n");
+        fprintf(stderr,
+                "minke: /reset starts over; nothing was cut and the conversation is as before\n");
     }
 }
 
@@ -239,7 +258,8 @@ static mk_status one_message(chat *c, const char *text, mk_err *err) {
     return chat_answer(c, err);
 }
 
-// Returns the status of the last message, which is the program's when it is not a conversation with a person.
+// Returns the status of the last message, which is the program's when it is not a conversation with
+// a person.
 static mk_status loop(chat *c, mk_err *err) {
     int n_interrupt = 0;
     mk_status last = MK_OK;
@@ -271,7 +291,10 @@ static mk_status loop(chat *c, mk_err *err) {
 }
 
 static mk_status converse(chat_args *a, mk_err *err) {
-    chat c = {.args = a, .messages = json_array(), .tty = isatty(0) && isatty(1), .color = cmd_color(stdout)};
+    chat c = {.args = a,
+              .messages = json_array(),
+              .tty = isatty(0) && isatty(1),
+              .color = cmd_color(stdout)};
     mk_status st = cmd_open(&a->model, &(cmd_open_opts){0}, &c.llm, err);
     if (st == MK_OK) {
         if (a->system) {

@@ -1,11 +1,13 @@
-// Private to the chat verb: the conversation (chat.c), its slash commands (chat_cmds.c), its line editor (chat_edit.c).
+// Private to the chat verb: the conversation (chat.c), its slash commands (chat_cmds.c), its line
+// editor (chat_edit.c).
 #ifndef MK_CMD_CHAT_H
 #define MK_CMD_CHAT_H
 
 #include "cmd.h"
 
-// --- the line editor -------------------------------------------------------------------------------------------------
-// On a terminal libedit with history; a paste is taken as one message, however long.  Otherwise plain lines.
+// --- the line editor -----------------------------------------------------------------------------
+// On a terminal libedit with history; a paste is taken as one message, however long.  Otherwise
+// plain lines.
 typedef struct chat_edit chat_edit;
 
 typedef enum { CHAT_LINE, CHAT_INTERRUPT, CHAT_EOF } chat_read;
@@ -17,15 +19,15 @@ chat_read chat_edit_read(chat_edit *e, const char **text);
 // The next read starts with this text in the editor (copied).
 void chat_edit_prefill(chat_edit *e, const char *text);
 
-// --- the conversation ------------------------------------------------------------------------------------------------
+// --- the conversation ----------------------------------------------------------------------------
 typedef struct {
     cmd_model_args model;
     cmd_sample_args sample;
     const char *think, *system;
 } chat_args;
 
-// Invariant: messages are an optional system message, then user and assistant in turn, beginning with user; while no
-// answer is running the last one is an assistant's, or there is none.
+// Invariant: messages are an optional system message, then user and assistant in turn, beginning
+// with user; while no answer is running the last one is an assistant's, or there is none.
 typedef struct {
     mk_llm *llm;
     chat_args *args;
@@ -39,12 +41,13 @@ typedef struct {
     mk_answer last;
 } chat;
 
-// Answers the conversation as it stands and appends the answer.  Without an answer (error, nothing generated) the last
-// user message is taken back.
+// Answers the conversation as it stands and appends the answer.  Without an answer (error, nothing
+// generated) the last user message is taken back.
 mk_status chat_answer(chat *c, mk_err *err) MK_WARN_UNUSED;
 void chat_add(chat *c, const char *role, const char *text, size_t n);
 void chat_drop_last(chat *c);
-// Role of the last message, "" if there is none; text of the last one of a role, NULL if there is none.
+// Role of the last message, "" if there is none; text of the last one of a role, NULL if there is
+// none.
 const char *chat_last_role(const chat *c);
 const char *chat_last_text(const chat *c, const char *role);
 

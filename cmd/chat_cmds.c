@@ -16,24 +16,60 @@ typedef struct {
 
 static void list_commands(void);
 
-// --- settings --------------------------------------------------------------------------------------------------------
+// --- settings ------------------------------------------------------------------------------------
 
 static const mk_opt set_opts[] = {
-    {.name = "n", .type = MK_OPT_I64, .offset = offsetof(cmd_sample_args, n_predict), .min = -1, .max = 1 << 30},
-    {.name = "temp", .type = MK_OPT_F64, .offset = offsetof(cmd_sample_args, temp), .min = 0, .max = 100},
-    {.name = "top-k", .type = MK_OPT_I64, .offset = offsetof(cmd_sample_args, top_k), .min = 0, .max = 1 << 30},
-    {.name = "top-p", .type = MK_OPT_F64, .offset = offsetof(cmd_sample_args, top_p), .min = 0, .max = 1},
-    {.name = "min-p", .type = MK_OPT_F64, .offset = offsetof(cmd_sample_args, min_p), .min = 0, .max = 1},
-    {.name = "repeat-penalty", .type = MK_OPT_F64, .offset = offsetof(cmd_sample_args, repeat), .min = 0.01, .max = 100},
-    {.name = "presence-penalty", .type = MK_OPT_F64, .offset = offsetof(cmd_sample_args, presence), .min = -100,
+    {.name = "n",
+     .type = MK_OPT_I64,
+     .offset = offsetof(cmd_sample_args, n_predict),
+     .min = -1,
+     .max = 1 << 30},
+    {.name = "temp",
+     .type = MK_OPT_F64,
+     .offset = offsetof(cmd_sample_args, temp),
+     .min = 0,
      .max = 100},
-    {.name = "frequency-penalty", .type = MK_OPT_F64, .offset = offsetof(cmd_sample_args, frequency), .min = -100,
+    {.name = "top-k",
+     .type = MK_OPT_I64,
+     .offset = offsetof(cmd_sample_args, top_k),
+     .min = 0,
+     .max = 1 << 30},
+    {.name = "top-p",
+     .type = MK_OPT_F64,
+     .offset = offsetof(cmd_sample_args, top_p),
+     .min = 0,
+     .max = 1},
+    {.name = "min-p",
+     .type = MK_OPT_F64,
+     .offset = offsetof(cmd_sample_args, min_p),
+     .min = 0,
+     .max = 1},
+    {.name = "repeat-penalty",
+     .type = MK_OPT_F64,
+     .offset = offsetof(cmd_sample_args, repeat),
+     .min = 0.01,
      .max = 100},
-    {.name = "seed", .type = MK_OPT_I64, .offset = offsetof(cmd_sample_args, seed), .min = 0, .max = 9007199254740992.0,
-     .word = "random", .word_value = CMD_SEED_RANDOM},
+    {.name = "presence-penalty",
+     .type = MK_OPT_F64,
+     .offset = offsetof(cmd_sample_args, presence),
+     .min = -100,
+     .max = 100},
+    {.name = "frequency-penalty",
+     .type = MK_OPT_F64,
+     .offset = offsetof(cmd_sample_args, frequency),
+     .min = -100,
+     .max = 100},
+    {.name = "seed",
+     .type = MK_OPT_I64,
+     .offset = offsetof(cmd_sample_args, seed),
+     .min = 0,
+     .max = 9007199254740992.0,
+     .word = "random",
+     .word_value = CMD_SEED_RANDOM},
 };
 
-static const mk_opt_spec set_spec = {.program = "/set", .opts = set_opts, .n_opts = MK_OPT_COUNT(set_opts)};
+static const mk_opt_spec set_spec = {
+    .program = "/set", .opts = set_opts, .n_opts = MK_OPT_COUNT(set_opts)};
 
 static void print_settings(const chat *c) {
     mk_sample_params p;
@@ -43,10 +79,12 @@ static void print_settings(const chat *c) {
         printf("%s\n", err.msg);
         return;
     }
-    printf("n %lld, temp %g, top-k %d, top-p %g, min-p %g, repeat-penalty %g, presence-penalty %g, frequency-penalty %g, "
-           "seed %lld\n", (long long)c->args->sample.n_predict, (double)p.temperature, p.top_k, (double)p.top_p,
-           (double)p.min_p, (double)p.repetition_penalty, (double)p.presence_penalty, (double)p.frequency_penalty,
-           (long long)c->args->sample.seed);
+    printf("n %lld, temp %g, top-k %d, top-p %g, min-p %g, repeat-penalty %g, presence-penalty %g, "
+           "frequency-penalty %g, "
+           "seed %lld\n",
+           (long long)c->args->sample.n_predict, (double)p.temperature, p.top_k, (double)p.top_p,
+           (double)p.min_p, (double)p.repetition_penalty, (double)p.presence_penalty,
+           (double)p.frequency_penalty, (long long)c->args->sample.seed);
     mk_free(bias);
 }
 
@@ -61,7 +99,8 @@ static mk_status do_set(chat *c, const char *args, mk_err *err) {
     char flag[256], name[] = "/set";
     int len = snprintf(flag, sizeof flag, "--%.*s=%s", (int)n, args, value);
     if (len < 0 || (size_t)len >= sizeof flag) {
-        return MK_FAIL(err, MK_EUSAGE, "/set: expected KEY VALUE, got %zu characters", strlen(args));
+        return MK_FAIL(err, MK_EUSAGE, "/set: expected KEY VALUE, got %zu characters",
+                       strlen(args));
     }
     char *argv[] = {name, flag, NULL};
     mk_opt_result r = {0};
@@ -87,7 +126,8 @@ static mk_status do_think(chat *c, const char *args, mk_err *err) {
             return MK_OK;
         }
     }
-    return MK_FAIL(err, MK_EUSAGE, "/think: expected off, on, low, medium, high, fold or show, got '%s'", args);
+    return MK_FAIL(err, MK_EUSAGE,
+                   "/think: expected off, on, low, medium, high, fold or show, got '%s'", args);
 }
 
 static bool has_system(const chat *c) {
@@ -106,12 +146,13 @@ static mk_status do_system(chat *c, const char *args, mk_err *err) {
     if (has_system(c)) {
         json_array_remove(c->messages, 0);
     }
-    json_array_insert_new(c->messages, 0,
-                          json_pack("{s:s, s:o}", "role", "system", "content", cmd_json_text(args, strlen(args))));
+    json_array_insert_new(
+        c->messages, 0,
+        json_pack("{s:s, s:o}", "role", "system", "content", cmd_json_text(args, strlen(args))));
     return MK_OK;
 }
 
-// --- turns -----------------------------------------------------------------------------------------------------------
+// --- turns ---------------------------------------------------------------------------------------
 
 static mk_status do_retry(chat *c, const char *args, mk_err *err) {
     (void)args;
@@ -153,7 +194,7 @@ static mk_status do_reset(chat *c, const char *args, mk_err *err) {
     return MK_OK;
 }
 
-// --- files -----------------------------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------
 
 static mk_status do_save(chat *c, const char *args, mk_err *err) {
     if (!*args) {
@@ -162,7 +203,8 @@ static mk_status do_save(chat *c, const char *args, mk_err *err) {
     mk_writer *w = NULL;
     size_t n = json_dumpb(c->messages, NULL, 0, JSON_INDENT(2));
     char *text = mk_try_alloc(n + 1, 1);
-    mk_status st = text ? mk_writer_open(args, &w, err) : MK_FAIL(err, MK_ENOMEM, "/save: no memory");
+    mk_status st =
+        text ? mk_writer_open(args, &w, err) : MK_FAIL(err, MK_ENOMEM, "/save: no memory");
     if (st == MK_OK) {
         (void)json_dumpb(c->messages, text, n, JSON_INDENT(2));
         text[n] = '\n';
@@ -181,20 +223,25 @@ static mk_status check_messages(const json_t *list, const char *path, mk_err *er
     size_t i;
     json_t *m;
     if (!json_is_array(list)) {
-        return MK_FAIL(err, MK_ECORRUPT, "%s: expected an array of messages, got %s", path, mk_json_type_name(list));
+        return MK_FAIL(err, MK_ECORRUPT, "%s: expected an array of messages, got %s", path,
+                       mk_json_type_name(list));
     }
     const char *want = "user";
     json_array_foreach((json_t *)list, i, m) {
         const char *role = json_string_value(json_object_get(m, "role"));
         bool system = i == 0 && role && strcmp(role, "system") == 0;
-        if (!role || !json_is_string(json_object_get(m, "content")) || (!system && strcmp(role, want) != 0)) {
-            return MK_FAIL(err, MK_ECORRUPT, "%s: message %zu: expected role \"%s\" with a content, got role %s", path, i,
-                           want, role ? role : mk_json_type_name(json_object_get(m, "role")));
+        if (!role || !json_is_string(json_object_get(m, "content")) ||
+            (!system && strcmp(role, want) != 0)) {
+            return MK_FAIL(err, MK_ECORRUPT,
+                           "%s: message %zu: expected role \"%s\" with a content, got role %s",
+                           path, i, want,
+                           role ? role : mk_json_type_name(json_object_get(m, "role")));
         }
         want = system ? "user" : strcmp(want, "user") == 0 ? "assistant" : "user";
     }
-    return strcmp(want, "user") == 0 ? MK_OK
-                                     : MK_FAIL(err, MK_ECORRUPT, "%s: the last message is not an answer", path);
+    return strcmp(want, "user") == 0
+               ? MK_OK
+               : MK_FAIL(err, MK_ECORRUPT, "%s: the last message is not an answer", path);
 }
 
 static mk_status do_load(chat *c, const char *args, mk_err *err) {
@@ -215,7 +262,7 @@ static mk_status do_load(chat *c, const char *args, mk_err *err) {
     return MK_OK;
 }
 
-// --- the rest --------------------------------------------------------------------------------------------------------
+// --- the rest ------------------------------------------------------------------------------------
 
 static double per_second(int64_t n, double ms) {
     return ms > 0 ? 1000.0 * (double)n / ms : 0;
@@ -226,11 +273,13 @@ static mk_status do_stats(chat *c, const char *args, mk_err *err) {
     (void)err;
     const mk_answer *a = &c->last;
     long long window = (long long)mk_engine_n_ctx(mk_llm_engine(c->llm));
-    printf("last answer: %lld tokens at %.1f/s, prompt %lld tokens (%lld from the cache)\n", (long long)a->n_generated,
-           per_second(a->n_generated, a->generation_ms), (long long)a->n_prompt, (long long)a->n_cached);
+    printf("last answer: %lld tokens at %.1f/s, prompt %lld tokens (%lld from the cache)\n",
+           (long long)a->n_generated, per_second(a->n_generated, a->generation_ms),
+           (long long)a->n_prompt, (long long)a->n_cached);
     printf("all %lld answers: %lld tokens at %.1f/s, prompts %lld tokens (%lld from the cache)\n",
-           (long long)c->n_answer, (long long)c->n_generated, per_second(c->n_generated, c->generation_ms),
-           (long long)c->n_prompt, (long long)c->n_cached);
+           (long long)c->n_answer, (long long)c->n_generated,
+           per_second(c->n_generated, c->generation_ms), (long long)c->n_prompt,
+           (long long)c->n_cached);
     printf("window: %lld of %lld tokens\n", (long long)(a->n_prompt + a->n_generated), window);
     return MK_OK;
 }
@@ -260,7 +309,8 @@ static const command commands[] = {
     {"load", "FILE", "read a conversation", do_load},
     {"stats", "", "tokens, speed, use of the window", do_stats},
     {"reset", "", "forget the conversation, keep the system message", do_reset},
-    {"set", "[KEY VALUE]", "temp, top-k, top-p, min-p, n, seed, penalties; alone: show them", do_set},
+    {"set", "[KEY VALUE]", "temp, top-k, top-p, min-p, n, seed, penalties; alone: show them",
+     do_set},
     {"quit", "", "leave", do_quit},
     {0},
 };

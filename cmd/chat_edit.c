@@ -1,8 +1,8 @@
 // Reading messages.  On a terminal libedit does the editing; two keys are ours:
-//   paste   terminals mark a paste by ESC[200~ ... ESC[201~.  A short one-line paste is typed into the line; a longer one is
-//           kept aside and shown as a mark, which is replaced by the text when the line is sent.  So a paste is one
-//           message, whatever newlines it holds.
-//   Ctrl-C  ends the reading with CHAT_INTERRUPT; the terminal's own signal is off while a line is edited.
+//   paste   terminals mark a paste by ESC[200~ ... ESC[201~.  A short one-line paste is typed into
+//           the line; a longer one is kept aside and shown as a mark, which is replaced by the text
+//           when the line is sent.  So a paste is one message, whatever newlines it holds.
+//   Ctrl-C  ends the reading with CHAT_INTERRUPT; the terminal's own signal is off meanwhile.
 #include "chat.h"
 
 #include <errno.h>
@@ -17,8 +17,8 @@
 #include "base/buf.h"
 
 #define HISTORY_LINES 1000
-#define PASTE_INLINE 400  // bytes of a paste that is shown as it is
-#define MAX_PASTES 32     // kept for one session; older ones can no longer be sent again
+#define PASTE_INLINE  400  // bytes of a paste that is shown as it is
+#define MAX_PASTES    32   // kept for one session; older ones can no longer be sent again
 
 static const char paste_on[] = "\033[?2004h", paste_off[] = "\033[?2004l";
 
@@ -59,7 +59,7 @@ static unsigned char on_prefill(EditLine *el, int ch) {
     return CC_REFRESH;
 }
 
-// --- paste -----------------------------------------------------------------------------------------------------------
+// --- paste ---------------------------------------------------------------------------------------
 
 // Characters up to ESC[201~, carriage returns as newlines.
 static void read_paste(EditLine *el, mk_buf *b) {
@@ -117,7 +117,7 @@ static void expand(const chat_edit *e, const char *line, size_t n, mk_buf *out) 
     }
 }
 
-// --- history ---------------------------------------------------------------------------------------------------------
+// --- history -------------------------------------------------------------------------------------
 
 // Makes the folders of a path, readable by the owner only.
 static void make_folders(char *path) {
@@ -150,7 +150,7 @@ static void save_history(chat_edit *e) {
     umask(old);
 }
 
-// --- the editor ------------------------------------------------------------------------------------------------------
+// --- the editor ----------------------------------------------------------------------------------
 
 // libedit decodes the terminal's bytes by the locale; without one we say UTF-8.
 static void set_locale(void) {

@@ -1,7 +1,8 @@
 // The verbs of the program and what they share.  Only this room prints and ends the process.
 //
-// A verb is one file: an options table (mk_opt_spec), and a function that parses its arguments, does the work and
-// returns a status.  main.c prints the error, if there is one, and turns the status into the exit code.
+// A verb is one file: an options table (mk_opt_spec), and a function that parses its arguments,
+// does the work and returns a status.  main.c prints the error, if there is one, and turns the
+// status into the exit code.
 #ifndef MK_CMD_CMD_H
 #define MK_CMD_CMD_H
 
@@ -13,118 +14,212 @@
 #include "chat/llm.h"
 
 // name, one line for `minke help`
-#define CMD_VERBS(X)                                                                                                   \
-    X(run, "one answer to one prompt, streamed")                                                                       \
-    X(chat, "a conversation in the terminal")                                                                          \
-    X(show, "what a model is and how much memory it takes")                                                            \
-    X(tokenize, "text to token ids and back")                                                                          \
-    X(perplexity, "how well a model predicts a text")                                                                  \
-    X(logits, "raw logits of every position as a .npy file")                                                           \
-    X(convert, "a model folder or GGUF file to a GGUF file")                                                           \
+#define CMD_VERBS(X)                                                                               \
+    X(run, "one answer to one prompt, streamed")                                                   \
+    X(chat, "a conversation in the terminal")                                                      \
+    X(show, "what a model is and how much memory it takes")                                        \
+    X(tokenize, "text to token ids and back")                                                      \
+    X(perplexity, "how well a model predicts a text")                                              \
+    X(logits, "raw logits of every position as a .npy file")                                       \
+    X(convert, "a model folder or GGUF file to a GGUF file")                                       \
     X(bench, "speed of prompt and generation against the limits of the machine")
 
-#define X(name, about)                                                                                                 \
-    extern const mk_opt_spec cmd_##name##_spec;                                                                        \
+#define X(name, about)                                                                             \
+    extern const mk_opt_spec cmd_##name##_spec;                                                    \
     mk_status cmd_##name(int argc, char *const *argv, mk_err *err);
 CMD_VERBS(X)
 #undef X
 
-// --- arguments -------------------------------------------------------------------------------------------------------
-// mk_opt_parse, then --help on standard output if it was asked for (r->help).  mk_opt_free in every case.
-mk_status cmd_parse(const mk_opt_spec *spec, int argc, char *const *argv, void *values, mk_opt_result *r, mk_err *err)
-    MK_WARN_UNUSED;
+// --- arguments -----------------------------------------------------------------------------------
+// mk_opt_parse, then --help on standard output if it was asked for (r->help).  mk_opt_free in every
+// case.
+mk_status cmd_parse(const mk_opt_spec *spec, int argc, char *const *argv, void *values,
+                    mk_opt_result *r, mk_err *err) MK_WARN_UNUSED;
 
 // What every verb that opens a model accepts.  Zero is a valid start.
 typedef struct {
     const char *model, *isa, *kv_type, *template_path;
-    int64_t n_thread, n_ctx, n_chunk;  // n_ctx: 0 = not given, CMD_CTX_MAX = the model's whole window
+    // n_ctx: 0 = not given, CMD_CTX_MAX = the model's whole window
+    int64_t n_thread, n_ctx, n_chunk;
     bool quiet, verbose;
 } cmd_model_args;
 
 #define CMD_CTX_MAX (-1)
 
-// Rows of an options table for a cmd_model_args `field` of struct `T`.  The first row stands alone, so that a verb can
-// take its model as an argument instead.
-#define CMD_OPT_MODEL(T, field)                                                                                        \
-    {                                                                                                                  \
-        .name = "model", .short_name = "m", .type = MK_OPT_STR, .offset = offsetof(T, field.model), .arg = "MODEL",    \
-        .env = "MINKE_MODEL", .help = "a .gguf file, a model folder, or a name in models/", .group = "Model"           \
+// Rows of an options table for a cmd_model_args `field` of struct `T`.  The first row stands alone,
+// so that a verb can take its model as an argument instead.
+#define CMD_OPT_MODEL(T, field)                                                                    \
+    {                                                                                              \
+        .name = "model", .short_name = "m", .type = MK_OPT_STR,                                    \
+        .offset = offsetof(T, field.model), .arg = "MODEL", .env = "MINKE_MODEL",                  \
+        .help = "a .gguf file, a model folder, or a name in models/", .group = "Model"             \
     }
-#define CMD_OPT_RUNTIME(T, field)                                                                                      \
-    {.name = "threads", .short_name = "t", .type = MK_OPT_I64, .offset = offsetof(T, field.n_thread), .min = 1,        \
-     .max = 1024, .arg = "N", .env = "MINKE_THREADS", .help = "threads; without it every processor that is free to use"}, \
-        {.name = "ctx", .type = MK_OPT_I64, .offset = offsetof(T, field.n_ctx), .min = 1, .max = 1 << 30,              \
-         .word = "max", .word_value = CMD_CTX_MAX, .arg = "N", .env = "MINKE_CTX",                                     \
-         .help = "window in tokens; without it the model's window, or what fits into memory"},                         \
-        {.name = "chunk", .type = MK_OPT_I64, .offset = offsetof(T, field.n_chunk), .min = 1, .max = 65536,            \
-         .arg = "N", .help = "tokens of a prompt computed together (512); the answer does not depend on it"},          \
-        {.name = "kv-type", .type = MK_OPT_STR, .offset = offsetof(T, field.kv_type), .dflt = "auto",                  \
-         .choices = "auto|f32|f16", .arg = "TYPE", .help = "numbers in the cache"},                                    \
-        {.name = "isa", .type = MK_OPT_STR, .offset = offsetof(T, field.isa), .dflt = "auto", .arg = "SET",            \
-         .env = "MINKE_ISA", .help = "instruction set: auto, scalar, avx2, avx512, neon; the answer does not depend on it"}, \
-        {.name = "quiet", .short_name = "q", .type = MK_OPT_FLAG, .offset = offsetof(T, field.quiet),                  \
-         .help = "nothing on standard error but errors"},                                                              \
-    {                                                                                                                  \
-        .name = "verbose", .short_name = "v", .type = MK_OPT_FLAG, .offset = offsetof(T, field.verbose),               \
-        .help = "say what is done"                                                                                     \
+#define CMD_OPT_RUNTIME(T, field)                                                                  \
+    {.name = "threads",                                                                            \
+     .short_name = "t",                                                                            \
+     .type = MK_OPT_I64,                                                                           \
+     .offset = offsetof(T, field.n_thread),                                                        \
+     .min = 1,                                                                                     \
+     .max = 1024,                                                                                  \
+     .arg = "N",                                                                                   \
+     .env = "MINKE_THREADS",                                                                       \
+     .help = "threads; without it every processor that is free to use"},                           \
+        {.name = "ctx",                                                                            \
+         .type = MK_OPT_I64,                                                                       \
+         .offset = offsetof(T, field.n_ctx),                                                       \
+         .min = 1,                                                                                 \
+         .max = 1 << 30,                                                                           \
+         .word = "max",                                                                            \
+         .word_value = CMD_CTX_MAX,                                                                \
+         .arg = "N",                                                                               \
+         .env = "MINKE_CTX",                                                                       \
+         .help = "window in tokens; without it the model's window, or what fits into memory"},     \
+        {.name = "chunk",                                                                          \
+         .type = MK_OPT_I64,                                                                       \
+         .offset = offsetof(T, field.n_chunk),                                                     \
+         .min = 1,                                                                                 \
+         .max = 65536,                                                                             \
+         .arg = "N",                                                                               \
+         .help = "tokens of a prompt computed together (512); the answer does not depend on it"},  \
+        {.name = "kv-type",                                                                        \
+         .type = MK_OPT_STR,                                                                       \
+         .offset = offsetof(T, field.kv_type),                                                     \
+         .dflt = "auto",                                                                           \
+         .choices = "auto|f32|f16",                                                                \
+         .arg = "TYPE",                                                                            \
+         .help = "numbers in the cache"},                                                          \
+        {.name = "isa",                                                                            \
+         .type = MK_OPT_STR,                                                                       \
+         .offset = offsetof(T, field.isa),                                                         \
+         .dflt = "auto",                                                                           \
+         .arg = "SET",                                                                             \
+         .env = "MINKE_ISA",                                                                       \
+         .help = "instruction set: auto, scalar, avx2, avx512, neon; the answer does not depend "  \
+                 "on it"},                                                                         \
+        {.name = "quiet",                                                                          \
+         .short_name = "q",                                                                        \
+         .type = MK_OPT_FLAG,                                                                      \
+         .offset = offsetof(T, field.quiet),                                                       \
+         .help = "nothing on standard error but errors"},                                          \
+    {                                                                                              \
+        .name = "verbose", .short_name = "v", .type = MK_OPT_FLAG,                                 \
+        .offset = offsetof(T, field.verbose), .help = "say what is done"                           \
     }
-#define CMD_OPT_TEMPLATE(T, field)                                                                                     \
-    {                                                                                                                  \
-        .name = "template", .type = MK_OPT_STR, .offset = offsetof(T, field.template_path), .arg = "FILE",             \
-        .help = "chat template to use instead of the model's own"                                                      \
+#define CMD_OPT_TEMPLATE(T, field)                                                                 \
+    {                                                                                              \
+        .name = "template", .type = MK_OPT_STR, .offset = offsetof(T, field.template_path),        \
+        .arg = "FILE", .help = "chat template to use instead of the model's own"                   \
     }
 
-// How to choose tokens.  Start with CMD_SAMPLE_ARGS: then what is not given is the model's own recommendation.
+// How to choose tokens.  Start with CMD_SAMPLE_ARGS: then what is not given is the model's own
+// recommendation.
 typedef struct {
     double temp, top_p, min_p, repeat, presence, frequency;  // NaN = not given
     int64_t top_k, seed, n_predict;                          // -1 = not given
     mk_opt_list stop, bias;
 } cmd_sample_args;
-#define CMD_SAMPLE_ARGS                                                                                                \
-    ((cmd_sample_args){.temp = NAN, .top_p = NAN, .min_p = NAN, .repeat = NAN, .presence = NAN, .frequency = NAN,      \
-                       .top_k = -1, .seed = 0, .n_predict = -1})
+#define CMD_SAMPLE_ARGS                                                                            \
+    ((cmd_sample_args){.temp = NAN,                                                                \
+                       .top_p = NAN,                                                               \
+                       .min_p = NAN,                                                               \
+                       .repeat = NAN,                                                              \
+                       .presence = NAN,                                                            \
+                       .frequency = NAN,                                                           \
+                       .top_k = -1,                                                                \
+                       .seed = 0,                                                                  \
+                       .n_predict = -1})
 #define CMD_SEED_RANDOM (-1)
 
-#define CMD_OPT_SAMPLE(T, field)                                                                                       \
-    {.name = "n", .short_name = "n", .type = MK_OPT_I64, .offset = offsetof(T, field.n_predict), .min = 0,             \
-     .max = 1 << 30, .arg = "N", .help = "tokens at most; without it until the model stops or the window is full",     \
-     .group = "Sampling (what is not given is the model's own recommendation)"},                                       \
-        {.name = "temp", .type = MK_OPT_F64, .offset = offsetof(T, field.temp), .min = 0, .max = 100, .arg = "T",      \
-         .help = "temperature; 0 takes the most probable token every time"},                                           \
-        {.name = "top-k", .type = MK_OPT_I64, .offset = offsetof(T, field.top_k), .min = 0, .max = 1 << 30,            \
-         .arg = "K", .help = "choose among the K most probable tokens; 0 is off"},                                     \
-        {.name = "top-p", .type = MK_OPT_F64, .offset = offsetof(T, field.top_p), .min = 0, .max = 1, .arg = "P",      \
-         .help = "choose among the most probable tokens that sum to P; 1 is off"},                                     \
-        {.name = "min-p", .type = MK_OPT_F64, .offset = offsetof(T, field.min_p), .min = 0, .max = 1, .arg = "P",      \
-         .help = "drop tokens less probable than P times the best; 0 is off"},                                         \
-        {.name = "repeat-penalty", .type = MK_OPT_F64, .offset = offsetof(T, field.repeat), .min = 0.01, .max = 100,   \
-         .arg = "X", .help = "divides the logits of the last 64 tokens; 1 is off"},                                    \
-        {.name = "presence-penalty", .type = MK_OPT_F64, .offset = offsetof(T, field.presence), .min = -100,           \
-         .max = 100, .arg = "X", .help = "taken once from every token that was generated before"},                     \
-        {.name = "frequency-penalty", .type = MK_OPT_F64, .offset = offsetof(T, field.frequency), .min = -100,         \
-         .max = 100, .arg = "X", .help = "taken from a token once for every time it was generated"},                   \
-        {.name = "logit-bias", .type = MK_OPT_LIST, .offset = offsetof(T, field.bias), .arg = "ID=V",                  \
-         .help = "added to the logit of one token; ID=-inf forbids it; may be repeated"},                              \
-        {.name = "seed", .type = MK_OPT_I64, .offset = offsetof(T, field.seed), .min = 0, .max = 9007199254740992.0,   \
-         .word = "random", .word_value = CMD_SEED_RANDOM, .arg = "N",                                                  \
-         .help = "the same seed gives the same text on every machine; without it 0"},                                  \
-    {                                                                                                                  \
-        .name = "stop", .type = MK_OPT_LIST, .offset = offsetof(T, field.stop), .arg = "TEXT",                         \
-        .help = "a text that ends the answer; may be repeated"                                                         \
+#define CMD_OPT_SAMPLE(T, field)                                                                   \
+    {.name = "n",                                                                                  \
+     .short_name = "n",                                                                            \
+     .type = MK_OPT_I64,                                                                           \
+     .offset = offsetof(T, field.n_predict),                                                       \
+     .min = 0,                                                                                     \
+     .max = 1 << 30,                                                                               \
+     .arg = "N",                                                                                   \
+     .help = "tokens at most; without it until the model stops or the window is full",             \
+     .group = "Sampling (what is not given is the model's own recommendation)"},                   \
+        {.name = "temp",                                                                           \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.temp),                                                        \
+         .min = 0,                                                                                 \
+         .max = 100,                                                                               \
+         .arg = "T",                                                                               \
+         .help = "temperature; 0 takes the most probable token every time"},                       \
+        {.name = "top-k",                                                                          \
+         .type = MK_OPT_I64,                                                                       \
+         .offset = offsetof(T, field.top_k),                                                       \
+         .min = 0,                                                                                 \
+         .max = 1 << 30,                                                                           \
+         .arg = "K",                                                                               \
+         .help = "choose among the K most probable tokens; 0 is off"},                             \
+        {.name = "top-p",                                                                          \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.top_p),                                                       \
+         .min = 0,                                                                                 \
+         .max = 1,                                                                                 \
+         .arg = "P",                                                                               \
+         .help = "choose among the most probable tokens that sum to P; 1 is off"},                 \
+        {.name = "min-p",                                                                          \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.min_p),                                                       \
+         .min = 0,                                                                                 \
+         .max = 1,                                                                                 \
+         .arg = "P",                                                                               \
+         .help = "drop tokens less probable than P times the best; 0 is off"},                     \
+        {.name = "repeat-penalty",                                                                 \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.repeat),                                                      \
+         .min = 0.01,                                                                              \
+         .max = 100,                                                                               \
+         .arg = "X",                                                                               \
+         .help = "divides the logits of the last 64 tokens; 1 is off"},                            \
+        {.name = "presence-penalty",                                                               \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.presence),                                                    \
+         .min = -100,                                                                              \
+         .max = 100,                                                                               \
+         .arg = "X",                                                                               \
+         .help = "taken once from every token that was generated before"},                         \
+        {.name = "frequency-penalty",                                                              \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.frequency),                                                   \
+         .min = -100,                                                                              \
+         .max = 100,                                                                               \
+         .arg = "X",                                                                               \
+         .help = "taken from a token once for every time it was generated"},                       \
+        {.name = "logit-bias",                                                                     \
+         .type = MK_OPT_LIST,                                                                      \
+         .offset = offsetof(T, field.bias),                                                        \
+         .arg = "ID=V",                                                                            \
+         .help = "added to the logit of one token; ID=-inf forbids it; may be repeated"},          \
+        {.name = "seed",                                                                           \
+         .type = MK_OPT_I64,                                                                       \
+         .offset = offsetof(T, field.seed),                                                        \
+         .min = 0,                                                                                 \
+         .max = 9007199254740992.0,                                                                \
+         .word = "random",                                                                         \
+         .word_value = CMD_SEED_RANDOM,                                                            \
+         .arg = "N",                                                                               \
+         .help = "the same seed gives the same text on every machine; without it 0"},              \
+    {                                                                                              \
+        .name = "stop", .type = MK_OPT_LIST, .offset = offsetof(T, field.stop), .arg = "TEXT",     \
+        .help = "a text that ends the answer; may be repeated"                                     \
     }
 
 #define CMD_THINK_CHOICES "off|on|low|medium|high"
 
 // Sampling parameters for a ready model; *bias (mk_free) is the list that p->bias points to.
-mk_status cmd_sample_params(const cmd_sample_args *a, const mk_llm *llm, mk_sample_params *p, mk_logit_bias **bias,
-                            mk_err *err) MK_WARN_UNUSED;
+mk_status cmd_sample_params(const cmd_sample_args *a, const mk_llm *llm, mk_sample_params *p,
+                            mk_logit_bias **bias, mk_err *err) MK_WARN_UNUSED;
 // Fills r->think and r->effort from the value of --think (NULL = the model's default).
 void cmd_set_think(mk_request *r, const char *think);
 
-// --- models ----------------------------------------------------------------------------------------------------------
+// --- models --------------------------------------------------------------------------------------
 #define CMD_DEFAULT_MODEL "shakespeare"
-// Path of a model by file, folder or name (mk_free).  NULL name = CMD_DEFAULT_MODEL.  Errors: MK_ENOTFOUND with the list
-// of models that are there.
+// Path of a model by file, folder or name (mk_free).  NULL name = CMD_DEFAULT_MODEL.  Errors:
+// MK_ENOTFOUND with the list of models that are there.
 mk_status cmd_find_model(const char *name, char **path, mk_err *err) MK_WARN_UNUSED;
 
 typedef struct {
@@ -133,9 +228,10 @@ typedef struct {
 } cmd_open_opts;
 // One sequence belongs to mk_llm_generate: a verb that feeds the engine itself asks for two.
 // Finds and opens; shows the progress of loading on a terminal.
-mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **out, mk_err *err) MK_WARN_UNUSED;
+mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **out,
+                   mk_err *err) MK_WARN_UNUSED;
 
-// --- input, output, signals ------------------------------------------------------------------------------------------
+// --- input, output, signals ----------------------------------------------------------------------
 #define CMD_INPUT_MAX ((size_t)1 << 30)
 // From now on Ctrl-C raises a flag instead of ending the program; a second one ends it.
 void cmd_catch_interrupt(void);
@@ -147,8 +243,8 @@ mk_status cmd_read_input(const char *path, char **data, size_t *n, mk_err *err) 
 // Appends ids separated by commas, spaces or newlines; `flag` names them in messages.
 mk_status cmd_parse_ids(const char *s, const char *flag, mk_ids *ids, mk_err *err) MK_WARN_UNUSED;
 
-// Text from a model or a file.  On a terminal control characters (but newline and tab) are shown as '?', so that no text
-// can drive it.  false when nobody reads any more.
+// Text from a model or a file.  On a terminal control characters (but newline and tab) are shown as
+// '?', so that no text can drive it.  false when nobody reads any more.
 bool cmd_write_text(FILE *f, const char *text, size_t n);
 bool cmd_color(FILE *f);  // a terminal, and NO_COLOR is not set
 // One JSON value and a newline; takes the reference.

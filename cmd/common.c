@@ -13,9 +13,10 @@
 #include "base/log.h"
 #include "base/utf8.h"
 
-// --- arguments -------------------------------------------------------------------------------------------------------
+// --- arguments -----------------------------------------------------------------------------------
 
-mk_status cmd_parse(const mk_opt_spec *spec, int argc, char *const *argv, void *values, mk_opt_result *r, mk_err *err) {
+mk_status cmd_parse(const mk_opt_spec *spec, int argc, char *const *argv, void *values,
+                    mk_opt_result *r, mk_err *err) {
     MK_TRY(mk_opt_parse(spec, argc, argv, values, r, err));
     if (r->help) {
         mk_buf b;
@@ -41,15 +42,16 @@ static mk_status parse_bias(const char *s, int64_t n_vocab, mk_logit_bias *out, 
         return MK_FAIL(err, MK_EUSAGE, "--logit-bias: expected ID=NUMBER or ID=-inf, got '%s'", s);
     }
     if (id < 0 || id >= n_vocab) {
-        return MK_FAIL(err, MK_EUSAGE, "--logit-bias: token %lld is outside the vocabulary (0 to %lld)", (long long)id,
-                       (long long)(n_vocab - 1));
+        return MK_FAIL(err, MK_EUSAGE,
+                       "--logit-bias: token %lld is outside the vocabulary (0 to %lld)",
+                       (long long)id, (long long)(n_vocab - 1));
     }
     *out = (mk_logit_bias){(int32_t)id, forbid ? -INFINITY : (float)v};
     return MK_OK;
 }
 
-static mk_status set_bias(const cmd_sample_args *a, int64_t n_vocab, mk_sample_params *p, mk_logit_bias **bias,
-                          mk_err *err) {
+static mk_status set_bias(const cmd_sample_args *a, int64_t n_vocab, mk_sample_params *p,
+                          mk_logit_bias **bias, mk_err *err) {
     if (a->bias.n == 0) {
         return MK_OK;
     }
@@ -66,8 +68,8 @@ static void take(float *field, double given) {
     *field = isnan(given) ? *field : (float)given;
 }
 
-mk_status cmd_sample_params(const cmd_sample_args *a, const mk_llm *llm, mk_sample_params *p, mk_logit_bias **bias,
-                            mk_err *err) {
+mk_status cmd_sample_params(const cmd_sample_args *a, const mk_llm *llm, mk_sample_params *p,
+                            mk_logit_bias **bias, mk_err *err) {
     *bias = NULL;
     *p = mk_llm_sampling(llm);
     take(&p->temperature, a->temp);
@@ -94,7 +96,7 @@ void cmd_set_think(mk_request *r, const char *think) {
     }
 }
 
-// --- opening ---------------------------------------------------------------------------------------------------------
+// --- opening -------------------------------------------------------------------------------------
 
 static void show_loading(void *arg, uint64_t done, uint64_t total) {
     mk_progress *p = arg;
@@ -113,8 +115,8 @@ static mk_status whole_window(mk_llm_opts o, int64_t *n_ctx, mk_err *err) {
     return MK_OK;
 }
 
-static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk_llm_opts *o, mk_llm **out,
-                           mk_err *err) {
+static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk_llm_opts *o,
+                           mk_llm **out, mk_err *err) {
     if (a->n_ctx == CMD_CTX_MAX && !how->describe_only) {
         MK_TRY(whole_window(*o, &o->n_ctx, err));
     }
@@ -156,7 +158,7 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
     return st;
 }
 
-// --- input, output ---------------------------------------------------------------------------------------------------
+// --- input, output -------------------------------------------------------------------------------
 
 mk_status cmd_read_input(const char *path, char **data, size_t *n, mk_err *err) {
     return strcmp(path, "-") == 0 ? mk_stream_read(stdin, CMD_INPUT_MAX, data, n, err)
@@ -172,7 +174,8 @@ static void write_filtered(FILE *f, const char *text, size_t n) {
             m++;
         }
         if (m > 0) {
-            m -= m < n ? mk_utf8_incomplete_tail(text, m) : 0;  // do not cut a character at the end of `part`
+            // do not cut a character at the end of `part`
+            m -= m < n ? mk_utf8_incomplete_tail(text, m) : 0;
             m = m ? m : 1;
             memcpy(part, text, m);
             mk_utf8_make_printable(part, m);
@@ -200,7 +203,8 @@ bool cmd_color(FILE *f) {
 }
 
 mk_status cmd_print_json(json_t *v, bool pretty, mk_err *err) {
-    bool ok = v && (json_dumpf(v, stdout, pretty ? JSON_INDENT(2) : JSON_COMPACT) == 0 || ferror(stdout));
+    bool ok =
+        v && (json_dumpf(v, stdout, pretty ? JSON_INDENT(2) : JSON_COMPACT) == 0 || ferror(stdout));
     json_decref(v);
     if (!ok) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for the JSON output");
@@ -237,7 +241,8 @@ mk_status cmd_check_stdout(mk_err *err) {
     bool ok = fflush(stdout) == 0 && !ferror(stdout);
     return ok || is_closed_pipe(STDOUT_FILENO)
                ? MK_OK
-               : MK_FAIL(err, MK_EIO, "standard output could not be written: %s", errno ? strerror(errno) : "device full?");
+               : MK_FAIL(err, MK_EIO, "standard output could not be written: %s",
+                         errno ? strerror(errno) : "device full?");
 }
 
 const char *cmd_bytes_text(double n, char out[32]) {
@@ -246,11 +251,16 @@ const char *cmd_bytes_text(double n, char out[32]) {
     for (; n >= 999.5 && i < 4; i++) {
         n /= 1000;
     }
-    snprintf(out, 32, i == 0 ? "%.0f %s" : n < 9.995 ? "%.2f %s" : n < 99.95 ? "%.1f %s" : "%.0f %s", n, unit[i]);
+    snprintf(out, 32,
+             i == 0      ? "%.0f %s"
+             : n < 9.995 ? "%.2f %s"
+             : n < 99.95 ? "%.1f %s"
+                         : "%.0f %s",
+             n, unit[i]);
     return out;
 }
 
-// --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+// --- Ctrl-C --------------------------------------------------------------------------------------
 
 static volatile sig_atomic_t interrupted, on_terminal;
 

@@ -14,20 +14,32 @@ typedef struct {
 
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(convert_args, model),
-    {.name = "out", .short_name = "o", .type = MK_OPT_STR, .offset = offsetof(convert_args, out), .arg = "FILE.gguf",
+    {.name = "out",
+     .short_name = "o",
+     .type = MK_OPT_STR,
+     .offset = offsetof(convert_args, out),
+     .arg = "FILE.gguf",
      .help = "where to write"},
-    {.name = "type", .type = MK_OPT_STR, .offset = offsetof(convert_args, type), .dflt = "keep",
-     .choices = "keep|f32|f16|bf16|q8_0", .arg = "TYPE",
+    {.name = "type",
+     .type = MK_OPT_STR,
+     .offset = offsetof(convert_args, type),
+     .dflt = "keep",
+     .choices = "keep|f32|f16|bf16|q8_0",
+     .arg = "TYPE",
      .help = "type of the matrices; keep turns FP8 into bf16. Norms and routers stay f32"},
     CMD_OPT_TEMPLATE(convert_args, model),
-    {.name = "quiet", .short_name = "q", .type = MK_OPT_FLAG, .offset = offsetof(convert_args, model.quiet),
+    {.name = "quiet",
+     .short_name = "q",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(convert_args, model.quiet),
      .help = "nothing on standard error but errors"},
 };
 
 const mk_opt_spec cmd_convert_spec = {
     .program = "minke convert",
     .usage = "MODEL -o FILE.gguf [--type TYPE]",
-    .about = "Writes a GGUF file from a Hugging Face folder or another GGUF file, with tokenizer, chat template and "
+    .about = "Writes a GGUF file from a Hugging Face folder or another GGUF file, with tokenizer, "
+             "chat template and "
              "sampling defaults.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
@@ -67,8 +79,10 @@ static mk_dtype parse_type(const char *name) {
     static const struct {
         const char *name;
         mk_dtype type;
-    } types[] = {
-        {"f32", MK_DTYPE_F32}, {"f16", MK_DTYPE_F16}, {"bf16", MK_DTYPE_BF16}, {"q8_0", MK_DTYPE_Q8_0}};
+    } types[] = {{"f32", MK_DTYPE_F32},
+                 {"f16", MK_DTYPE_F16},
+                 {"bf16", MK_DTYPE_BF16},
+                 {"q8_0", MK_DTYPE_Q8_0}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (strcmp(types[i].name, name) == 0) {
             return types[i].type;
@@ -85,8 +99,11 @@ static mk_status run(const convert_args *a, mk_err *err) {
     MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &llm, err));
     const mk_model *m = mk_llm_model(llm);
     state s = {.llm = llm};
-    mk_export_opts o = {.type = parse_type(a->type), .name = mk_path_base(mk_source_path(m->src)),
-                        .metadata = add_metadata, .step = on_step, .arg = &s};
+    mk_export_opts o = {.type = parse_type(a->type),
+                        .name = mk_path_base(mk_source_path(m->src)),
+                        .metadata = add_metadata,
+                        .step = on_step,
+                        .arg = &s};
     cmd_catch_interrupt();
     mk_progress_start(&s.bar, "convert", "B", mk_model_file_bytes(m));
     mk_status st = mk_export_gguf(m, &o, a->out, err);

@@ -12,21 +12,21 @@
 #include <arm_neon.h>
 #endif
 
-#define ARRAY_BYTES ((size_t)512 << 20)
-#define READ_TRIES 5
-#define LOOPS 200000        // of one compute run: some tens of milliseconds
+#define ARRAY_BYTES   ((size_t)512 << 20)
+#define READ_TRIES    5
+#define LOOPS         200000  // of one compute run: some tens of milliseconds
 #define COMPUTE_TRIES 8
-#define CHAINS 12           // independent accumulators: more than latency times ports
+#define CHAINS        12  // independent accumulators: more than latency times ports
 
 // A loop returns something that depends on all its work, so that the compiler keeps it.
 typedef double (*loop_fn)(int64_t n);
 typedef struct {
     const char *isa;
-    loop_fn f32, int8;
-    double f32_ops, int8_ops;  // per turn of the loop
+    loop_fn f32, bf16, int8;
+    double f32_ops, bf16_ops, int8_ops;  // per turn of the loop
 } loops;
 
-// --- compute ---------------------------------------------------------------------------------------------------------
+// --- compute -------------------------------------------------------------------------------------
 
 static double f32_scalar(int64_t n) {
     float a[CHAINS];
@@ -118,6 +118,27 @@ AVX512 static double int8_avx512(int64_t n) {
     }
     return (double)_mm_cvtsi128_si32(_mm512_castsi512_si128(a[0]));
 }
+
+#define AVX512BF16                                                                                 \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
+
+AVX512BF16 static double bf16_avx512(int64_t n) {
+    __m512 a[CHAINS];
+    __m512bh m = (__m512bh)_mm512_set1_epi16(0x3c00);  // 2^-7
+    for (int i = 0; i < CHAINS; i++) {
+        a[i] = _mm512_set1_ps((float)i);
+    }
+    for (int64_t k = 0; k < n; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++) {
+            a[i] = _mm512_dpbf16_ps(a[i], m, m);
+        }
+    }
+    for (int i = 1; i < CHAINS; i++) {
+        a[0] = _mm512_add_ps(a[0], a[i]);
+    }
+    return (double)_mm512_cvtss_f32(a[0]);
+}
 #elif defined(__aarch64__)
 #define DOT __attribute__((target("arch=armv8.2-a+dotprod")))
 
@@ -159,12 +180,15 @@ DOT static double int8_neon(int64_t n) {
 
 // Operations of one instruction: two per multiply-add, times lanes, times products per lane.
 static const loops table[] = {
-    {"scalar", f32_scalar, f32_scalar, CHAINS * 2, CHAINS * 2},
+    {"scalar", f32_scalar, f32_scalar, f32_scalar, CHAINS * 2, CHAINS * 2, CHAINS * 2},
 #if defined(__x86_64__)
-    {"avx2", f32_avx2, int8_avx2, CHAINS * 8 * 2, CHAINS * 32 * 2},
-    {"avx512", f32_avx512, int8_avx512, CHAINS * 16 * 2, CHAINS * 64 * 2},
+    {"avx2", f32_avx2, f32_avx2, int8_avx2, CHAINS * 8 * 2, CHAINS * 8 * 2, CHAINS * 32 * 2},
+    {"avx512", f32_avx512, f32_avx512, int8_avx512, CHAINS * 16 * 2, CHAINS * 16 * 2,
+     CHAINS * 64 * 2},
+    {"avx512bf16", f32_avx512, bf16_avx512, int8_avx512, CHAINS * 16 * 2, CHAINS * 32 * 2,
+     CHAINS * 64 * 2},
 #elif defined(__aarch64__)
-    {"neon", f32_neon, int8_neon, CHAINS * 4 * 2, CHAINS * 16 * 2},
+    {"neon", f32_neon, f32_neon, int8_neon, CHAINS * 4 * 2, CHAINS * 4 * 2, CHAINS * 16 * 2},
 #endif
 };
 
@@ -187,14 +211,15 @@ static double measure_compute(mk_pool *pool, loop_fn fn, double ops) {
     for (int i = 0; i < COMPUTE_TRIES; i++) {
         uint64_t t = mk_now_ns();
         mk_pool_run(pool, compute_part, j);
-        double rate = ops * LOOPS * (double)mk_pool_n_thread(pool) / ((double)(mk_now_ns() - t) / 1e9);
+        double rate =
+            ops * LOOPS * (double)mk_pool_n_thread(pool) / ((double)(mk_now_ns() - t) / 1e9);
         best = rate > best ? rate : best;
     }
     mk_free(j);
     return best;
 }
 
-// --- bandwidth -------------------------------------------------------------------------------------------------------
+// --- bandwidth -----------------------------------------------------------------------------------
 
 typedef struct {
     uint64_t *data;
@@ -253,6 +278,7 @@ mk_status mk_limits_measure(mk_pool *pool, const char *isa, mk_limits *out, mk_e
         l = strcmp(table[i].isa, isa) == 0 ? &table[i] : l;
     }
     out->f32_ops_per_second = measure_compute(pool, l->f32, l->f32_ops);
+    out->bf16_ops_per_second = measure_compute(pool, l->bf16, l->bf16_ops);
     out->int8_ops_per_second = measure_compute(pool, l->int8, l->int8_ops);
     return measure_read(pool, &out->read_bytes_per_second, err);
 }

@@ -43,15 +43,17 @@ static mk_status unknown_verb(const char *name, mk_err *err) {
 }
 
 static void print_overview(void) {
-    printf("minke %s: runs open-weight reasoning models\n\nUsage: minke VERB [options]\n\n", minke_version());
+    printf("minke %s: runs open-weight reasoning models\n\nUsage: minke VERB [options]\n\n",
+           minke_version());
     for (size_t i = 0; i < N_VERB; i++) {
         printf("  %-12s %s\n", verbs[i].name, verbs[i].about);
     }
     printf("  %-12s %s\n", "help VERB", "the options of a verb (also: minke VERB --help)");
-    printf("\n`minke` alone starts a chat with the built-in model.\n"
-           "A MODEL is a .gguf file, a Hugging Face folder, or a name in models/.\n\n"
-           "Exit codes: 0 ok, 1 usage, 2 model missing, 3 does not fit, 4 network, 5 corrupt file,\n"
-           "6 context overflow, 130 interrupted.\n");
+    printf(
+        "\n`minke` alone starts a chat with the built-in model.\n"
+        "A MODEL is a .gguf file, a Hugging Face folder, or a name in models/.\n\n"
+        "Exit codes: 0 ok, 1 usage, 2 model missing, 3 does not fit, 4 network, 5 corrupt file,\n"
+        "6 context overflow, 130 interrupted.\n");
 }
 
 static mk_status print_help(const char *name, mk_err *err) {
@@ -96,14 +98,17 @@ static mk_status dispatch(int argc, char *const *argv, mk_err *err) {
         return MK_OK;
     }
     if (argv[1][0] == '-') {
-        return MK_FAIL(err, MK_EUSAGE, "expected a verb, got the option '%s'; `minke help` lists the verbs", argv[1]);
+        return MK_FAIL(err, MK_EUSAGE,
+                       "expected a verb, got the option '%s'; `minke help` lists the verbs",
+                       argv[1]);
     }
     const verb *v = find_verb(argv[1]);
     return v ? v->run(argc - 1, argv + 1, err) : unknown_verb(argv[1], err);
 }
 
 int main(int argc, char **argv) {
-    (void)signal(SIGPIPE, SIG_IGN);  // a reader that left is a write error, seen and handled where it happens
+    // a reader that left is a write error, seen and handled where it happens
+    (void)signal(SIGPIPE, SIG_IGN);
     mk_err err = {0};
     mk_status st = dispatch(argc, argv, &err);
     if (st == MK_OK) {

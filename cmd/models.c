@@ -1,5 +1,5 @@
-// Finding a model by name: ./models, then beside the program (build/../models), then where it was installed
-// (PREFIX/bin/../share/minke/models).
+// Finding a model by name: ./models, then beside the program (build/../models), then where it was
+// installed (PREFIX/bin/../share/minke/models).
 #include "cmd.h"
 
 #include <dirent.h>
@@ -100,10 +100,13 @@ static mk_status not_found(const char *name, char *const dirs[3], mk_err *err) {
     }
     const char *near = mk_opt_suggest(name, (const char *const *)list.name, list.n);
     const char *there = list.n ? b.data : "none";
-    mk_status st =
-        near ? MK_FAIL(err, MK_ENOTFOUND, "model '%s' not found; did you mean '%s'? (models here: %s)", name, near, there)
-             : MK_FAIL(err, MK_ENOTFOUND,
-                       "model '%s' not found: no such file or folder, and not in models/ (models here: %s)", name, there);
+    mk_status st = near ? MK_FAIL(err, MK_ENOTFOUND,
+                                  "model '%s' not found; did you mean '%s'? (models here: %s)",
+                                  name, near, there)
+                        : MK_FAIL(err, MK_ENOTFOUND,
+                                  "model '%s' not found: no such file or folder, and not in "
+                                  "models/ (models here: %s)",
+                                  name, there);
     mk_buf_free(&b);
     for (size_t i = 0; i < list.n; i++) {
         mk_free(list.name[i]);

@@ -1,8 +1,9 @@
 // minke perplexity: mean of -log p over a text, in nats per token, and its exponential.
 //
-// The text is cut into windows of W tokens from its start, without overlap; in each the tokens 2..W are predicted from
-// those before them in the window.  What is left at the end, less than W tokens, is not used (unless it is all there is).
-// No begin-of-text token is put in front.  models/shakespeare/README.md states the same for the reference number.
+// The text is cut into windows of W tokens from its start, without overlap; in each the tokens 2..W
+// are predicted from those before them in the window.  What is left at the end, less than W tokens,
+// is not used (unless it is all there is).  No begin-of-text token is put in front.
+// models/shakespeare/README.md states the same for the reference number.
 #include "cmd.h"
 
 #include <math.h>
@@ -12,7 +13,7 @@
 #include "base/log.h"
 
 #define ROWS_AT_ONCE 64
-#define WINDOW_MAX 2048
+#define WINDOW_MAX   2048
 
 typedef struct {
     cmd_model_args model;
@@ -24,18 +25,31 @@ typedef struct {
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(ppl_args, model),
     CMD_OPT_RUNTIME(ppl_args, model),
-    {.name = "file", .short_name = "f", .type = MK_OPT_STR, .offset = offsetof(ppl_args, file), .arg = "FILE",
-     .help = "the text; - is standard input", .group = "Text"},
-    {.name = "window", .type = MK_OPT_I64, .offset = offsetof(ppl_args, window), .min = 2, .max = 1 << 24, .arg = "N",
+    {.name = "file",
+     .short_name = "f",
+     .type = MK_OPT_STR,
+     .offset = offsetof(ppl_args, file),
+     .arg = "FILE",
+     .help = "the text; - is standard input",
+     .group = "Text"},
+    {.name = "window",
+     .type = MK_OPT_I64,
+     .offset = offsetof(ppl_args, window),
+     .min = 2,
+     .max = 1 << 24,
+     .arg = "N",
      .help = "tokens per window; without it the model's window, at most 2048"},
-    {.name = "json", .type = MK_OPT_FLAG, .offset = offsetof(ppl_args, json),
+    {.name = "json",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(ppl_args, json),
      .help = "one object: loss, perplexity, standard_error, tokens, windows, window"},
 };
 
 const mk_opt_spec cmd_perplexity_spec = {
     .program = "minke perplexity",
     .usage = "[-m MODEL] -f FILE [--window N]",
-    .about = "Mean negative log-likelihood (nats per token) and perplexity over windows of a text. Lower is better; "
+    .about = "Mean negative log-likelihood (nats per token) and perplexity over windows of a text. "
+             "Lower is better; "
              "numbers of models with different tokenizers cannot be compared.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
@@ -80,34 +94,40 @@ static mk_status measure(mk_llm *llm, const mk_ids *ids, int64_t window, tally *
     return st;
 }
 
-static mk_status print_result(const ppl_args *a, const tally *t, int64_t n_window, int64_t window, mk_err *err) {
+static mk_status print_result(const ppl_args *a, const tally *t, int64_t n_window, int64_t window,
+                              mk_err *err) {
     double n = (double)t->count, loss = t->sum / n;
     double var = n > 1 ? (t->sum2 - n * loss * loss) / (n - 1) : 0;
     double se = sqrt((var > 0 ? var : 0) / n);
     if (a->json) {
-        json_t *o = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "loss", loss, "perplexity", exp(loss), "standard_error",
-                              se, "tokens", (json_int_t)t->count, "windows", (json_int_t)n_window, "window",
-                              (json_int_t)window);
+        json_t *o = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "loss", loss, "perplexity",
+                              exp(loss), "standard_error", se, "tokens", (json_int_t)t->count,
+                              "windows", (json_int_t)n_window, "window", (json_int_t)window);
         return cmd_print_json(o, false, err);
     }
-    printf("loss %.6f nats per token (standard error %.6f), perplexity %.4f\n%lld tokens predicted in %lld windows of "
-           "%lld\n", loss, se, exp(loss), (long long)t->count, (long long)n_window, (long long)window);
+    printf("loss %.6f nats per token (standard error %.6f), perplexity %.4f\n%lld tokens predicted "
+           "in %lld windows of "
+           "%lld\n",
+           loss, se, exp(loss), (long long)t->count, (long long)n_window, (long long)window);
     return MK_OK;
 }
 
 // The text as ids, and the window that will be used.
-static mk_status prepare(const ppl_args *a, const mk_llm *llm, mk_ids *ids, int64_t *window, mk_err *err) {
+static mk_status prepare(const ppl_args *a, const mk_llm *llm, mk_ids *ids, int64_t *window,
+                         mk_err *err) {
     char *text = NULL;
     size_t n = 0;
     MK_TRY(cmd_read_input(a->file, &text, &n, err));
-    mk_status st = mk_tokenizer_encode(mk_llm_tokenizer(llm), text, n, (mk_encode_opts){0}, ids, err);
+    mk_status st =
+        mk_tokenizer_encode(mk_llm_tokenizer(llm), text, n, (mk_encode_opts){0}, ids, err);
     mk_free(text);
     MK_TRY(st);
     int64_t trained = mk_llm_model(llm)->hp.n_ctx_train;
     *window = a->window ? a->window : trained < WINDOW_MAX ? trained : WINDOW_MAX;
     *window = *window > ids->n ? ids->n : *window;
     return ids->n >= 2 ? MK_OK
-                       : MK_FAIL(err, MK_EUSAGE, "%s: %lld tokens, expected at least 2", a->file, (long long)ids->n);
+                       : MK_FAIL(err, MK_EUSAGE, "%s: %lld tokens, expected at least 2", a->file,
+                                 (long long)ids->n);
 }
 
 static mk_status run(const ppl_args *a, mk_err *err) {
@@ -123,7 +143,9 @@ static mk_status run(const ppl_args *a, mk_err *err) {
     }
     mk_llm_close(facts);
     if (st == MK_OK) {
-        st = cmd_open(&a->model, &(cmd_open_opts){.n_out = ROWS_AT_ONCE, .n_seq = 2, .n_ctx = window}, &llm, err);
+        st = cmd_open(&a->model,
+                      &(cmd_open_opts){.n_out = ROWS_AT_ONCE, .n_seq = 2, .n_ctx = window}, &llm,
+                      err);
     }
     if (st == MK_OK) {
         tally t = {.n_vocab = mk_llm_model(llm)->hp.n_vocab};

@@ -1,6 +1,7 @@
 // minke show: what a model is, without loading its weights.
 //
-// The facts are collected once as JSON; the text form prints from the same object, so that both say the same.
+// The facts are collected once as JSON; the text form prints from the same object, so that both say
+// the same.
 #include "cmd.h"
 
 #include <string.h>
@@ -14,35 +15,61 @@ typedef struct {
 
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(show_args, model),
-    {.name = "ctx", .type = MK_OPT_I64, .offset = offsetof(show_args, model.n_ctx), .min = 1, .max = 1 << 30,
-     .word = "max", .word_value = CMD_CTX_MAX, .arg = "N", .env = "MINKE_CTX", .group = "What to show",
+    {.name = "ctx",
+     .type = MK_OPT_I64,
+     .offset = offsetof(show_args, model.n_ctx),
+     .min = 1,
+     .max = 1 << 30,
+     .word = "max",
+     .word_value = CMD_CTX_MAX,
+     .arg = "N",
+     .env = "MINKE_CTX",
+     .group = "What to show",
      .help = "window to plan memory for; without it the model's window"},
-    {.name = "kv-type", .type = MK_OPT_STR, .offset = offsetof(show_args, model.kv_type), .dflt = "auto",
-     .choices = "auto|f32|f16", .arg = "TYPE", .help = "numbers in the cache"},
-    {.name = "chunk", .type = MK_OPT_I64, .offset = offsetof(show_args, model.n_chunk), .min = 1, .max = 65536,
-     .arg = "N", .help = "tokens of a prompt computed together"},
+    {.name = "kv-type",
+     .type = MK_OPT_STR,
+     .offset = offsetof(show_args, model.kv_type),
+     .dflt = "auto",
+     .choices = "auto|f32|f16",
+     .arg = "TYPE",
+     .help = "numbers in the cache"},
+    {.name = "chunk",
+     .type = MK_OPT_I64,
+     .offset = offsetof(show_args, model.n_chunk),
+     .min = 1,
+     .max = 65536,
+     .arg = "N",
+     .help = "tokens of a prompt computed together"},
     CMD_OPT_TEMPLATE(show_args, model),
-    {.name = "tensors", .type = MK_OPT_FLAG, .offset = offsetof(show_args, tensors), .help = "list every tensor"},
-    {.name = "json", .type = MK_OPT_FLAG, .offset = offsetof(show_args, json), .help = "one object"},
+    {.name = "tensors",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(show_args, tensors),
+     .help = "list every tensor"},
+    {.name = "json",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(show_args, json),
+     .help = "one object"},
 };
 
 const mk_opt_spec cmd_show_spec = {
     .program = "minke show",
     .usage = "[MODEL] [--ctx N]",
-    .about = "Shows architecture, parameters, memory, tokenizer, chat template and tensor types of a model.",
+    .about = "Shows architecture, parameters, memory, tokenizer, chat template and tensor types of "
+             "a model.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
     .max_args = 1,
 };
 
-// --- facts -----------------------------------------------------------------------------------------------------------
+// --- facts ---------------------------------------------------------------------------------------
 
 // The numbers of the architecture that are worth a name; only those that are not zero are shown.
 static const struct {
     const char *name;
     size_t field;
 } numbers[] = {
-#define N(name, field) {name, offsetof(mk_hparams, field)}
+#define N(name, field)                                                                             \
+    { name, offsetof(mk_hparams, field) }
     N("layers", n_layer),
     N("width", d_model),
     N("heads", n_head),
@@ -91,16 +118,19 @@ static mk_status memory(const mk_llm *llm, int64_t n_ctx, json_t **out, mk_err *
     n_ctx = n_ctx == CMD_CTX_MAX ? m->hp.n_ctx_train : n_ctx;
     MK_TRY(mk_llm_plan(llm, n_ctx, &p, err));
     int64_t window = n_ctx > 0 ? n_ctx : mk_llm_engine_opts(llm)->n_ctx;
-    *out = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "context", (json_int_t)window, "weights", (json_int_t)p.weights,
-                     "cache", (json_int_t)p.kv, "scratch", (json_int_t)p.scratch, "total", (json_int_t)p.total,
-                     "available", (json_int_t)mk_memory_available());
+    *out = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "context", (json_int_t)window, "weights",
+                     (json_int_t)p.weights, "cache", (json_int_t)p.kv, "scratch",
+                     (json_int_t)p.scratch, "total", (json_int_t)p.total, "available",
+                     (json_int_t)mk_memory_available());
     return MK_OK;
 }
 
 static json_t *special_id(const mk_tokenizer *t, int32_t id) {
     size_t n = 0;
     const char *p = id >= 0 ? mk_tokenizer_piece(t, id, &n) : NULL;
-    return id < 0 ? json_null() : json_pack("{s:i, s:o}", "id", (int)id, "token", cmd_json_text(p ? p : "", p ? n : 0));
+    return id < 0 ? json_null()
+                  : json_pack("{s:i, s:o}", "id", (int)id, "token",
+                              cmd_json_text(p ? p : "", p ? n : 0));
 }
 
 static json_t *tokenizer(const mk_tokenizer *t) {
@@ -111,9 +141,10 @@ static json_t *tokenizer(const mk_tokenizer *t) {
             json_array_append_new(ends, special_id(t, id));
         }
     }
-    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:b, s:o}", "kind", kind[mk_tokenizer_get_kind(t)], "pre_tokenizer",
-                     mk_tokenizer_pre_name(t), "tokens", (json_int_t)mk_tokenizer_n_vocab(t), "bos",
-                     special_id(t, mk_tokenizer_bos(t)), "eos", special_id(t, mk_tokenizer_eos(t)), "add_bos",
+    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:b, s:o}", "kind", kind[mk_tokenizer_get_kind(t)],
+                     "pre_tokenizer", mk_tokenizer_pre_name(t), "tokens",
+                     (json_int_t)mk_tokenizer_n_vocab(t), "bos", special_id(t, mk_tokenizer_bos(t)),
+                     "eos", special_id(t, mk_tokenizer_eos(t)), "add_bos",
                      (int)mk_tokenizer_add_bos(t), "ends_answer", ends);
 }
 
@@ -121,14 +152,16 @@ static json_t *chat_template(const mk_llm *llm) {
     const mk_chat_template *t = mk_llm_template(llm);
     return t ? json_pack("{s:s, s:b, s:b, s:b}", "origin", mk_chat_template_origin(t), "thinks",
                          (int)mk_chat_template_thinks(t), "can_switch_thinking",
-                         (int)mk_chat_template_can_switch_thinking(t), "tools", (int)mk_chat_template_has_tools(t))
+                         (int)mk_chat_template_can_switch_thinking(t), "tools",
+                         (int)mk_chat_template_has_tools(t))
              : json_null();
 }
 
 static json_t *sampling(const mk_llm *llm) {
     mk_sample_params p = mk_llm_sampling(llm);
-    return json_pack("{s:f, s:i, s:f, s:f, s:f}", "temperature", (double)p.temperature, "top_k", (int)p.top_k, "top_p",
-                     (double)p.top_p, "min_p", (double)p.min_p, "repeat_penalty", (double)p.repetition_penalty);
+    return json_pack("{s:f, s:i, s:f, s:f, s:f}", "temperature", (double)p.temperature, "top_k",
+                     (int)p.top_k, "top_p", (double)p.top_p, "min_p", (double)p.min_p,
+                     "repeat_penalty", (double)p.repetition_penalty);
 }
 
 // Tensors and bytes by element type, in the order of the ids.
@@ -143,8 +176,9 @@ static json_t *types(const mk_source *src) {
     json_t *list = json_array();
     for (int t = 0; t < MK_DTYPE_N; t++) {
         if (count[t] > 0) {
-            json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "type", mk_dtype_get(t)->name, "tensors",
-                                                  (json_int_t)count[t], "bytes", (json_int_t)bytes[t]));
+            json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "type", mk_dtype_get(t)->name,
+                                                  "tensors", (json_int_t)count[t], "bytes",
+                                                  (json_int_t)bytes[t]));
         }
     }
     return list;
@@ -158,8 +192,9 @@ static json_t *all_tensors(const mk_source *src) {
         for (int d = 0; d < v->n_dim; d++) {
             json_array_append_new(shape, json_integer(v->shape[d]));
         }
-        json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:I}", "name", cmd_json_text(v->name, strlen(v->name)),
-                                              "type", mk_dtype_get(v->dtype)->name, "shape", shape, "bytes",
+        json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:I}", "name",
+                                              cmd_json_text(v->name, strlen(v->name)), "type",
+                                              mk_dtype_get(v->dtype)->name, "shape", shape, "bytes",
                                               (json_int_t)v->n_bytes));
     }
     return list;
@@ -170,13 +205,15 @@ static mk_status collect(const show_args *a, const mk_llm *llm, json_t **out, mk
     json_t *mem = NULL;
     MK_TRY(memory(llm, a->model.n_ctx, &mem, err));
     const char *path = mk_source_path(m->src);
-    json_t *o = json_pack(
-        "{s:o, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "path", cmd_json_text(path, strlen(path)),
-        "format", mk_source_is_gguf(m->src) ? "GGUF" : "Hugging Face folder", "file_bytes",
-        (json_int_t)mk_model_file_bytes(m), "family", m->arch->name, "class", mk_source_arch(m->src), "parameters",
-        (json_int_t)mk_model_n_param(m), "bytes_per_token", (json_int_t)mk_model_bytes_per_token(m), "architecture",
-        architecture(m), "memory", mem, "tokenizer", tokenizer(mk_llm_tokenizer(llm)), "template", chat_template(llm),
-        "sampling", sampling(llm), "types", types(m->src));
+    json_t *o = json_pack("{s:o, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}",
+                          "path", cmd_json_text(path, strlen(path)), "format",
+                          mk_source_is_gguf(m->src) ? "GGUF" : "Hugging Face folder", "file_bytes",
+                          (json_int_t)mk_model_file_bytes(m), "family", m->arch->name, "class",
+                          mk_source_arch(m->src), "parameters", (json_int_t)mk_model_n_param(m),
+                          "bytes_per_token", (json_int_t)mk_model_bytes_per_token(m),
+                          "architecture", architecture(m), "memory", mem, "tokenizer",
+                          tokenizer(mk_llm_tokenizer(llm)), "template", chat_template(llm),
+                          "sampling", sampling(llm), "types", types(m->src));
     if (a->tensors) {
         json_object_set_new(o, "tensors", all_tensors(m->src));
     }
@@ -184,7 +221,7 @@ static mk_status collect(const show_args *a, const mk_llm *llm, json_t **out, mk
     return MK_OK;
 }
 
-// --- text ------------------------------------------------------------------------------------------------------------
+// --- text ----------------------------------------------------------------------------------------
 
 static int64_t num(const json_t *o, const char *key) {
     return json_integer_value(json_object_get(o, key));
@@ -234,7 +271,8 @@ static void print_tokenizer(const json_t *t) {
     print_scalars(t);
     print_special("bos", json_object_get(t, "bos"));
     print_special("eos", json_object_get(t, "eos"));
-    printf("  %-26s %s\n", "begins with bos", json_is_true(json_object_get(t, "add_bos")) ? "yes" : "no");
+    printf("  %-26s %s\n", "begins with bos",
+           json_is_true(json_object_get(t, "add_bos")) ? "yes" : "no");
     size_t i;
     json_t *v;
     json_array_foreach(json_object_get(t, "ends_answer"), i, v) {
@@ -264,8 +302,8 @@ static void print_types(const json_t *list, int64_t total) {
     char b[32];
     printf("\ntypes\n");
     json_array_foreach((json_t *)list, i, v) {
-        printf("  %-10s %6lld tensors %10s %5.1f %%\n", str(v, "type"), (long long)num(v, "tensors"),
-               cmd_bytes_text((double)num(v, "bytes"), b),
+        printf("  %-10s %6lld tensors %10s %5.1f %%\n", str(v, "type"),
+               (long long)num(v, "tensors"), cmd_bytes_text((double)num(v, "bytes"), b),
                total > 0 ? 100.0 * (double)num(v, "bytes") / (double)total : 0);
     }
 }
@@ -294,10 +332,16 @@ static void print_text(const json_t *o) {
     printf("model\n");
     printf("  %-26s ", "path");
     cmd_write_text(stdout, str(o, "path"), strlen(str(o, "path")));
-    printf("\n  %-26s %s, %s\n", "format", str(o, "format"), cmd_bytes_text((double)num(o, "file_bytes"), b));
+    printf("\n  %-26s %s, %s\n", "format", str(o, "format"),
+           cmd_bytes_text((double)num(o, "file_bytes"), b));
     printf("  %-26s %s (%s)\n", "architecture", str(o, "family"), str(o, "class"));
-    printf("  %-26s %.*f %s\n", "parameters", n >= 1e6 ? 2 : 0, n >= 1e9 ? n / 1e9 : n >= 1e6 ? n / 1e6 : n,
-           n >= 1e9 ? "billion" : n >= 1e6 ? "million" : "");
+    printf("  %-26s %.*f %s\n", "parameters", n >= 1e6 ? 2 : 0,
+           n >= 1e9   ? n / 1e9
+           : n >= 1e6 ? n / 1e6
+                      : n,
+           n >= 1e9   ? "billion"
+           : n >= 1e6 ? "million"
+                      : "");
     printf("  %-26s %s of packed weights\n\narchitecture\n", "read per token",
            cmd_bytes_text((double)num(o, "bytes_per_token"), w));
     print_scalars(json_object_get(o, "architecture"));
@@ -318,7 +362,7 @@ static void print_text(const json_t *o) {
     }
 }
 
-// --- the verb --------------------------------------------------------------------------------------------------------
+// --- the verb ------------------------------------------------------------------------------------
 
 static mk_status run(const show_args *a, mk_err *err) {
     mk_llm *llm = NULL;

@@ -13,21 +13,37 @@ typedef struct {
 
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(tok_args, model),
-    {.name = "ids", .type = MK_OPT_FLAG, .offset = offsetof(tok_args, ids_only), .group = "Output",
+    {.name = "ids",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(tok_args, ids_only),
+     .group = "Output",
      .help = "ids alone, separated by spaces"},
-    {.name = "json", .type = MK_OPT_FLAG, .offset = offsetof(tok_args, json), .help = "one object: ids, tokens"},
-    {.name = "special", .type = MK_OPT_FLAG, .offset = offsetof(tok_args, special), .group = "How",
+    {.name = "json",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(tok_args, json),
+     .help = "one object: ids, tokens"},
+    {.name = "special",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(tok_args, special),
+     .group = "How",
      .help = "recognise the texts of control tokens; text of users never is"},
-    {.name = "add-special", .type = MK_OPT_FLAG, .offset = offsetof(tok_args, add_special), .dflt = "off",
+    {.name = "add-special",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(tok_args, add_special),
+     .dflt = "off",
      .help = "put the begin-of-text token in front where the model wants one"},
-    {.name = "decode", .type = MK_OPT_STR, .offset = offsetof(tok_args, decode), .arg = "IDS",
+    {.name = "decode",
+     .type = MK_OPT_STR,
+     .offset = offsetof(tok_args, decode),
+     .arg = "IDS",
      .help = "the other way: text of the ids 1,2,3"},
 };
 
 const mk_opt_spec cmd_tokenize_spec = {
     .program = "minke tokenize",
     .usage = "[-m MODEL] [TEXT... | --decode IDS]",
-    .about = "Shows the tokens of a text, one per line: id and text. Without TEXT standard input is read.",
+    .about = "Shows the tokens of a text, one per line: id and text. Without TEXT standard input "
+             "is read.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
     .max_args = -1,
@@ -41,13 +57,15 @@ mk_status cmd_parse_ids(const char *s, const char *flag, mk_ids *ids, mk_err *er
         int64_t v = -1;
         memcpy(word, s, n < sizeof word ? n : sizeof word - 1);
         if (n >= sizeof word || !mk_parse_i64(word, &v) || v < 0 || v > INT32_MAX) {
-            return MK_FAIL(err, MK_EUSAGE, "%s: expected token ids like 1,2,3, got '%.*s'", flag, (int)(n < 40 ? n : 40),
-                           s);
+            return MK_FAIL(err, MK_EUSAGE, "%s: expected token ids like 1,2,3, got '%.*s'", flag,
+                           (int)(n < 40 ? n : 40), s);
         }
         MK_TRY(mk_ids_push(ids, (int32_t)v, err));
         s += n;
     }
-    return ids->n > 0 ? MK_OK : MK_FAIL(err, MK_EUSAGE, "%s: expected token ids like 1,2,3, got none", flag);
+    return ids->n > 0
+               ? MK_OK
+               : MK_FAIL(err, MK_EUSAGE, "%s: expected token ids like 1,2,3, got none", flag);
 }
 
 static mk_status decode(const mk_tokenizer *t, const tok_args *a, mk_err *err) {
@@ -57,12 +75,13 @@ static mk_status decode(const mk_tokenizer *t, const tok_args *a, mk_err *err) {
     mk_status st = cmd_parse_ids(a->decode, "--decode", &ids, err);
     for (int64_t i = 0; st == MK_OK && i < ids.n; i++) {
         if (ids.data[i] >= mk_tokenizer_n_vocab(t)) {
-            st = MK_FAIL(err, MK_EUSAGE, "--decode: id %d is outside the vocabulary (0 to %lld)", ids.data[i],
-                         (long long)mk_tokenizer_n_vocab(t) - 1);
+            st = MK_FAIL(err, MK_EUSAGE, "--decode: id %d is outside the vocabulary (0 to %lld)",
+                         ids.data[i], (long long)mk_tokenizer_n_vocab(t) - 1);
         }
     }
     if (st == MK_OK) {
-        st = mk_tokenizer_decode(t, ids.data, ids.n, (mk_decode_opts){.skip_special = !a->special}, &text, &n, err);
+        st = mk_tokenizer_decode(t, ids.data, ids.n, (mk_decode_opts){.skip_special = !a->special},
+                                 &text, &n, err);
     }
     if (st == MK_OK && a->json) {
         st = cmd_print_json(json_pack("{s:o}", "text", cmd_json_text(text, n)), false, err);
@@ -82,7 +101,8 @@ static void print_piece(const char *p, size_t n) {
     json_decref(v);
 }
 
-static mk_status print_ids(const mk_tokenizer *t, const tok_args *a, const mk_ids *ids, mk_err *err) {
+static mk_status print_ids(const mk_tokenizer *t, const tok_args *a, const mk_ids *ids,
+                           mk_err *err) {
     json_t *list = json_array(), *tokens = json_array();
     for (int64_t i = 0; i < ids->n; i++) {
         size_t n = 0;
@@ -109,7 +129,8 @@ static mk_status print_ids(const mk_tokenizer *t, const tok_args *a, const mk_id
     return MK_OK;
 }
 
-static mk_status encode(const mk_tokenizer *t, const tok_args *a, const mk_opt_result *r, mk_err *err) {
+static mk_status encode(const mk_tokenizer *t, const tok_args *a, const mk_opt_result *r,
+                        mk_err *err) {
     mk_buf b;
     mk_buf_init(&b, CMD_INPUT_MAX);
     mk_ids ids = {0};

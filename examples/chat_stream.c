@@ -27,8 +27,8 @@ static int talk(minke_chat *chat, const minke_sampling *how, minke_error *err) {
              minke_chat_answer(chat, how, print_part, NULL, &a, err) == MINKE_OK;
         if (ok) {
             printf("\n");
-            fprintf(stderr, "(%lld of %lld prompt tokens were in the cache)\n", (long long)a->n_cached,
-                    (long long)a->n_prompt);
+            fprintf(stderr, "(%lld of %lld prompt tokens were in the cache)\n",
+                    (long long)a->n_cached, (long long)a->n_prompt);
         }
         minke_answer_free(a);
     }

@@ -27,7 +27,8 @@ int main(int argc, char **argv) {
     how.max_tokens = argc > 3 ? strtol(argv[3], NULL, 10) : 100;
 
     minke_answer *a;
-    minke_status st = minke_generate(m, argc > 2 ? argv[2] : "ROMEO:", &how, print_text, NULL, &a, &err);
+    minke_status st =
+        minke_generate(m, argc > 2 ? argv[2] : "ROMEO:", &how, print_text, NULL, &a, &err);
     if (st == MINKE_OK) {
         printf("\n");
         fprintf(stderr, "%lld tokens in %.0f ms\n", (long long)a->n_ids, a->generation_ms);

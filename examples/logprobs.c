@@ -18,7 +18,8 @@ static minke_status print_all(minke_model *m, const int32_t *ids, int64_t n, min
         minke_free(text);
     }
     if (st == MINKE_OK && n > 1) {
-        printf("mean %.4f nats over %lld predicted tokens\n", -sum / (double)(n - 1), (long long)(n - 1));
+        printf("mean %.4f nats over %lld predicted tokens\n", -sum / (double)(n - 1),
+               (long long)(n - 1));
     }
     free(logprob);
     return st;

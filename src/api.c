@@ -23,10 +23,14 @@ typedef struct {
     mk_answer own;
 } answer_box;
 
-_Static_assert((int)MINKE_INTERRUPTED == (int)MK_EINTR, "the codes of both headers are the same numbers");
-_Static_assert((int)MINKE_CONTEXT == (int)MK_ECONTEXT, "the codes of both headers are the same numbers");
-_Static_assert((int)MINKE_CANCELLED == (int)MK_FINISH_CANCELLED, "the reasons of both headers are the same numbers");
-_Static_assert((int)MINKE_THINK_ON == (int)MK_THINK_ON, "the modes of both headers are the same numbers");
+_Static_assert((int)MINKE_INTERRUPTED == (int)MK_EINTR,
+               "the codes of both headers are the same numbers");
+_Static_assert((int)MINKE_CONTEXT == (int)MK_ECONTEXT,
+               "the codes of both headers are the same numbers");
+_Static_assert((int)MINKE_CANCELLED == (int)MK_FINISH_CANCELLED,
+               "the reasons of both headers are the same numbers");
+_Static_assert((int)MINKE_THINK_ON == (int)MK_THINK_ON,
+               "the modes of both headers are the same numbers");
 
 const char *minke_version(void) {
     return MINKE_VERSION;
@@ -57,9 +61,10 @@ static minke_status usage(minke_error *err, const char *what) {
     return give(st, &e, err);
 }
 
-// --- models ----------------------------------------------------------------------------------------------------------
+// --- models --------------------------------------------------------------------------------------
 
-minke_status minke_open(const char *path, const minke_options *options, minke_model **out, minke_error *err) {
+minke_status minke_open(const char *path, const minke_options *options, minke_model **out,
+                        minke_error *err) {
     static const minke_options none;
     const minke_options *o = options ? options : &none;
     mk_llm_opts opts = MK_LLM_DEFAULTS;
@@ -102,10 +107,10 @@ int minke_has_chat_template(const minke_model *m) {
     return mk_llm_template(m->llm) != NULL;
 }
 
-// --- tokens ----------------------------------------------------------------------------------------------------------
+// --- tokens --------------------------------------------------------------------------------------
 
-minke_status minke_tokenize(const minke_model *m, const char *text, size_t n, int with_bos, int32_t **ids,
-                            int64_t *n_ids, minke_error *err) {
+minke_status minke_tokenize(const minke_model *m, const char *text, size_t n, int with_bos,
+                            int32_t **ids, int64_t *n_ids, minke_error *err) {
     mk_ids list = {0};
     mk_err e = {0};
     *ids = NULL;
@@ -121,8 +126,8 @@ minke_status minke_tokenize(const minke_model *m, const char *text, size_t n, in
     return give(st, &e, err);
 }
 
-minke_status minke_detokenize(const minke_model *m, const int32_t *ids, int64_t n_ids, char **text, size_t *n_text,
-                              minke_error *err) {
+minke_status minke_detokenize(const minke_model *m, const int32_t *ids, int64_t n_ids, char **text,
+                              size_t *n_text, minke_error *err) {
     mk_err e = {0};
     *text = NULL;
     *n_text = 0;
@@ -131,17 +136,20 @@ minke_status minke_detokenize(const minke_model *m, const int32_t *ids, int64_t 
             return usage(err, "a token id is outside the vocabulary");
         }
     }
-    mk_status st = mk_tokenizer_decode(mk_llm_tokenizer(m->llm), ids, n_ids, (mk_decode_opts){.skip_special = true},
-                                       text, n_text, &e);
+    mk_status st = mk_tokenizer_decode(mk_llm_tokenizer(m->llm), ids, n_ids,
+                                       (mk_decode_opts){.skip_special = true}, text, n_text, &e);
     return give(st, &e, err);
 }
 
-// --- answers ---------------------------------------------------------------------------------------------------------
+// --- answers -------------------------------------------------------------------------------------
 
 minke_sampling minke_sampling_of(const minke_model *m) {
     mk_sample_params p = mk_llm_sampling(m->llm);
-    return (minke_sampling){.temperature = (double)p.temperature, .top_k = p.top_k, .top_p = (double)p.top_p,
-                            .min_p = (double)p.min_p, .repetition_penalty = (double)p.repetition_penalty,
+    return (minke_sampling){.temperature = (double)p.temperature,
+                            .top_k = p.top_k,
+                            .top_p = (double)p.top_p,
+                            .min_p = (double)p.min_p,
+                            .repetition_penalty = (double)p.repetition_penalty,
                             .max_tokens = -1};
 }
 
@@ -182,15 +190,21 @@ static void fill_request(const minke_model *m, const minke_sampling *s, mk_reque
 
 static void show(answer_box *box) {
     const mk_answer *a = &box->own;
-    box->shown = (minke_answer){.text = a->text ? a->text : "", .reasoning = a->reasoning ? a->reasoning : "",
-                                .n_text = a->n_text, .n_reasoning = a->n_reasoning, .ids = a->ids.data,
-                                .n_ids = a->ids.n, .finish = (minke_finish)a->finish, .n_prompt = a->n_prompt,
-                                .n_cached = a->n_cached, .prompt_ms = a->prompt_ms,
+    box->shown = (minke_answer){.text = a->text ? a->text : "",
+                                .reasoning = a->reasoning ? a->reasoning : "",
+                                .n_text = a->n_text,
+                                .n_reasoning = a->n_reasoning,
+                                .ids = a->ids.data,
+                                .n_ids = a->ids.n,
+                                .finish = (minke_finish)a->finish,
+                                .n_prompt = a->n_prompt,
+                                .n_cached = a->n_cached,
+                                .prompt_ms = a->prompt_ms,
                                 .generation_ms = a->generation_ms};
 }
 
-static minke_status answer(minke_model *m, mk_request *r, const minke_sampling *sampling, const relay *to,
-                           minke_answer **out, minke_error *err) {
+static minke_status answer(minke_model *m, mk_request *r, const minke_sampling *sampling,
+                           const relay *to, minke_answer **out, minke_error *err) {
     minke_sampling s = sampling ? *sampling : minke_sampling_of(m);
     mk_err e = {0};
     *out = NULL;
@@ -219,8 +233,8 @@ void minke_answer_free(minke_answer *a) {
     }
 }
 
-minke_status minke_generate(minke_model *m, const char *prompt, const minke_sampling *sampling, minke_event_fn fn,
-                            void *arg, minke_answer **out, minke_error *err) {
+minke_status minke_generate(minke_model *m, const char *prompt, const minke_sampling *sampling,
+                            minke_event_fn fn, void *arg, minke_answer **out, minke_error *err) {
     *out = NULL;
     if (!prompt) {
         return usage(err, "no prompt; expected a text");
@@ -229,13 +243,15 @@ minke_status minke_generate(minke_model *m, const char *prompt, const minke_samp
     return answer(m, &r, sampling, &(relay){fn, arg}, out, err);
 }
 
-// --- conversations ---------------------------------------------------------------------------------------------------
+// --- conversations -------------------------------------------------------------------------------
 
-minke_status minke_chat_new(minke_model *m, const char *system, minke_chat **out, minke_error *err) {
+minke_status minke_chat_new(minke_model *m, const char *system, minke_chat **out,
+                            minke_error *err) {
     *out = NULL;
     if (!mk_llm_template(m->llm)) {
         mk_err e = {0};
-        mk_status st = MK_FAIL(&e, MK_ETEMPLATE, "this model has no chat template; minke_generate continues a text");
+        mk_status st = MK_FAIL(&e, MK_ETEMPLATE,
+                               "this model has no chat template; minke_generate continues a text");
         return give(st, &e, err);
     }
     minke_chat *c = mk_zalloc(sizeof *c);
@@ -257,13 +273,16 @@ void minke_chat_free(minke_chat *c) {
     }
 }
 
-static minke_status add(minke_chat *c, const char *role, const char *text, size_t n, minke_error *err) {
+static minke_status add(minke_chat *c, const char *role, const char *text, size_t n,
+                        minke_error *err) {
     json_t *content = json_stringn(text, n);
     if (!content) {
         return usage(err, "the text of a message is not UTF-8");
     }
     json_t *m = json_pack("{s:s, s:o}", "role", role, "content", content);
-    return m && json_array_append_new(c->messages, m) == 0 ? MINKE_OK : usage(err, "the role of a message is not UTF-8");
+    return m && json_array_append_new(c->messages, m) == 0
+               ? MINKE_OK
+               : usage(err, "the role of a message is not UTF-8");
 }
 
 minke_status minke_chat_add(minke_chat *c, const char *role, const char *text, minke_error *err) {
@@ -273,8 +292,8 @@ minke_status minke_chat_add(minke_chat *c, const char *role, const char *text, m
     return add(c, role, text, strlen(text), err);
 }
 
-minke_status minke_chat_answer(minke_chat *c, const minke_sampling *sampling, minke_event_fn fn, void *arg,
-                               minke_answer **out, minke_error *err) {
+minke_status minke_chat_answer(minke_chat *c, const minke_sampling *sampling, minke_event_fn fn,
+                               void *arg, minke_answer **out, minke_error *err) {
     mk_request r = {.messages = c->messages};
     minke_status st = answer(c->model, &r, sampling, &(relay){fn, arg}, out, err);
     if (st == MINKE_OK) {
@@ -282,7 +301,8 @@ minke_status minke_chat_answer(minke_chat *c, const minke_sampling *sampling, mi
         const minke_answer *a = *out;
         if (a->n_reasoning > 0) {
             json_t *last = json_array_get(c->messages, json_array_size(c->messages) - 1);
-            json_object_set_new(last, "reasoning_content", json_stringn(a->reasoning, a->n_reasoning));
+            json_object_set_new(last, "reasoning_content",
+                                json_stringn(a->reasoning, a->n_reasoning));
         }
     }
     return st;
@@ -296,7 +316,7 @@ void minke_chat_reset(minke_chat *c) {
     }
 }
 
-// --- probabilities ---------------------------------------------------------------------------------------------------
+// --- probabilities -------------------------------------------------------------------------------
 // These run on an engine of their own, so that the conversation in the cache of the model stays.
 
 typedef struct {
@@ -337,13 +357,14 @@ static minke_status feed(minke_model *m, row_job *j, minke_error *err) {
     return give(st, &why, err);
 }
 
-minke_status minke_logits(minke_model *m, const int32_t *ids, int64_t n_ids, minke_row_fn row, void *arg,
-                          minke_error *err) {
+minke_status minke_logits(minke_model *m, const int32_t *ids, int64_t n_ids, minke_row_fn row,
+                          void *arg, minke_error *err) {
     row_job j = {.fn = row, .arg = arg, .n_vocab = minke_n_vocab(m), .n = n_ids, .ids = ids};
     return feed(m, &j, err);
 }
 
-minke_status minke_logprobs(minke_model *m, const int32_t *ids, int64_t n_ids, double *logprob, minke_error *err) {
+minke_status minke_logprobs(minke_model *m, const int32_t *ids, int64_t n_ids, double *logprob,
+                            minke_error *err) {
     row_job j = {.n_vocab = minke_n_vocab(m), .n = n_ids, .ids = ids, .logprob = logprob};
     if (n_ids > 0) {
         logprob[0] = 0;
