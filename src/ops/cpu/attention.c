@@ -365,12 +365,36 @@ void MK_FN(attention)(const mk_attn_job *job) {
     finish(&s);
 }
 
-// One element to its place.
-static void put(mk_kv_type type, uint8_t *p, int64_t i, float v) {
+// 16 or fewer floats as the cache stores them; the first n of tmp count.
+static size_t to_cache(mk_kv_type type, const float *x, int64_t n, void *tmp) {
+    v16f v = n >= 16 ? vf_load(x) : vf_load_n(x, n);
     if (type == MK_KV_F16) {
-        ((uint16_t *)p)[i] = mk_f16_from_f32(v);
-    } else {
-        ((float *)p)[i] = v;
+        vf_store_f16(tmp, v);
+        return 2;
+    }
+    vf_store(tmp, v);
+    return 4;
+}
+
+// n floats side by side.
+static void put_row(mk_kv_type type, uint8_t *dst, const float *x, int64_t n) {
+    float tmp[16];
+    for (int64_t i = 0; i < n; i += 16) {
+        int64_t m = n - i < 16 ? n - i : 16;
+        size_t elem = to_cache(type, x + i, m, tmp);
+        memcpy(dst + (size_t)i * elem, tmp, (size_t)m * elem);
+    }
+}
+
+// n floats, each 16 elements behind the one before: one key among 16.
+static void put_key(mk_kv_type type, uint8_t *dst, const float *x, int64_t n) {
+    float tmp[16];
+    for (int64_t i = 0; i < n; i += 16) {
+        int64_t m = n - i < 16 ? n - i : 16;
+        size_t elem = to_cache(type, x + i, m, tmp);
+        for (int64_t j = 0; j < m; j++) {
+            memcpy(dst + (size_t)(i + j) * 16 * elem, (uint8_t *)tmp + (size_t)j * elem, elem);
+        }
     }
 }
 
@@ -378,20 +402,14 @@ void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float
                      const float *v) {
     size_t elem = a->type == MK_KV_F16 ? 2 : 4;
     if (a->latent) {
-        uint8_t *row = block + (size_t)(slot * a->d_k) * elem;
-        for (int64_t d = 0; d < a->d_k; d++) {
-            put(a->type, row, d, k[d]);
-        }
+        put_row(a->type, block + (size_t)(slot * a->d_k) * elem, k, a->d_k);
         return;
     }
     uint8_t *vals = block + (size_t)(a->n_kv_head * MK_KV_BLOCK * a->d_k) * elem;
     for (int64_t h = 0; h < a->n_kv_head; h++) {
-        uint8_t *keys = block + (size_t)(h * MK_KV_BLOCK * a->d_k) * elem;
-        for (int64_t d = 0; d < a->d_k; d++) {
-            put(a->type, keys, (slot / 16 * a->d_k + d) * 16 + slot % 16, k[h * a->d_k + d]);
-        }
-        for (int64_t d = 0; d < a->d_v; d++) {
-            put(a->type, vals, (h * MK_KV_BLOCK + slot) * a->d_v + d, v[h * a->d_v + d]);
-        }
+        int64_t key = h * MK_KV_BLOCK * a->d_k + slot / 16 * a->d_k * 16 + slot % 16;
+        int64_t val = (h * MK_KV_BLOCK + slot) * a->d_v;
+        put_key(a->type, block + (size_t)key * elem, k + h * a->d_k, a->d_k);
+        put_row(a->type, vals + (size_t)val * elem, v + h * a->d_v, a->d_v);
     }
 }

@@ -55,6 +55,9 @@ MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const i
             }
         }
     }
+    MK_UNROLL for (int t = 0; t < T; t++) {
+        sum[t] = dot_finish(ty.code, sum[t], x[t].minus_8_sum);
+    }
 }
 
 MK_INLINE size_t scale_bytes(const mk_scale_kind kind) {

@@ -1,7 +1,7 @@
 // AVX2, FMA, F16C: two registers hold the 16 lanes.  Included by simd.h only.
 #include <immintrin.h>
 
-#define MK_INT_T  1
+#define MK_INT_T  2
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
@@ -181,12 +181,13 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
 }
 
 // maddubs saturates at 16 bits.  Signed weights go in as |w| (at most 128) times x with the sign of
-// w: 2*128*127 fits.  Linear 4-bit codes stay unsigned (2*15*127 fits) and start at -8 * sum(x) or
-// 0.
+// w: 2*128*127 fits, and is widened to 32 bits in every step.  Linear 4-bit codes stay unsigned:
+// 8 steps of 2*15*127 still fit 16 bits, so a group is summed there and widened once at its end.
 MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
+    (void)code;
     (void)minus_128_sum;
-    __m256i v = _mm256_set1_epi32(code == WT_I4 ? minus_8_sum : 0);
-    return (v16i){v, v};
+    (void)minus_8_sum;
+    return (v16i){_mm256_setzero_si256(), _mm256_setzero_si256()};
 }
 MK_INLINE v16w wt_signed(__m256i a, __m256i b) {
     return (v16w){a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
@@ -217,9 +218,10 @@ MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     return (v16i){t, t};
 }
 MK_INLINE __m256i dot_step8(wt_code code, __m256i acc, __m256i w, __m256i abs_w, __m256i x) {
-    __m256i p = code == WT_I4 || code == WT_U4
-                    ? _mm256_maddubs_epi16(w, x)
-                    : _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
+    if (code == WT_I4 || code == WT_U4) {
+        return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));
+    }
+    __m256i p = _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
@@ -227,4 +229,15 @@ MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
     memcpy(&x4, x, 4);
     __m256i v = _mm256_set1_epi32(x4);
     return (v16i){dot_step8(code, acc.a, w.a, w.abs_a, v), dot_step8(code, acc.b, w.b, w.abs_b, v)};
+}
+// The 16-bit sums of linear 4-bit codes to 32 bits, and their zero point.
+MK_INLINE v16i dot_finish(wt_code code, v16i acc, int32_t minus_8_sum) {
+    if (code != WT_I4 && code != WT_U4) {
+        return acc;
+    }
+    const __m256i one = _mm256_set1_epi16(1);
+    v16i r = {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
+    return code == WT_U4
+               ? r
+               : vi_add(r, (v16i){_mm256_set1_epi32(minus_8_sum), _mm256_set1_epi32(minus_8_sum)});
 }

@@ -259,3 +259,9 @@ MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
     }
     return acc;
 }
+// What is left to do after the last step of a group.
+MK_INLINE v16i dot_finish(wt_code code, v16i acc, int32_t minus_8_sum) {
+    (void)code;
+    (void)minus_8_sum;
+    return acc;
+}
