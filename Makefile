@@ -32,7 +32,7 @@ help:
 	@echo 'make clean                remove $(BUILD)/'
 
 run: build
-	@$(BUILD)/minke run $(RUN_FLAGS) -- "$$PROMPT"
+	@$(BUILD)/minke run $(RUN_FLAGS) -- "$$PROMPT" </dev/null
 
 # The first configuration leaves the tests out, so that running minke does not need what testing it needs.
 build:

@@ -195,7 +195,7 @@ static mk_status one_run(mk_engine *e, int seq, const int32_t *ids, const bench_
 
 static mk_status all_runs(mk_engine *e, int seq, const int32_t *ids, const bench_args *a, result *r,
                           mk_err *err) {
-    double prompt[MAX_REPS], gen[MAX_REPS], skip;
+    double prompt[MAX_REPS] = {0}, gen[MAX_REPS] = {0}, skip;
     for (int64_t i = 0; i < a->n_rep; i++) {
         MK_TRY(one_run(e, seq, ids, a, &prompt[i], &gen[i], err));
     }

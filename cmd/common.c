@@ -115,16 +115,16 @@ static mk_status whole_window(mk_llm_opts o, int64_t *n_ctx, mk_err *err) {
     return MK_OK;
 }
 
-static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk_llm_opts *o,
+static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk_llm_opts o,
                            mk_llm **out, mk_err *err) {
     if (a->n_ctx == CMD_CTX_MAX && !how->describe_only) {
-        MK_TRY(whole_window(*o, &o->n_ctx, err));
+        MK_TRY(whole_window(o, &o.n_ctx, err));
     }
     mk_progress bar;
     mk_progress_start(&bar, "load", "B", 0);
-    o->progress = show_loading;
-    o->progress_arg = &bar;
-    mk_status st = mk_llm_open(o, out, err);
+    o.progress = show_loading;
+    o.progress_arg = &bar;
+    mk_status st = mk_llm_open(&o, out, err);
     if (bar.on && bar.last_ns) {
         fprintf(stderr, "\r\033[K");  // the line was for waiting only
     }
@@ -151,7 +151,7 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
         o.n_seq = how->n_seq;
         o.template_text = template_text;
         o.describe_only = how->describe_only;
-        st = open_with(a, how, &o, out, err);
+        st = open_with(a, how, o, out, err);
     }
     mk_free(path);
     mk_free(template_text);

@@ -55,7 +55,7 @@ typedef struct {
 static void add_metadata(void *arg, mk_gguf_out *o) {
     const mk_llm *llm = ((state *)arg)->llm;
     mk_sample_params p = mk_llm_sampling(llm);
-    mk_tokenizer_to_gguf(mk_llm_tokenizer(llm), o);
+    mk_tokenizer_to_gguf(mk_llm_tokenizer(llm), mk_llm_model(llm)->hp.n_vocab, o);
     const mk_chat_template *t = mk_llm_template(llm);
     if (t) {
         const char *text = mk_chat_template_text(t);

@@ -9,20 +9,22 @@
 
 // Types as GGUF has them: the unknown token by its id, holes as unused.
 static int32_t type_for_gguf(const mk_tokenizer *t, int64_t i) {
-    if (t->v.e[i].type == 0) {
+    if (i >= t->v.n || t->v.e[i].type == 0) {
         return MK_TOKEN_UNUSED;
     }
     return i == t->unk && t->kind != MK_TOKENIZER_BPE ? MK_TOKEN_UNKNOWN : t->v.e[i].type;
 }
 
-static void write_tokens(const mk_tokenizer *t, mk_gguf_out *o) {
-    size_t n = (size_t)t->v.n;
+// n_rows entries: readers want one for every row of the token table, so that its padding has names.
+static void write_tokens(const mk_tokenizer *t, int64_t n_rows, mk_gguf_out *o) {
+    size_t n = (size_t)(n_rows > t->v.n ? n_rows : t->v.n);
     mk_gguf_str *text = mk_alloc(n * sizeof *text);
     float *score = mk_alloc(n * sizeof *score);
     int32_t *type = mk_alloc(n * sizeof *type);
     char *hole = mk_alloc(n * 16);
     for (size_t i = 0; i < n; i++) {
-        const mk_vocab_entry *e = &t->v.e[i];
+        static const mk_vocab_entry none;
+        const mk_vocab_entry *e = i < (size_t)t->v.n ? &t->v.e[i] : &none;
         text[i] = (mk_gguf_str){t->v.bytes + e->text, e->n_text};
         if (e->type == 0) {  // names must be different
             int k = snprintf(hole + 16 * i, 16, "[PAD%zu]", i);
@@ -39,11 +41,11 @@ static void write_tokens(const mk_tokenizer *t, mk_gguf_out *o) {
             score[m->id] = -(float)m->rank - 1;
         }
     }
-    mk_gguf_out_arr_str(o, KEY("tokens"), text, t->v.n);
+    mk_gguf_out_arr_str(o, KEY("tokens"), text, (int64_t)n);
     if (by_rank || t->kind != MK_TOKENIZER_BPE) {
-        mk_gguf_out_arr_f32(o, KEY("scores"), score, t->v.n);
+        mk_gguf_out_arr_f32(o, KEY("scores"), score, (int64_t)n);
     }
-    mk_gguf_out_arr_i32(o, KEY("token_type"), type, t->v.n);
+    mk_gguf_out_arr_i32(o, KEY("token_type"), type, (int64_t)n);
     mk_free(text);
     mk_free(score);
     mk_free(type);
@@ -132,12 +134,12 @@ static bool has_space_prefix(const mk_tokenizer *t) {
     return found;
 }
 
-void mk_tokenizer_to_gguf(const mk_tokenizer *t, mk_gguf_out *o) {
+void mk_tokenizer_to_gguf(const mk_tokenizer *t, int64_t n_rows, mk_gguf_out *o) {
     const char *model = model_name(t);
     bool merges = t->merges.n > 0 && strcmp(model, "llama") != 0;
     write_str(o, KEY("model"), model);
     write_str(o, KEY("pre"), strcmp(model, "llama") == 0 ? "default" : t->pre_name);
-    write_tokens(t, o);
+    write_tokens(t, n_rows, o);
     if (merges) {
         write_merges(t, o);
     }

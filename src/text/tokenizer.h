@@ -115,6 +115,7 @@ bool mk_tokenizer_is_eog(const mk_tokenizer *t,
 
 // What a writer of GGUF files needs: the vocabulary as stored (raw pieces), scores, types, merges.
 struct mk_gguf_out;
-void mk_tokenizer_to_gguf(const mk_tokenizer *t, mk_gguf_out *o);
+// n_rows: rows of the model's token table; more than there are tokens are padded with unused ones.
+void mk_tokenizer_to_gguf(const mk_tokenizer *t, int64_t n_rows, mk_gguf_out *o);
 
 #endif

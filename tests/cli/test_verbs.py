@@ -133,13 +133,11 @@ def test_fp8_is_multiplied_out(minke, golden, tmp_path):
 @pytest.mark.parametrize("stem,model", [
     ("llama-f32", "llama"), ("llama-bf16", "llama-bf16"), ("llama-q8_0", "llama"), ("llama3-f32", "llama3"),
     ("llama3-q8_0", "llama3"), ("qwen2-f32", "qwen2"), ("qwen2-q8_0", "qwen2"), ("qwen2_tied-q8_0", "qwen2_tied"),
-    ("deepseek_v3-c-f32", "deepseek_v3"), ("deepseek_v3-c-bf16", "deepseek_v3-bf16"), ("deepseek_v3-c-q8_0", "deepseek_v3"),
+    ("deepseek_v3-c-f32", "deepseek_v3"), ("deepseek_v3-c-q8_0", "deepseek_v3"),
 ])
 def test_tensors_are_those_of_the_gguf_package(minke, golden, tmp_path, stem, model):
     """Names, shapes, types and bytes of what we write, against files written by the gguf package."""
     want_path = golden / "gguf" / f"{stem}.gguf"
-    if not want_path.exists():
-        pytest.skip(f"{stem} is not there")
     out = tmp_path / "out.gguf"
     ok(minke("convert", golden / "models" / model, "-o", out, "--type", stem.rsplit("-", 1)[1]))
     (want_kv, want), (kv, got) = read_gguf(want_path), read_gguf(out)
@@ -154,9 +152,7 @@ def test_tensors_are_those_of_the_gguf_package(minke, golden, tmp_path, stem, mo
     for k in keys:
         want_v = want_kv[k]
         assert kv.get(k) == (want_v if isinstance(want_v, str) else pytest.approx(want_v, rel=1e-6)), k
-    assert kv["tokenizer.ggml.tokens"] == want_kv["tokenizer.ggml.tokens"][:len(kv["tokenizer.ggml.tokens"])]
-    assert kv["tokenizer.ggml.merges"] == want_kv["tokenizer.ggml.merges"]
-    for k in ("model", "bos_token_id", "eos_token_id", "add_bos_token"):
+    for k in ("tokens", "token_type", "merges", "model", "bos_token_id", "eos_token_id", "add_bos_token"):
         assert kv[f"tokenizer.ggml.{k}"] == want_kv[f"tokenizer.ggml.{k}"], k
     assert kv["tokenizer.chat_template"] == want_kv["tokenizer.chat_template"]
 

@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     use(t);
     mk_gguf_out *o = mk_gguf_out_create();
-    mk_tokenizer_to_gguf(t, o);
+    mk_tokenizer_to_gguf(t, 0, o);
     mk_gguf_out_destroy(o);
     mk_tokenizer_destroy(t);
     return 0;

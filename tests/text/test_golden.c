@@ -147,7 +147,7 @@ static void through_gguf(const char *name) {
     mk_err err = {0};
     mk_gguf_out *o = mk_gguf_out_create();
     mk_gguf_out_str(o, "general.architecture", "llama", 5);
-    mk_tokenizer_to_gguf(t, o);
+    mk_tokenizer_to_gguf(t, 0, o);
     if (mk_gguf_out_write(o, path, NULL, NULL, &err) != MK_OK) {
         fail_msg("%s: %s", name, err.msg);
     }
