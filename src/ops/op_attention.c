@@ -145,7 +145,10 @@ void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_la
     w.scratch_bytes = ops->k->attention_scratch(a);
     w.scratch = mk_ops_take(ops, w.scratch_bytes * (size_t)ops->n_thread);
     if (!ops->dry && rows->n_tok > 0) {
-        mk_ops_run(ops, true, run_attention, &w);
+        // about one multiplication per query, key and column
+        int64_t keys = rows->n_tok * (rows->pos[rows->n_tok - 1] + MK_KV_BLOCK);
+        bool worth = keys * a->n_head * (a->d_k + a->d_v) >= MK_OPS_PARALLEL_MACS;
+        mk_ops_run(ops, worth, run_attention, &w);
     }
     mk_op_release(ops, mark);
     mk_ops_op_end(ops, MK_OP_ATTENTION);

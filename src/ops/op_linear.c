@@ -60,6 +60,7 @@ void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
     mk_x_form forms[MK_X_N];
     uint8_t *prepared[MK_X_N] = {NULL};
     mk_linear_item item[MAX_LINEARS];
+    int64_t macs = 0;
     prep_work pw = {ops->k, prep, forms, 0};
     for (int i = 0; i < n; i++) {
         const mk_weight *w = list[i].w;
@@ -74,11 +75,12 @@ void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
         mk_linear_job job = {w,           w->data,          prepared[form], x.n_row,
                              list[i].y.p, list[i].y.stride, list[i].bias};
         item[i] = (mk_linear_item){job, mk_weight_tiles(w), 1};
+        macs += x.n_row * x.n_col * w->n_out;
     }
     if (!ops->dry && x.n_row > 0) {
         mk_linear_work lw = {ops->k, item, n};
         mk_ops_run(ops, prep_in_parallel(&pw), run_prep, &pw);
-        mk_ops_run(ops, true, mk_ops_linear_work, &lw);
+        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_ops_linear_work, &lw);
     }
     mk_op_release(ops, mark);
     mk_ops_op_end(ops, MK_OP_LINEAR);
@@ -148,7 +150,8 @@ void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x,
     work.prepared = mk_ops_take(ops, work.head_bytes * (size_t)w->n_mat);
     if (!ops->dry && x.n_row > 0) {
         mk_ops_run(ops, x.n_row * w->n_in * w->n_mat >= 16384, prep_heads, &work);
-        mk_ops_run(ops, true, linear_heads, &work);
+        int64_t macs = x.n_row * w->n_in * w->n_out * w->n_mat;
+        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, linear_heads, &work);
     }
     mk_op_release(ops, mark);
     mk_ops_op_end(ops, MK_OP_LINEAR_HEADS);

@@ -150,7 +150,7 @@ void mk_ops_profile(mk_ops *ops, bool on);
 int mk_ops_times(const mk_ops *ops, mk_op_time *out, int max);
 
 // --- operators -----------------------------------------------------------------------------------
-// y[t,:] = table[ids[t],:] * scale.  table: n_vocab rows of `row_bytes` bytes of any float dtype; y
+// y[t,:] = table[ids[t],:].  table: n_vocab rows of `row_bytes` bytes of any float dtype; y
 // f32 [n_tok, d].
 void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, size_t row_bytes,
                  const int32_t *ids);

@@ -47,6 +47,9 @@ void *mk_ops_take(mk_ops *ops, size_t n_bytes);
 void mk_ops_op_begin(mk_ops *ops);
 void mk_ops_op_end(mk_ops *ops, mk_op_id id);
 
+// Multiplications from which on a second thread is worth waking: a few microseconds of work.
+#define MK_OPS_PARALLEL_MACS (1 << 18)
+
 // Runs fn on the pool, or here when there is too little to share.  fn divides by its ith and
 // n_thread.
 void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg);
