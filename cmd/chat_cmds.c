@@ -115,7 +115,7 @@ static mk_status do_set(chat *c, const char *args, mk_err *err) {
 }
 
 static mk_status do_think(chat *c, const char *args, mk_err *err) {
-    static const char *const how[] = {"off", "on", "low", "medium", "high"};
+    static const char *const how[] = {"off", "on", "low", "medium", "high", "max"};
     if (strcmp(args, "fold") == 0 || strcmp(args, "show") == 0) {
         c->fold = args[0] == 'f' && c->tty;
         return MK_OK;
@@ -127,7 +127,8 @@ static mk_status do_think(chat *c, const char *args, mk_err *err) {
         }
     }
     return MK_FAIL(err, MK_EUSAGE,
-                   "/think: expected off, on, low, medium, high, fold or show, got '%s'", args);
+                   "/think: expected off, on, low, medium, high, max, fold or show, got '%s'",
+                   args);
 }
 
 static bool has_system(const chat *c) {
@@ -301,7 +302,7 @@ static mk_status do_quit(chat *c, const char *args, mk_err *err) {
 
 static const command commands[] = {
     {"help", "", "this list", do_help},
-    {"think", "HOW", "off, on, low, medium, high; fold or show what is thought", do_think},
+    {"think", "HOW", "off, on, low, medium, high, max; fold or show what is thought", do_think},
     {"system", "[TEXT]", "set or show the system message", do_system},
     {"retry", "", "another answer to the last message", do_retry},
     {"edit", "[TEXT]", "change the last message and ask again", do_edit},

@@ -208,7 +208,7 @@ typedef struct {
         .help = "a text that ends the answer; may be repeated"                                     \
     }
 
-#define CMD_THINK_CHOICES "off|on|low|medium|high"
+#define CMD_THINK_CHOICES "off|on|low|medium|high|max"
 
 // Sampling parameters for a ready model; *bias (mk_free) is the list that p->bias points to.
 mk_status cmd_sample_params(const cmd_sample_args *a, const mk_llm *llm, mk_sample_params *p,

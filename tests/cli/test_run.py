@@ -95,6 +95,13 @@ def test_standard_input(minke):
     assert minke("run", stdin="").returncode == 1
 
 
+def test_system_message_needs_a_template(minke):
+    p = minke("run", "--raw", "--system", "Be brief.", "x")
+    assert p.returncode == 1 and "--system" in p.stderr
+    with_it = run_json(minke, "-n", "1", "--system", "Be brief.", "x")["usage"]["prompt_tokens"]
+    assert with_it == len("Be brief.") + 1  # the built-in template passes texts through
+
+
 def test_stop_and_bias(minke):
     full = run_json(minke, "-n", "100", "--temp", "0", "ROMEO:")["text"]
     word = full.split()[3]
@@ -105,6 +112,7 @@ def test_stop_and_bias(minke):
 
 
 def test_whole_window(minke):
+    assert run_json(minke, "--ctx", "max", "-n", "1", "x" * 511)["usage"]["total_tokens"] == 512
     o = run_json(minke, "--ctx", "64", "ROMEO:")
     assert o["finish_reason"] == "length" and o["usage"]["total_tokens"] in (64, 65)
 
