@@ -41,8 +41,13 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 }
 
 #if defined(MK_ISA_AVX512)
+// Only these functions may use the instruction; select.c hands them out where the processor has it.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512bf16")
+#endif
 
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     v16f acc[4][8];
@@ -72,5 +77,9 @@ FLOAT_TYPE(dot, MK_X_BF16, bf16_dot_pass)
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);
 }
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif

@@ -1,6 +1,9 @@
 // AVX2, FMA, F16C: two registers hold the 16 lanes.  Included by simd.h only.
 #include <immintrin.h>
 
+// Without optimisation some intrinsics are macros, whose conversions count as ours.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 #define MK_INT_T  2
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2

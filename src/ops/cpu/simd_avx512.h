@@ -1,6 +1,9 @@
 // AVX-512 F, BW, DQ, VL, VNNI: one register holds the 16 lanes.  Included by simd.h only.
 #include <immintrin.h>
 
+// Without optimisation some intrinsics are macros, whose conversions count as ours.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 // What fits 32 registers.
 #define MK_INT_T  8  // tokens at once
 #define MK_FLT_T  8
