@@ -16,7 +16,8 @@ typedef __m512i v16w;
 typedef __m512i wt_lut;
 
 MK_INLINE __mmask16 lanes_below(int64_t n) {
-    return n >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u);
+    uint32_t bits = n >= 16 ? 0xFFFFu : (1u << n) - 1u;
+    return (__mmask16)bits;
 }
 MK_INLINE v16f vf_zero(void) {
     return _mm512_setzero_ps();
