@@ -204,7 +204,9 @@ bool cmd_color(FILE *f) {
 
 mk_status cmd_print_json(json_t *v, bool pretty, mk_err *err) {
     bool ok =
-        v && (json_dumpf(v, stdout, pretty ? JSON_INDENT(2) : JSON_COMPACT) == 0 || ferror(stdout));
+        v && (json_dumpf(v, stdout,
+                         JSON_REAL_PRECISION(12) | (pretty ? JSON_INDENT(2) : JSON_COMPACT)) == 0 ||
+              ferror(stdout));
     json_decref(v);
     if (!ok) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for the JSON output");
