@@ -3,7 +3,8 @@
 // Model of the limit: producing a token reads the packed weights once and does two operations per
 // weight.  A step of n tokens cannot be faster than max(bytes / bandwidth, operations / peak).
 // Generation is a step of one token, the prompt steps of a chunk.  Attention and everything small
-// is left out, so the limit is a little above what can be reached.
+// is left out, so the limit is a little above what can be reached.  Bandwidth is that of an array
+// as large as the weights: a small model lives in the caches.
 #include "cmd.h"
 
 #include <stdlib.h>
@@ -25,7 +26,7 @@ typedef struct {
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(bench_args, model),
     CMD_OPT_RUNTIME(bench_args, model),
-    {.name = "p",
+    {.name = "prompt",
      .short_name = "p",
      .type = MK_OPT_I64,
      .offset = offsetof(bench_args, n_prompt),
@@ -35,7 +36,7 @@ static const mk_opt opts[] = {
      .arg = "N",
      .help = "tokens of the prompt",
      .group = "Measurement"},
-    {.name = "n",
+    {.name = "generate",
      .short_name = "n",
      .type = MK_OPT_I64,
      .offset = offsetof(bench_args, n_generate),
@@ -44,7 +45,7 @@ static const mk_opt opts[] = {
      .max = 1 << 24,
      .arg = "N",
      .help = "tokens to generate behind it"},
-    {.name = "r",
+    {.name = "repeat",
      .short_name = "r",
      .type = MK_OPT_I64,
      .offset = offsetof(bench_args, n_rep),
@@ -136,12 +137,12 @@ static double compute_time(const cost *c, const mk_limits *l, double n, double n
 // Tokens per second that the limits allow.
 static double prompt_limit(const cost *c, const mk_limits *l, int64_t n_prompt, int64_t n_chunk) {
     double n = (double)n_prompt, steps = (double)((n_prompt + n_chunk - 1) / n_chunk);
-    double compute = compute_time(c, l, n, 1), read = steps * c->bytes / l->read_bytes_per_second;
+    double compute = compute_time(c, l, n, 1), read = steps * c->bytes / l->model_bytes_per_second;
     return n / (compute > read ? compute : read);
 }
 
 static double generation_limit(const cost *c, const mk_limits *l) {
-    double compute = compute_time(c, l, 1, 1), read = c->bytes / l->read_bytes_per_second;
+    double compute = compute_time(c, l, 1, 1), read = c->bytes / l->model_bytes_per_second;
     return 1 / (compute > read ? compute : read);
 }
 
@@ -226,8 +227,9 @@ static mk_status measure(mk_llm *llm, const bench_args *a, result *r, mk_err *er
     }
     mk_free(ids);
     MK_TRY(st);
-    MK_TRY(
-        mk_limits_measure(mk_llm_pool(llm), mk_kernels_name(mk_llm_kernels(llm)), &r->limits, err));
+    const char *isa = mk_kernels_name(mk_llm_kernels(llm));
+    size_t n_bytes = mk_model_weight_bytes(mk_llm_model(llm));
+    MK_TRY(mk_limits_measure(mk_llm_pool(llm), isa, n_bytes, &r->limits, err));
     r->cost = token_cost(mk_llm_model(llm));
     r->prompt_limit = prompt_limit(&r->cost, &r->limits, a->n_prompt, mk_engine_n_chunk(e));
     r->generation_limit = generation_limit(&r->cost, &r->limits);
@@ -254,7 +256,8 @@ static json_t *profile_object(const result *r) {
 static mk_status print_object(const mk_llm *llm, const bench_args *a, const result *r,
                               mk_err *err) {
     json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+        "{s:s, s:s, s:i, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, "
+        "s:f}",
         "model", mk_path_base(mk_source_path(mk_llm_model(llm)->src)), "isa",
         mk_kernels_name(mk_llm_kernels(llm)), "threads", mk_llm_n_thread(llm), "prompt_tokens",
         (json_int_t)a->n_prompt, "generated_tokens", (json_int_t)a->n_generate, "repetitions",
@@ -265,7 +268,8 @@ static mk_status print_object(const mk_llm *llm, const bench_args *a, const resu
         r->generation / r->generation_limit, "bytes_per_token", r->cost.bytes,
         "read_bytes_per_second", r->limits.read_bytes_per_second, "f32_ops_per_second",
         r->limits.f32_ops_per_second, "int8_ops_per_second", r->limits.int8_ops_per_second,
-        "bf16_ops_per_second", r->limits.bf16_ops_per_second);
+        "bf16_ops_per_second", r->limits.bf16_ops_per_second, "model_bytes_per_second",
+        r->limits.model_bytes_per_second);
     if (a->profile) {
         json_object_set_new(o, "profile", profile_object(r));
     }
@@ -285,6 +289,8 @@ static void print_text(const mk_llm *llm, const bench_args *a, const result *r) 
     printf("  weights read per token     %s\n", cmd_bytes_text(r->cost.bytes, b));
     printf("  memory bandwidth           %s/s\n",
            cmd_bytes_text(r->limits.read_bytes_per_second, b));
+    printf("  at the size of the model   %s/s\n",
+           cmd_bytes_text(r->limits.model_bytes_per_second, b));
     printf("  float32 peak               %.1f Gop/s\n", r->limits.f32_ops_per_second / 1e9);
     printf("  bf16 peak                  %.1f Gop/s\n", r->limits.bf16_ops_per_second / 1e9);
     printf("  int8 peak                  %.1f Gop/s\n", r->limits.int8_ops_per_second / 1e9);

@@ -63,7 +63,7 @@ static const mk_opt set_opts[] = {
      .type = MK_OPT_I64,
      .offset = offsetof(cmd_sample_args, seed),
      .min = 0,
-     .max = 9007199254740992.0,
+     .max = 999999999999999.0,
      .word = "random",
      .word_value = CMD_SEED_RANDOM},
 };

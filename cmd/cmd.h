@@ -131,7 +131,7 @@ typedef struct {
 #define CMD_SEED_RANDOM (-1)
 
 #define CMD_OPT_SAMPLE(T, field)                                                                   \
-    {.name = "n",                                                                                  \
+    {.name = "max-tokens",                                                                         \
      .short_name = "n",                                                                            \
      .type = MK_OPT_I64,                                                                           \
      .offset = offsetof(T, field.n_predict),                                                       \
@@ -198,7 +198,7 @@ typedef struct {
          .type = MK_OPT_I64,                                                                       \
          .offset = offsetof(T, field.seed),                                                        \
          .min = 0,                                                                                 \
-         .max = 9007199254740992.0,                                                                \
+         .max = 999999999999999.0,                                                                 \
          .word = "random",                                                                         \
          .word_value = CMD_SEED_RANDOM,                                                            \
          .arg = "N",                                                                               \

@@ -12,11 +12,12 @@
 #include <arm_neon.h>
 #endif
 
-#define ARRAY_BYTES   ((size_t)512 << 20)
-#define READ_TRIES    5
-#define LOOPS         200000  // of one compute run: some tens of milliseconds
-#define COMPUTE_TRIES 8
-#define CHAINS        12  // independent accumulators: more than latency times ports
+#define TOTAL_BYTES    ((size_t)512 << 20)
+#define SMALLEST_BYTES ((size_t)1 << 20)
+#define READ_TRIES     5
+#define LOOPS          200000  // of one compute run: some tens of milliseconds
+#define COMPUTE_TRIES  8
+#define CHAINS         12  // independent accumulators: more than latency times ports
 
 // A loop returns something that depends on all its work, so that the compiler keeps it.
 typedef double (*loop_fn)(int64_t n);
@@ -225,6 +226,7 @@ typedef struct {
     uint64_t *data;
     size_t n;
     bool fill;
+    int n_time;
     uint64_t sink[1024];
 } read_job;
 
@@ -241,22 +243,29 @@ static uint64_t xor_all(const uint64_t *p, size_t n) {
 static void read_part(void *arg, int ith, int n_thread) {
     read_job *j = arg;
     int64_t lo, hi;
-    mk_pool_split((int64_t)j->n, 4096, ith, n_thread, &lo, &hi);
+    mk_pool_split((int64_t)j->n, 64, ith, n_thread, &lo, &hi);
     if (j->fill) {  // by the thread that will read it: pages lie near it
         memset(j->data + lo, 1, (size_t)(hi - lo) * sizeof *j->data);
-    } else {
-        j->sink[ith & 1023] = xor_all(j->data + lo, (size_t)(hi - lo));
+        return;
+    }
+    for (int k = 0; k < j->n_time; k++) {
+        j->sink[ith & 1023] ^= xor_all(j->data + lo, (size_t)(hi - lo));
+        __asm__ volatile("" ::: "memory");  // every time anew
     }
 }
 
-static mk_status measure_read(mk_pool *pool, double *rate, mk_err *err) {
+// Reads n_bytes again and again until TOTAL_BYTES have been read: what fits into the caches comes
+// from there, as it does for a small model.
+static mk_status measure_read(mk_pool *pool, size_t n_bytes, double *rate, mk_err *err) {
     read_job *j = mk_zalloc(sizeof *j);
-    j->data = mk_big_alloc(ARRAY_BYTES);
+    j->data = mk_big_alloc(n_bytes);
     if (!j->data) {
         mk_free(j);
-        return MK_FAIL(err, MK_ENOMEM, "measuring the bandwidth needs 512 MB of memory");
+        return MK_FAIL(err, MK_ENOMEM, "measuring the bandwidth needs %zu MB of memory",
+                       n_bytes >> 20);
     }
-    j->n = ARRAY_BYTES / sizeof *j->data;
+    j->n = n_bytes / sizeof *j->data;
+    j->n_time = (int)((TOTAL_BYTES + n_bytes - 1) / n_bytes);
     j->fill = true;
     mk_pool_run(pool, read_part, j);
     j->fill = false;
@@ -264,15 +273,16 @@ static mk_status measure_read(mk_pool *pool, double *rate, mk_err *err) {
     for (int i = 0; i < READ_TRIES; i++) {
         uint64_t t = mk_now_ns();
         mk_pool_run(pool, read_part, j);
-        double r = (double)ARRAY_BYTES / ((double)(mk_now_ns() - t) / 1e9);
+        double r = (double)n_bytes * j->n_time / ((double)(mk_now_ns() - t) / 1e9);
         *rate = r > *rate ? r : *rate;
     }
-    mk_big_free(j->data, ARRAY_BYTES);
+    mk_big_free(j->data, n_bytes);
     mk_free(j);
     return MK_OK;
 }
 
-mk_status mk_limits_measure(mk_pool *pool, const char *isa, mk_limits *out, mk_err *err) {
+mk_status mk_limits_measure(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits *out,
+                            mk_err *err) {
     const loops *l = &table[0];
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         l = strcmp(table[i].isa, isa) == 0 ? &table[i] : l;
@@ -280,5 +290,11 @@ mk_status mk_limits_measure(mk_pool *pool, const char *isa, mk_limits *out, mk_e
     out->f32_ops_per_second = measure_compute(pool, l->f32, l->f32_ops);
     out->bf16_ops_per_second = measure_compute(pool, l->bf16, l->bf16_ops);
     out->int8_ops_per_second = measure_compute(pool, l->int8, l->int8_ops);
-    return measure_read(pool, &out->read_bytes_per_second, err);
+    MK_TRY(measure_read(pool, TOTAL_BYTES, &out->read_bytes_per_second, err));
+    out->model_bytes_per_second = out->read_bytes_per_second;
+    if (model_bytes >= TOTAL_BYTES) {
+        return MK_OK;
+    }
+    size_t n = model_bytes < SMALLEST_BYTES ? SMALLEST_BYTES : model_bytes;
+    return measure_read(pool, n, &out->model_bytes_per_second, err);
 }

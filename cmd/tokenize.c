@@ -157,19 +157,35 @@ static mk_status encode(const mk_tokenizer *t, const tok_args *a, const mk_opt_r
     return st;
 }
 
+// The tokenizer alone: files that hold nothing else will do.
+static mk_status open_tokenizer(const char *name, mk_gguf **g, mk_tokenizer **t, mk_err *err) {
+    char *path = NULL;
+    MK_TRY(cmd_find_model(name, &path, err));
+    mk_status st = MK_OK;
+    if (mk_path_is_dir(path)) {
+        st = mk_tokenizer_from_folder(path, t, err);
+    } else {
+        st = mk_gguf_open(path, g, err);
+        st = st == MK_OK ? mk_tokenizer_from_gguf(*g, t, err) : st;
+    }
+    mk_free(path);
+    return st;
+}
+
 mk_status cmd_tokenize(int argc, char *const *argv, mk_err *err) {
     tok_args a = {0};
     mk_opt_result r = {0};
-    mk_llm *llm = NULL;
+    mk_gguf *g = NULL;
+    mk_tokenizer *t = NULL;
     mk_status st = cmd_parse(&cmd_tokenize_spec, argc, argv, &a, &r, err);
     if (st == MK_OK && !r.help) {
-        st = cmd_open(&a.model, &(cmd_open_opts){.describe_only = true}, &llm, err);
+        st = open_tokenizer(a.model.model, &g, &t, err);
     }
     if (st == MK_OK && !r.help) {
-        const mk_tokenizer *t = mk_llm_tokenizer(llm);
         st = a.decode ? decode(t, &a, err) : encode(t, &a, &r, err);
     }
-    mk_llm_close(llm);
+    mk_tokenizer_destroy(t);
+    mk_gguf_close(g);
     mk_opt_free(&cmd_tokenize_spec, &a, &r);
     return st;
 }
