@@ -23,7 +23,6 @@ static const char *const models[] = {
     "gguf/deepseek_v3-c-q8_0.gguf",
     "gguf/deepseek_v3_k256-c-q4_k_m.gguf",
 };
-#ifdef MK_TEST_SHORT  // sanitizers look for wrong accesses, not for wrong bits
 #ifndef MK_TEST_SHORT
 static const int batches[] = {1, 2, 7, 16};
 static const int threads[] = {1, 2, 3};
