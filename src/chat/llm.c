@@ -168,12 +168,9 @@ static mk_status start(mk_llm *llm, mk_err *err) {
 
 static mk_status open_llm(mk_llm *llm, mk_err *err) {
     MK_TRY(describe(llm, err));
-    int n_thread = llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count();
-    llm->pool = mk_pool_create(n_thread);  // scratch is planned per thread
-    llm->engine_opts.pool = llm->pool;
+    // made before planning: scratch grows with the number of threads
     llm->pool = mk_pool_create(llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count());
-    llm->engine_opts.pool =
-        llm->pool;  // plans need it too: scratch grows with the number of threads
+    llm->engine_opts.pool = llm->pool;
     llm->engine_opts.kernels = llm->kernels;
     llm->engine_opts.n_seq = llm->opts.n_seq;
     llm->engine_opts.n_chunk = llm->opts.n_chunk;
@@ -190,6 +187,7 @@ mk_status mk_llm_open(const mk_llm_opts *opts, mk_llm **out, mk_err *err) {
         mk_llm_close(llm);
         return st;
     }
+    llm->opts = (mk_llm_opts){0};  // its texts and callback were the caller's, for opening only
     *out = llm;
     return MK_OK;
 }

@@ -101,8 +101,8 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
                                .has_token = has_control_token,
                                .has_token_arg = llm->tokenizer};
         st = mk_chat_template_create(&src, &llm->template, &llm->template_err);
-        bool own = llm->opts.template_text !=
-                   NULL;  // the user's file must be right; the model's may not be needed
+        // the user's own file must be right; the model's may not be needed
+        bool own = llm->opts.template_text != NULL;
         if (st != MK_OK && own && err) {
             *err = llm->template_err;
         }

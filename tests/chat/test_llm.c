@@ -263,6 +263,20 @@ static void test_bad_requests(void **state) {
     assert_int_equal(mk_llm_open(&o, &llm, &err), MK_ENOTFOUND);
 }
 
+// Opening, answering and closing leaves nothing behind, threads included.
+static void test_nothing_left(void **state) {
+    (void)state;
+    int64_t live = mk_alloc_live();
+    mk_llm *llm = open_model("models/shakespeare", 128);
+    mk_request r = {.prompt = "A", .sample = greedy(), .n_predict = 3, .n_logprob = -1};
+    mk_answer a;
+    mk_err err = {0};
+    assert_int_equal(mk_llm_generate(llm, &r, NULL, NULL, &a, &err), MK_OK);
+    mk_answer_free(&a);
+    mk_llm_close(llm);
+    assert_int_equal(mk_alloc_live(), live);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy),
@@ -271,6 +285,7 @@ int main(void) {
         cmocka_unit_test(test_bias),
         cmocka_unit_test(test_user_text_is_text),
         cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_nothing_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
