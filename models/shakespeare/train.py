@@ -217,7 +217,7 @@ def measure(held):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--data", type=pathlib.Path, default=DATA)
-    ap.add_argument("--steps", type=int, default=700)
+    ap.add_argument("--steps", type=int, default=400)
     ap.add_argument("--tokens", type=int, default=4096, help="tokens in a batch")
     ap.add_argument("--lr", type=float, default=0.02)
     ap.add_argument("--seed", type=int, default=1)
