@@ -282,6 +282,7 @@ static mk_status loop(chat *c, mk_err *err) {
         cmd_clear_interrupt();
         last = one_message(c, text, err);
         n_interrupt = cmd_interrupted() ? 1 : 0;
+        cmd_clear_interrupt();  // taken: the editor looks at it, too
         if (last != MK_OK) {
             print_error(err);
         }

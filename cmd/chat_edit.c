@@ -15,6 +15,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/utf8.h"
 
 #define HISTORY_LINES 1000
 #define PASTE_INLINE  400  // bytes of a paste that is shown as it is
@@ -48,6 +49,35 @@ static unsigned char on_ctrl_c(EditLine *el, int ch) {
     (void)ch;
     self(el)->interrupted = true;
     return CC_NEWLINE;
+}
+
+// One character of the terminal.  libedit prints the prompt before it switches the terminal's
+// signals off: a Ctrl-C in between comes as SIGINT, and is handed on here as the key it was.
+static int get_char(EditLine *el, wchar_t *wc) {
+    char bytes[4];
+    (void)el;
+    for (size_t n = 0; n < sizeof bytes;) {
+        if (cmd_interrupted()) {
+            cmd_clear_interrupt();
+            *wc = L'\x03';
+            return 1;
+        }
+        ssize_t got = read(STDIN_FILENO, bytes + n, 1);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return (int)got;
+        }
+        uint32_t cp = 0;
+        n++;
+        if (mk_utf8_decode(bytes, n, &cp) > 0 || mk_utf8_incomplete_tail(bytes, n) == 0) {
+            *wc = (wchar_t)cp;  // U+FFFD for bytes that are no character
+            return 1;
+        }
+    }
+    *wc = 0xFFFD;
+    return 1;
 }
 
 static unsigned char on_prefill(EditLine *el, int ch) {
@@ -191,6 +221,7 @@ chat_edit *chat_edit_open(bool tty) {
     el_set(e->el, EL_CLIENTDATA, e);
     el_set(e->el, EL_EDITOR, "emacs");
     el_set(e->el, EL_PROMPT, prompt);
+    el_set(e->el, EL_GETCFN, get_char);
     el_set(e->el, EL_HIST, history, e->history);
     el_source(e->el, NULL);  // the user's own keys
     bind_keys(e->el);
