@@ -195,8 +195,7 @@ int64_t mk_model_n_param(const mk_model *m) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_binding *b = mk_model_binding(m, layer, i);
             bool tied = b->n_view && (m->arch->tensors[i].flags & MK_T_TIED) &&
-                        (!strcmp(b->view[0]->name, "token_embd.weight") ||
-                         !strcmp(b->view[0]->name, "model.embed_tokens.weight"));
+                        b->view[0] == m->globals.embed;
             for (int64_t v = 0; v < b->n_view && !tied; v++) {
                 n += n_element(b->view[v]);
             }

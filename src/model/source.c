@@ -234,105 +234,97 @@ static mk_status gguf_i64_or_uniform(const mk_source *s, const char *key, int64_
     return MK_OK;
 }
 
+// A configuration value found: its GGUF key, or the JSON value.
+typedef struct {
+    char key[KEY_MAX];
+    const json_t *json;
+} place;
+
+static bool find_value(const mk_source *s, const char *hf, const char *gguf, place *p) {
+    if (!s->gguf) {
+        p->json = json_alternatives(s->config, hf);
+        return p->json != NULL;
+    }
+    if (!gguf) {
+        return false;
+    }
+    gguf_key(s, gguf, p->key);
+    return mk_gguf_find(s->gguf, p->key) >= 0;
+}
+
 mk_status mk_source_i64(const mk_source *s, const char *hf, const char *gguf, int64_t *out,
                         bool *found, mk_err *err) {
-    *found = false;
-    if (s->gguf) {
-        char key[KEY_MAX];
-        if (!gguf) {
-            return MK_OK;
-        }
-        gguf_key(s, gguf, key);
-        *found = mk_gguf_find(s->gguf, key) >= 0;
-        return *found ? gguf_i64_or_uniform(s, key, out, err) : MK_OK;
-    }
-    const json_t *v = json_alternatives(s->config, hf);
-    if (!v) {
+    place p;
+    *found = find_value(s, hf, gguf, &p);
+    if (!*found) {
         return MK_OK;
     }
-    if (!json_is_integer(v)) {
-        return wrong_type(s, hf, "an integer", v, err);
+    if (s->gguf) {
+        return gguf_i64_or_uniform(s, p.key, out, err);
     }
-    *found = true;
-    *out = json_integer_value(v);
+    if (!json_is_integer(p.json)) {
+        return wrong_type(s, hf, "an integer", p.json, err);
+    }
+    *out = json_integer_value(p.json);
     return MK_OK;
 }
 
 mk_status mk_source_f64(const mk_source *s, const char *hf, const char *gguf, double *out,
                         bool *found, mk_err *err) {
-    *found = false;
-    if (s->gguf) {
-        char key[KEY_MAX];
-        if (!gguf) {
-            return MK_OK;
-        }
-        gguf_key(s, gguf, key);
-        *found = mk_gguf_find(s->gguf, key) >= 0;
-        return *found ? mk_gguf_get_f64(s->gguf, key, out, err) : MK_OK;
-    }
-    const json_t *v = json_alternatives(s->config, hf);
-    if (!v) {
+    place p;
+    *found = find_value(s, hf, gguf, &p);
+    if (!*found) {
         return MK_OK;
     }
-    if (!json_is_number(v)) {
-        return wrong_type(s, hf, "a number", v, err);
+    if (s->gguf) {
+        return mk_gguf_get_f64(s->gguf, p.key, out, err);
     }
-    *found = true;
-    *out = json_number_value(v);
+    if (!json_is_number(p.json)) {
+        return wrong_type(s, hf, "a number", p.json, err);
+    }
+    *out = json_number_value(p.json);
     return MK_OK;
 }
 
 mk_status mk_source_bool(const mk_source *s, const char *hf, const char *gguf, bool *out,
                          bool *found, mk_err *err) {
-    *found = false;
-    if (s->gguf) {
-        char key[KEY_MAX];
-        if (!gguf) {
-            return MK_OK;
-        }
-        gguf_key(s, gguf, key);
-        *found = mk_gguf_find(s->gguf, key) >= 0;
-        return *found ? mk_gguf_get_bool(s->gguf, key, out, err) : MK_OK;
-    }
-    const json_t *v = json_alternatives(s->config, hf);
-    if (!v) {
+    place p;
+    *found = find_value(s, hf, gguf, &p);
+    if (!*found) {
         return MK_OK;
     }
-    if (!json_is_boolean(v)) {
-        return wrong_type(s, hf, "true or false", v, err);
+    if (s->gguf) {
+        return mk_gguf_get_bool(s->gguf, p.key, out, err);
     }
-    *found = true;
-    *out = json_is_true(v);
+    if (!json_is_boolean(p.json)) {
+        return wrong_type(s, hf, "true or false", p.json, err);
+    }
+    *out = json_is_true(p.json);
     return MK_OK;
 }
 
 mk_status mk_source_str(const mk_source *s, const char *hf, const char *gguf, char *out,
                         size_t out_bytes, bool *found, mk_err *err) {
-    *found = false;
+    place p;
     mk_gguf_str str = {NULL, 0};
-    if (s->gguf) {
-        char key[KEY_MAX];
-        if (!gguf) {
-            return MK_OK;
-        }
-        gguf_key(s, gguf, key);
-        MK_TRY(mk_gguf_get_str(s->gguf, key, &str, err));
-    } else {
-        const json_t *v = json_alternatives(s->config, hf);
-        if (v && !json_is_string(v)) {
-            return wrong_type(s, hf, "a string", v, err);
-        }
-        str = v ? (mk_gguf_str){json_string_value(v), json_string_length(v)} : str;
-    }
-    if (!str.p) {
+    *found = find_value(s, hf, gguf, &p);
+    if (!*found) {
         return MK_OK;
     }
-    if (str.n >= out_bytes || memchr(str.p, 0, str.n)) {
+    if (s->gguf) {
+        MK_TRY(mk_gguf_get_str(s->gguf, p.key, &str, err));
+    } else if (json_is_string(p.json)) {
+        str = (mk_gguf_str){json_string_value(p.json), json_string_length(p.json)};
+    } else {
+        return wrong_type(s, hf, "a string", p.json, err);
+    }
+    if (str.n >= out_bytes || (str.n > 0 && memchr(str.p, 0, str.n))) {
         return MK_FAIL(err, MK_ECORRUPT, "%s: %s has %zu bytes, expected at most %zu", s->path,
                        mk_source_key_name(s, hf, gguf), str.n, out_bytes - 1);
     }
-    memcpy(out, str.p, str.n);
+    if (str.n > 0) {
+        memcpy(out, str.p, str.n);
+    }
     out[str.n] = 0;
-    *found = true;
     return MK_OK;
 }
