@@ -50,6 +50,7 @@ void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows
         attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = k, .v = v};
         mk_ops_run(ops, rows->n_tok > 1 && rows->n_tok * k.n_col >= 8192, run_store, &w);
     }
+    mk_ops_count_rows(ops, MK_OP_KV_STORE, k, 0, a->latent ? 1 : 2);
     mk_ops_op_end(ops, MK_OP_KV_STORE);
 }
 
@@ -151,5 +152,6 @@ void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_la
         mk_ops_run(ops, worth, run_attention, &w);
     }
     mk_op_release(ops, mark);
+    mk_ops_count_attention(ops, a, rows);
     mk_ops_op_end(ops, MK_OP_ATTENTION);
 }

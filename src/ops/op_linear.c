@@ -76,6 +76,7 @@ void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
                              list[i].y.p, list[i].y.stride, list[i].bias};
         item[i] = (mk_linear_item){job, mk_weight_tiles(w), 1};
         macs += x.n_row * x.n_col * w->n_out;
+        mk_ops_count_linear(ops, MK_OP_LINEAR, w, x.n_row, 1);
     }
     if (!ops->dry && x.n_row > 0) {
         mk_linear_work lw = {ops->k, item, n};
@@ -154,5 +155,6 @@ void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x,
         mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, linear_heads, &work);
     }
     mk_op_release(ops, mark);
+    mk_ops_count_linear(ops, MK_OP_LINEAR_HEADS, w, x.n_row * w->n_mat, w->n_mat);
     mk_ops_op_end(ops, MK_OP_LINEAR_HEADS);
 }

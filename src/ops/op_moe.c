@@ -46,6 +46,7 @@ void mk_op_route(mk_ops *ops, const mk_route *r, mk_mat logits, int32_t *sel, mk
         mk_ops_run(ops, logits.n_row >= 8, run_route, &work);
     }
     mk_op_release(ops, mark);
+    mk_ops_count_rows(ops, MK_OP_ROUTE, logits, 2, 1);
     mk_ops_op_end(ops, MK_OP_ROUTE);
 }
 
@@ -250,5 +251,8 @@ void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
         run_experts(ops, &w);
     }
     mk_op_release(ops, mark);
+    mk_ops_count_linear(ops, MK_OP_MOE, m->gate, n_pair, w.n_active);
+    mk_ops_count_linear(ops, MK_OP_MOE, m->up, n_pair, w.n_active);
+    mk_ops_count_linear(ops, MK_OP_MOE, m->down, n_pair, w.n_active);
     mk_ops_op_end(ops, MK_OP_MOE);
 }

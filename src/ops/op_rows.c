@@ -36,6 +36,7 @@ void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, si
         embed_work w = {y, table, dtype, row_bytes, ids};
         mk_ops_run(ops, worth(y), run_embed, &w);
     }
+    mk_ops_count(ops, MK_OP_EMBED, (mk_op_work){.n_bytes = (double)y.n_row * (double)row_bytes});
     mk_ops_op_end(ops, MK_OP_EMBED);
 }
 
@@ -63,6 +64,7 @@ void mk_op_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
         rows_work work = {.k = ops->k, .y = y, .a = x, .w = w, .eps = eps};
         mk_ops_run(ops, worth(y), run_rmsnorm, &work);
     }
+    mk_ops_count_rows(ops, MK_OP_RMSNORM, x, 4, 1);
     mk_ops_op_end(ops, MK_OP_RMSNORM);
 }
 
@@ -97,6 +99,7 @@ void mk_op_swiglu(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u) {
         rows_work work = {.k = ops->k, .y = y, .a = g, .b = u};
         mk_ops_run(ops, y.n_row * y.n_col >= SERIAL_FLOATS, run_swiglu, &work);
     }
+    mk_ops_count_rows(ops, MK_OP_SWIGLU, y, 5, 2);
     mk_ops_op_end(ops, MK_OP_SWIGLU);
 }
 
@@ -119,6 +122,7 @@ void mk_op_add(mk_ops *ops, mk_mat x, mk_mat y) {
         rows_work work = {.k = ops->k, .y = x, .a = y};
         mk_ops_run(ops, x.n_row * x.n_col >= 4 * SERIAL_FLOATS, run_add, &work);
     }
+    mk_ops_count_rows(ops, MK_OP_ADD, x, 1, 2);
     mk_ops_op_end(ops, MK_OP_ADD);
 }
 
@@ -128,6 +132,7 @@ void mk_op_copy(mk_ops *ops, mk_mat y, mk_mat x) {
     for (int64_t t = 0; !ops->dry && t < y.n_row; t++) {
         memcpy(y.p + t * y.stride, x.p + t * x.stride, (size_t)x.n_col * sizeof(float));
     }
+    mk_ops_count_rows(ops, MK_OP_COPY, x, 0, 1);
     mk_ops_op_end(ops, MK_OP_COPY);
 }
 
@@ -166,6 +171,7 @@ void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *
             .cs = cs, .pos = pos, .inv_freq = inv_freq, .n_pair = n_pair, .factor = factor};
         mk_ops_run(ops, cs.n_row * n_pair >= 256, run_angles, &w);
     }
+    mk_ops_count_rows(ops, MK_OP_ROPE_ANGLES, cs, 2, 0);
     mk_ops_op_end(ops, MK_OP_ROPE_ANGLES);
 }
 
@@ -205,6 +211,12 @@ static void run_rope(void *arg, int ith, int n_thread) {
     }
 }
 
+// Three operations for every element that is rotated.
+static mk_op_work rope_count(int64_t n_row, const mk_rope *r) {
+    double n = 2 * (double)n_row * (double)r->n_head * (double)r->n_pair;
+    return (mk_op_work){.n_op = 3 * n, .n_bytes = 4 * n};
+}
+
 void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
     mk_ops_op_begin(ops);
     MK_ASSERT(cs.n_row == x.n_row && cs.n_col == 2 * r->n_pair &&
@@ -214,5 +226,6 @@ void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
         rope_work w = {.m = x, .cs = cs, .r = r};
         mk_ops_run(ops, worth(x), run_rope, &w);
     }
+    mk_ops_count(ops, MK_OP_ROPE, rope_count(x.n_row, r));
     mk_ops_op_end(ops, MK_OP_ROPE);
 }

@@ -130,7 +130,7 @@ void mk_op_tap(mk_ops *ops, const char *name, int layer, mk_mat m) {
 void mk_ops_profile(mk_ops *ops, bool on) {
     ops->profile = on;
     for (int i = 0; on && i < MK_OP_N; i++) {
-        ops->times[i].n_call = ops->times[i].ns = 0;
+        ops->times[i] = (mk_op_time){.name = op_names[i]};
     }
 }
 
@@ -164,4 +164,44 @@ void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg) {
     } else {
         fn(arg, 0, 1);
     }
+}
+
+// --- counts --------------------------------------------------------------------------------------
+void mk_ops_count(mk_ops *ops, mk_op_id id, mk_op_work work) {
+    if (ops->profile && !ops->dry) {
+        ops->times[id].n_op[work.arith] += work.n_op;
+        ops->times[id].n_bytes += work.n_bytes;
+    }
+}
+
+// The order of the kinds of prepared activations is that of the arithmetic done with them.
+_Static_assert((int)MK_X_F32 == MK_ARITH_F32 && (int)MK_X_BF16 == MK_ARITH_BF16 &&
+                   (int)MK_X_I8 == MK_ARITH_INT8,
+               "a form of activations is named by its arithmetic");
+
+void mk_ops_count_linear(mk_ops *ops, mk_op_id id, const mk_weight *w, int64_t n_tok,
+                         int64_t n_read) {
+    double tok = (double)n_tok, in = (double)w->n_in;
+    mk_ops_count(ops, id,
+                 (mk_op_work){(mk_arith)mk_weight_form(w), 2 * tok * in * (double)w->n_out,
+                              (double)n_read * (double)w->mat_bytes + 4 * tok * in});
+}
+
+void mk_ops_count_rows(mk_ops *ops, mk_op_id id, mk_mat m, int n_op, int n_in) {
+    double n = (double)m.n_row * (double)m.n_col;
+    mk_ops_count(ops, id, (mk_op_work){MK_ARITH_F32, n * n_op, 4 * n * n_in});
+}
+
+// Every row with the keys up to its own position; the keys of a sequence are read once per call,
+// however many of its rows there are.
+void mk_ops_count_attention(mk_ops *ops, const mk_attn *a, const mk_rows *rows) {
+    double keys = 0, read = 0, per_token = (double)mk_attn_block_bytes(a) / MK_KV_BLOCK;
+    for (int64_t t = 0; ops->profile && !ops->dry && t < rows->n_tok; t++) {
+        bool last = t + 1 == rows->n_tok || rows->table[t + 1] != rows->table[t];
+        keys += (double)rows->pos[t] + 1;
+        read += last ? (double)rows->pos[t] + 1 : 0;
+    }
+    double q = (double)rows->n_tok * (double)a->n_head * (double)a->d_k;
+    double n_op = 2 * keys * (double)a->n_head * (double)(a->d_k + a->d_v);
+    mk_ops_count(ops, MK_OP_ATTENTION, (mk_op_work){MK_ARITH_F32, n_op, per_token * read + 4 * q});
 }

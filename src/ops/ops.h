@@ -141,11 +141,20 @@ void mk_op_release(mk_ops *ops, size_t mark);
 // Names an intermediate for debugging; free when no tap is set.  layer -1 = outside the layers.
 void mk_op_tap(mk_ops *ops, const char *name, int layer, mk_mat m);
 
-// Time per operator, for `minke bench --profile`: names are the functions below without mk_op_.
+// What an operation is done with: this decides the peak that bounds it.
+typedef enum { MK_ARITH_F32, MK_ARITH_BF16, MK_ARITH_INT8, MK_ARITH_N } mk_arith;
+
+// Time and work per operator, for `minke bench --profile`: names are the functions below without
+// mk_op_.  Work is counted from the shapes, not measured: a multiply-add is two operations, a
+// function such as exp one; bytes are what must be read (packed weights that are used, cached keys
+// and values once per sequence, activations), each once per call.  Doubles: exact up to 2^53, and a
+// sum that grows beyond loses nothing that shows.
 typedef struct {
     const char *name;
     uint64_t n_call, ns;
+    double n_op[MK_ARITH_N], n_bytes;
 } mk_op_time;
+// on: from now on times and counts are kept, beginning at zero.
 void mk_ops_profile(mk_ops *ops, bool on);
 int mk_ops_times(const mk_ops *ops, mk_op_time *out, int max);
 

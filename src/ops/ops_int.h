@@ -47,6 +47,19 @@ void *mk_ops_take(mk_ops *ops, size_t n_bytes);
 void mk_ops_op_begin(mk_ops *ops);
 void mk_ops_op_end(mk_ops *ops, mk_op_id id);
 
+// The work of one call, for the profile; before mk_ops_op_end.  Free when no profile is kept.
+typedef struct {
+    mk_arith arith;
+    double n_op, n_bytes;
+} mk_op_work;
+void mk_ops_count(mk_ops *ops, mk_op_id id, mk_op_work work);
+// n_tok rows in all through n_mat matrices of w, of which n_read are read.
+void mk_ops_count_linear(mk_ops *ops, mk_op_id id, const mk_weight *w, int64_t n_tok,
+                         int64_t n_read);
+// A row-wise operator: n_op operations for each element of m, and n_in inputs of its shape.
+void mk_ops_count_rows(mk_ops *ops, mk_op_id id, mk_mat m, int n_op, int n_in);
+void mk_ops_count_attention(mk_ops *ops, const mk_attn *a, const mk_rows *rows);
+
 // Multiplications from which on a second thread is worth waking: a few microseconds of work.
 #define MK_OPS_PARALLEL_MACS (1 << 18)
 

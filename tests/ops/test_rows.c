@@ -278,6 +278,8 @@ static void steps_count_their_scratch(void **state) {
     assert_int_equal(mk_ops_times(b.ops, times, 32), 1);
     assert_string_equal(times[0].name, "add");
     assert_int_equal(times[0].n_call, 1);
+    assert_true(times[0].n_op[MK_ARITH_F32] == 3.0 * 17 && times[0].n_op[MK_ARITH_INT8] == 0);
+    assert_true(times[0].n_bytes == 2.0 * 3 * 17 * 4);
     bench_close(&b);
 }
 
