@@ -31,7 +31,7 @@ typedef struct {
     float d;                   // x ~ d * q
     float dsum[3];             // d * (float)sum(q)
     int32_t minus_128_sum[3];  // -128 * sum(q)
-    int32_t minus_8_sum;       // -8 * sum(q), whole
+    int32_t unused;
 } mk_x_i8;
 
 static inline int64_t mk_x_tb(int64_t n_tok_left) {
@@ -86,7 +86,7 @@ struct mk_kernels {
     // Units [lo, hi) of (block, chunk of 32 columns), chunks fastest.
     void (*prep[MK_X_N])(const mk_prep_job *job, int64_t lo, int64_t hi);
     // Row tiles [lo, hi) of 16 outputs, all tokens; indexed by mk_pack_kind.
-    void (*linear[MK_PACK_I4 + 1])(const mk_linear_job *job, int64_t lo, int64_t hi);
+    void (*linear[MK_PACK_N])(const mk_linear_job *job, int64_t lo, int64_t hi);
     void (*rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps);
     void (*swiglu)(float *y, const float *g, const float *u, int64_t n);
     void (*axpy)(float *y, float a, const float *x, int64_t n,
@@ -132,9 +132,13 @@ static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
     case MK_PACK_I8:
         return mk_weight_scale_bytes(w) + n * 16;
     case MK_PACK_I4:
+        return mk_weight_scale_bytes(w) + n * 8;
+    case MK_PACK_I5:
+        return mk_weight_scale_bytes(w) + n * 10;
+    case MK_PACK_I6:
         break;
     }
-    return mk_weight_scale_bytes(w) + n * 8;
+    return mk_weight_scale_bytes(w) + n * 12;
 }
 
 #endif

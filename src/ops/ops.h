@@ -47,6 +47,11 @@ static inline mk_mat mk_mat_cols(mk_mat m, int64_t first, int64_t n) {
 }
 
 // --- packed weights ------------------------------------------------------------------------------
+// Version of the layouts below: raised with every change of packed bytes, so that packed files made
+// before are not used (docs/pack-cache.md; tests/model/test_pack_cache.c knows the bytes of each
+// version).
+#define MK_PACK_LAYOUT 1
+
 typedef enum {
     MK_PACK_F32,   // [n_out/16][n_in][16] f32
     MK_PACK_F16,   // same with f16, widened exactly; activations float32
@@ -55,11 +60,15 @@ typedef enum {
     MK_PACK_F8,
     // int8 with a float32 scale (and shift) per row and group; activations int8 per group of 32
     MK_PACK_I8,
-    MK_PACK_I4  // the same, 4-bit codes through a 16-entry int8 table (linear or IQ4_NL/MXFP4)
+    // the same with 4-bit codes: code - offset, or a 16-entry int8 table (IQ4_NL, MXFP4)
+    MK_PACK_I4,
+    MK_PACK_I5,  // 5-bit codes, code - offset: the low four bits, then a plane of the fifth
+    MK_PACK_I6   // 6-bit codes, code - offset: the low four bits, then a plane of the other two
 } mk_pack_kind;
+#define MK_PACK_N (MK_PACK_I6 + 1)
 
-// I8, I4: how the scales (and shifts) of 16 rows are stored; the float32 product a kernel uses is
-// the same.
+// Integer kinds: how the scales (and shifts) of 16 rows are stored; the float32 product a kernel
+// uses is the same.
 typedef enum {
     MK_SCALE_F32,   // f32[16] per group
     MK_SCALE_F16,   // f16[16] per group
@@ -69,12 +78,15 @@ typedef enum {
 typedef struct {
     mk_pack_kind kind;
     mk_scale_kind scales;
-    int32_t group;     // I8, I4: 16 or 32
-    bool has_shift;    // I8, I4
-    int8_t table[16];  // I4: value of each code
+    int32_t group;   // integer kinds: 16 or 32
+    bool has_shift;  // integer kinds
+    int32_t offset;  // I4, I5, I6: value = code - offset
+    bool has_table;  // I4: value = table[code] instead
+    int8_t table[16];
     int64_t n_mat, n_out, n_in;
     size_t mat_bytes;  // packed bytes of one matrix
-    uint8_t *data;     // n_mat * mat_bytes, owned (mk_weight_free); 64-byte aligned
+    uint8_t *data;     // n_mat * mat_bytes; 64-byte aligned
+    bool mapped;       // data lie in a packed file: read-only, not freed by mk_weight_free
     mk_dtype dtype;    // type it was packed from
 } mk_weight;
 

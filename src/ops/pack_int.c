@@ -1,5 +1,5 @@
-// Quantised weights repacked: 16 rows interleaved, as int8 or 4-bit codes with one scale (and
-// shift) per group.
+// Quantised weights repacked: 16 rows interleaved, as int8 or codes of 4, 5 or 6 bits with one
+// scale (and shift) per group.
 //
 // All values come from mk_dtype_row_ints, the only definition of the types.  Two facts are added
 // here to store scales as small as the source does, without changing the float32 scale that the
@@ -18,33 +18,34 @@
 typedef struct {
     mk_dtype dtype;
     mk_scale_kind scales;
-    bool four_bits;
-    mk_dtype codes;    // 4 bits: the type with blocks of 32 that has the same codes
+    mk_pack_kind kind;
+    int offset;        // value = code - offset; TABLE: the codes' values come from a table
     int d_at, min_at;  // MK_SCALE_SUPER: offsets of d and dmin in a block of 256
 } int_row;
+#define TABLE (-1)
 
 // clang-format off
 static const int_row int_rows[] = {
-    {MK_DTYPE_Q5_0, MK_SCALE_F16, false, 0, 0, 0},
-    {MK_DTYPE_Q5_1, MK_SCALE_F16, false, 0, 0, 0},
-    {MK_DTYPE_Q8_0, MK_SCALE_F16, false, 0, 0, 0},
-    {MK_DTYPE_TQ1_0, MK_SCALE_F16, false, 0, 0, 0},
-    {MK_DTYPE_TQ2_0, MK_SCALE_F16, false, 0, 0, 0},
-    {MK_DTYPE_Q4_0, MK_SCALE_F16, true, MK_DTYPE_Q4_0, 0, 0},
-    {MK_DTYPE_Q4_1, MK_SCALE_F16, true, MK_DTYPE_Q4_1, 0, 0},
-    {MK_DTYPE_IQ4_NL, MK_SCALE_F16, true, MK_DTYPE_IQ4_NL, 0, 0},
-    {MK_DTYPE_MXFP4, MK_SCALE_F32, true, MK_DTYPE_MXFP4, 0, 0},
-    {MK_DTYPE_IQ4_XS, MK_SCALE_SUPER, true, MK_DTYPE_IQ4_NL, 0, 0},
-    {MK_DTYPE_Q4_K, MK_SCALE_SUPER, true, MK_DTYPE_Q4_1, 0, 2},
-    {MK_DTYPE_Q5_K, MK_SCALE_SUPER, false, 0, 0, 2},
-    {MK_DTYPE_Q2_K, MK_SCALE_SUPER, false, 0, 80, 82},
-    {MK_DTYPE_Q3_K, MK_SCALE_SUPER, false, 0, 108, 0},
-    {MK_DTYPE_Q6_K, MK_SCALE_SUPER, false, 0, 208, 0},
+    {MK_DTYPE_Q5_0, MK_SCALE_F16, MK_PACK_I5, 16, 0, 0},
+    {MK_DTYPE_Q5_1, MK_SCALE_F16, MK_PACK_I5, 0, 0, 0},
+    {MK_DTYPE_Q8_0, MK_SCALE_F16, MK_PACK_I8, 0, 0, 0},
+    {MK_DTYPE_TQ1_0, MK_SCALE_F16, MK_PACK_I8, 0, 0, 0},
+    {MK_DTYPE_TQ2_0, MK_SCALE_F16, MK_PACK_I8, 0, 0, 0},
+    {MK_DTYPE_Q4_0, MK_SCALE_F16, MK_PACK_I4, 8, 0, 0},
+    {MK_DTYPE_Q4_1, MK_SCALE_F16, MK_PACK_I4, 0, 0, 0},
+    {MK_DTYPE_IQ4_NL, MK_SCALE_F16, MK_PACK_I4, TABLE, 0, 0},
+    {MK_DTYPE_MXFP4, MK_SCALE_F32, MK_PACK_I4, TABLE, 0, 0},
+    {MK_DTYPE_IQ4_XS, MK_SCALE_SUPER, MK_PACK_I4, TABLE, 0, 0},
+    {MK_DTYPE_Q4_K, MK_SCALE_SUPER, MK_PACK_I4, 0, 0, 2},
+    {MK_DTYPE_Q5_K, MK_SCALE_SUPER, MK_PACK_I5, 0, 0, 2},
+    {MK_DTYPE_Q2_K, MK_SCALE_SUPER, MK_PACK_I4, 0, 80, 82},
+    {MK_DTYPE_Q3_K, MK_SCALE_SUPER, MK_PACK_I4, 4, 108, 0},
+    {MK_DTYPE_Q6_K, MK_SCALE_SUPER, MK_PACK_I6, 32, 208, 0},
 };
 // clang-format on
 
 static const int_row *int_row_of(mk_dtype t) {
-    static const int_row other = {MK_DTYPE_N, MK_SCALE_F32, false, 0, 0, 0};
+    static const int_row other = {MK_DTYPE_N, MK_SCALE_F32, MK_PACK_I8, 0, 0, 0};
     for (size_t i = 0; i < sizeof int_rows / sizeof int_rows[0]; i++) {
         if (int_rows[i].dtype == t) {
             return &int_rows[i];
@@ -69,12 +70,14 @@ static void table_of(mk_dtype t, int8_t table[16]) {
 
 bool mk_pack_int_layout(const mk_dtype_info *info, mk_weight *w) {
     const int_row *row = int_row_of(w->dtype);
-    w->kind = row->four_bits ? MK_PACK_I4 : MK_PACK_I8;
+    w->kind = row->kind;
     w->scales = row->scales;
     w->group = info->group;
     w->has_shift = info->has_shift;
-    if (row->four_bits) {
-        table_of(row->codes, w->table);
+    w->has_table = row->offset == TABLE;
+    w->offset = w->has_table ? 0 : row->offset;
+    if (w->has_table) {
+        table_of(w->dtype == MK_DTYPE_IQ4_XS ? MK_DTYPE_IQ4_NL : w->dtype, w->table);
     }
     return w->n_in % 32 == 0 && CHUNK % info->block == 0;
 }
@@ -105,29 +108,40 @@ static void put_i8(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) 
     }
 }
 
-// 4-bit codes of one group (already codes 0..15): for every 8 columns 16 words.
-static void put_i4(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) {
+// Low four bits of the codes of one group: for every 8 columns 16 words.
+static uint32_t *put_low(const int_chunk *c, int64_t k, int64_t group, uint32_t *dst) {
     for (int r = 0; r < MK_TILE; r++) {
         for (int64_t i = 0; i < group; i += 8) {
-            dst[i / 8 * MK_TILE + r] = load_word(c->q[r] + k + i) | load_word(c->q[r] + k + i + 4)
-                                                                        << 4;
+            uint32_t a = load_word(c->q[r] + k + i), b = load_word(c->q[r] + k + i + 4);
+            dst[i / 8 * MK_TILE + r] = (a & 0x0F0F0F0Fu) | (b & 0x0F0F0F0Fu) << 4;
+        }
+    }
+    return dst + group / 8 * MK_TILE;
+}
+
+// The `bits` bits above them: 16 words for every 32 / bits columns; of the columns 4 s .. 4 s + 3
+// those bits lie at bit s * bits of the word's four bytes.
+static void put_high(const int_chunk *c, int64_t k, int64_t group, int bits, uint32_t *dst) {
+    int64_t steps = 8 / bits;
+    uint32_t mask = bits == 1 ? 0x01010101u : 0x03030303u;
+    for (int r = 0; r < MK_TILE; r++) {
+        for (int64_t i = 0; i < group; i += 4 * steps) {
+            uint32_t word = 0;
+            for (int64_t s = 0; s < steps; s++) {
+                word |= (load_word(c->q[r] + k + i + 4 * s) >> 4 & mask) << (s * bits);
+            }
+            dst[i / (4 * steps) * MK_TILE + r] = word;
         }
     }
 }
 
-// Values of a 4-bit type to codes.
+// Values to codes.
 static void to_codes(const mk_weight *w, const uint8_t *code, int8_t *q, int64_t n) {
-    if (w->table[0] == 0 && w->table[15] == 15) {
-        return;
-    }
-    if (w->table[0] == -8 && w->table[15] == 7) {
-        for (int64_t i = 0; i < n; i++) {
-            q[i] = (int8_t)(q[i] + 8);
-        }
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; w->has_table && i < n; i++) {
         q[i] = (int8_t)code[q[i] + 128];
+    }
+    for (int64_t i = 0; w->offset != 0 && i < n; i++) {
+        q[i] = (int8_t)(q[i] + w->offset);
     }
 }
 
@@ -150,7 +164,7 @@ static void load_chunk(const mk_weight *w, const uint8_t *const *row, int64_t k,
             c->min[r] = (uint16_t)(load_u16(row[r] + at + type->min_at) ^
                                    0x8000);  // the shift is -dmin * m
         }
-        if (w->kind == MK_PACK_I4) {
+        if (w->kind != MK_PACK_I8) {
             to_codes(w, code, c->q[r], n);
         }
     }
@@ -181,6 +195,21 @@ static uint8_t *put_scales(mk_scale_kind kind, float (*value)[CHUNK / 16], const
     return dst + MK_TILE * (kind == MK_SCALE_F32 ? 4 : kind == MK_SCALE_F16 ? 2 : 1);
 }
 
+static uint8_t *put_codes(const mk_weight *w, const int_chunk *c, int64_t k, uint8_t *dst) {
+    uint32_t *p = (uint32_t *)dst;
+    if (w->kind == MK_PACK_I8) {
+        put_i8(c, k, w->group, p);
+        return dst + w->group * MK_TILE;
+    }
+    p = put_low(c, k, w->group, p);
+    if (w->kind == MK_PACK_I4) {
+        return (uint8_t *)p;
+    }
+    int bits = w->kind == MK_PACK_I5 ? 1 : 2;
+    put_high(c, k, w->group, bits, p);
+    return (uint8_t *)p + w->group * 2 * bits;
+}
+
 static uint8_t *put_chunk(const mk_weight *w, int_chunk *c, int64_t n, uint8_t *dst) {
     if (w->scales == MK_SCALE_SUPER) {
         memcpy(dst, c->d, sizeof c->d);
@@ -195,20 +224,14 @@ static uint8_t *put_chunk(const mk_weight *w, int_chunk *c, int64_t n, uint8_t *
         if (w->has_shift) {
             dst = put_scales(w->scales, c->shift, c->min, i / w->group, dst);
         }
-        if (w->kind == MK_PACK_I8) {
-            put_i8(c, i, w->group, (uint32_t *)dst);
-            dst += w->group * MK_TILE;
-        } else {
-            put_i4(c, i, w->group, (uint32_t *)dst);
-            dst += w->group * MK_TILE / 2;
-        }
+        dst = put_codes(w, c, i, dst);
     }
     return dst;
 }
 
 void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst) {
     int_chunk c;
-    uint8_t code[256] = {0};         // 4-bit table types: code of each value (index value + 128)
+    uint8_t code[256] = {0};         // table types: code of each value (index value + 128)
     for (int i = 15; i >= 0; i--) {  // of two codes with one value (MXFP4's zeros) the lower wins
         code[w->table[i] + 128] = (uint8_t)i;
     }

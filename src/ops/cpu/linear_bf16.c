@@ -37,7 +37,7 @@ MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
 FLOAT_TYPE(bf16, MK_X_BF16, bf16_pass)
 
 void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&bf16_ops, job, lo, hi, MK_FLT_T);
+    walk_tiles(&bf16_ops, job, lo, hi, 0, MK_FLT_T);
 }
 
 #if defined(MK_ISA_AVX512)
@@ -75,7 +75,7 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
 FLOAT_TYPE(dot, MK_X_BF16, bf16_dot_pass)
 
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);
+    walk_tiles(&dot_ops, job, lo, hi, 0, MK_FLT_T);
 }
 #if defined(__clang__)
 #pragma clang attribute pop

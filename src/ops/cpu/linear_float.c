@@ -90,13 +90,13 @@ FLOAT_TYPE(f16, MK_X_F32, flt_pass, FLT_F16)
 FLOAT_TYPE(f8, MK_X_F32, f8_pass)
 
 void MK_FN(linear_f32)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&f32_ops, job, lo, hi, MK_FLT_T);
+    walk_tiles(&f32_ops, job, lo, hi, 0, MK_FLT_T);
 }
 
 void MK_FN(linear_f16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&f16_ops, job, lo, hi, MK_FLT_T);
+    walk_tiles(&f16_ops, job, lo, hi, 0, MK_FLT_T);
 }
 
 void MK_FN(linear_f8)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&f8_ops, job, lo, hi, MK_FLT_T);
+    walk_tiles(&f8_ops, job, lo, hi, 0, MK_FLT_T);
 }

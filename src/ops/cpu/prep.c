@@ -119,7 +119,7 @@ static void quantise32(const v16f x[2], mk_x_i8 *r) {
         r->dsum[i] = r->d * (float)sum[i];
         r->minus_128_sum[i] = -128 * sum[i];
     }
-    r->minus_8_sum = -8 * sum[2];
+    r->unused = 0;
 }
 
 void MK_FN(prep_i8)(const mk_prep_job *job, int64_t lo, int64_t hi) {

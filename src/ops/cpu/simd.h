@@ -36,11 +36,18 @@
 
 // How the integer weights are coded; a compile-time constant wherever it is used.
 typedef enum {
-    WT_I8,  // one byte: value + 128
-    WT_U4,  // four bits: the value 0..15 itself
-    WT_I4,  // four bits: value + 8
-    WT_I4T  // four bits through a table of 16 values
+    WT_I8,   // one byte: value + 128
+    WT_I4T,  // four bits through a table of 16 values
+    WT_U4,   // four, five, six bits: value + offset (int_type)
+    WT_U5,
+    WT_U6
 } wt_code;
+
+// The exact integer dot step, 16 rows x 4 columns at a time:
+//     sum  = dot_init(code, log2 offset or -1, -128 * sum(x))        the zero point of the codes
+//     part = dot_begin(code, sum); up to DOT_RUN(code) times part = dot_step(...); sum = dot_end(code, sum, part)
+// Sets differ in what they can multiply (u8 x s8, s8 x s8, with 16-bit partial sums): the integers
+// that come out are the same.
 
 #if defined(MK_ISA_AVX512)
 #include "ops/cpu/simd_avx512.h"

@@ -5,6 +5,8 @@
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 
 #define MK_INT_T  2
+#define MK_GEMM_R 1
+#define MK_GEMM_T 2
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
@@ -184,13 +186,29 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
 }
 
 // maddubs saturates at 16 bits.  Signed weights go in as |w| (at most 128) times x with the sign of
-// w: 2*128*127 fits, and is widened to 32 bits in every step.  Linear 4-bit codes stay unsigned:
-// 8 steps of 2*15*127 still fit 16 bits, so a group is summed there and widened once at its end.
-MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
-    (void)code;
-    (void)minus_128_sum;
-    (void)minus_8_sum;
-    return (v16i){_mm256_setzero_si256(), _mm256_setzero_si256()};
+// w: 2*128*127 fits, and is widened to 32 bits in every step.  Codes of 4, 5, 6 bits stay unsigned:
+// 8, 4, 2 steps of 2*15*127, 2*31*127, 2*63*127 fit 16 bits, so a run is summed there and widened
+// once at its end.
+#define DOT_RUN(code) ((code) == WT_U5 ? 4 : (code) == WT_U6 ? 2 : 8)
+MK_INLINE bool dot_narrow(wt_code code) {
+    return code == WT_U4 || code == WT_U5 || code == WT_U6;
+}
+MK_INLINE v16i dot_init(wt_code code, const int log2_offset, int32_t minus_128_sum) {
+    __m256i s = dot_narrow(code) && log2_offset >= 0
+                    ? _mm256_srai_epi32(_mm256_set1_epi32(minus_128_sum), 7 - log2_offset)
+                    : _mm256_setzero_si256();
+    return (v16i){s, s};
+}
+MK_INLINE v16i dot_begin(wt_code code, v16i sum) {
+    return dot_narrow(code) ? (v16i){_mm256_setzero_si256(), _mm256_setzero_si256()} : sum;
+}
+MK_INLINE v16i dot_end(wt_code code, v16i sum, v16i part) {
+    if (!dot_narrow(code)) {
+        return part;
+    }
+    const __m256i one = _mm256_set1_epi16(1);
+    return (v16i){_mm256_add_epi32(sum.a, _mm256_madd_epi16(part.a, one)),
+                  _mm256_add_epi32(sum.b, _mm256_madd_epi16(part.b, one))};
 }
 MK_INLINE v16w wt_signed(__m256i a, __m256i b) {
     return (v16w){a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
@@ -200,8 +218,23 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return wt_signed(_mm256_xor_si256(_mm256_loadu_si256((const __m256i *)p), offset),
                      _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(p + 32)), offset));
 }
-// 16 rows x 8 columns.
-MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE v16w wt_load_u(const uint8_t *p) {
+    __m256i a = _mm256_loadu_si256((const __m256i *)p);
+    __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
+    return (v16w){a, b, a, b};
+}
+// What wt_load_i8 and wt_load_u read.
+MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
+    _mm256_storeu_si256((__m256i *)p, w.a);
+    _mm256_storeu_si256((__m256i *)(p + 32), w.b);
+}
+MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
+    const __m256i offset = _mm256_set1_epi8((char)0x80);
+    _mm256_storeu_si256((__m256i *)p, _mm256_xor_si256(w.a, offset));
+    _mm256_storeu_si256((__m256i *)(p + 32), _mm256_xor_si256(w.b, offset));
+}
+// 16 rows x 8 columns of 4-bit codes.
+MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i a = _mm256_loadu_si256((const __m256i *)p);
     __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
@@ -216,31 +249,32 @@ MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo
         *hi = (v16w){ha, hb, ha, hb};
     }
 }
+MK_INLINE __m256i wt_add_high8(wt_code code, __m256i w, const uint8_t *plane, const int s) {
+    const int left = code == WT_U5 ? 4 - s : 4 - 2 * s;
+    __m256i h = _mm256_loadu_si256((const __m256i *)plane);
+    h = left >= 0 ? _mm256_slli_epi16(h, left) : _mm256_srli_epi16(h, -left);
+    return _mm256_or_si256(w, _mm256_and_si256(h, _mm256_set1_epi8(code == WT_U5 ? 0x10 : 0x30)));
+}
+// Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
+MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+    __m256i a = wt_add_high8(code, w.a, plane, s), b = wt_add_high8(code, w.b, plane + 32, s);
+    return (v16w){a, b, a, b};
+}
 MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (v16i){t, t};
 }
-MK_INLINE __m256i dot_step8(wt_code code, __m256i acc, __m256i w, __m256i abs_w, __m256i x) {
-    if (code == WT_I4 || code == WT_U4) {
-        return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));
+MK_INLINE __m256i dot_step8(wt_code code, __m256i part, __m256i w, __m256i abs_w, __m256i x) {
+    if (dot_narrow(code)) {
+        return _mm256_add_epi16(part, _mm256_maddubs_epi16(w, x));
     }
     __m256i p = _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+    return _mm256_add_epi32(part, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
-MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
+MK_INLINE v16i dot_step(wt_code code, v16i part, v16w w, const int8_t *x) {
     int32_t x4;
     memcpy(&x4, x, 4);
     __m256i v = _mm256_set1_epi32(x4);
-    return (v16i){dot_step8(code, acc.a, w.a, w.abs_a, v), dot_step8(code, acc.b, w.b, w.abs_b, v)};
-}
-// The 16-bit sums of linear 4-bit codes to 32 bits, and their zero point.
-MK_INLINE v16i dot_finish(wt_code code, v16i acc, int32_t minus_8_sum) {
-    if (code != WT_I4 && code != WT_U4) {
-        return acc;
-    }
-    const __m256i one = _mm256_set1_epi16(1);
-    v16i r = {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
-    return code == WT_U4
-               ? r
-               : vi_add(r, (v16i){_mm256_set1_epi32(minus_8_sum), _mm256_set1_epi32(minus_8_sum)});
+    return (v16i){dot_step8(code, part.a, w.a, w.abs_a, v),
+                  dot_step8(code, part.b, w.b, w.abs_b, v)};
 }

@@ -6,6 +6,8 @@
 
 // What fits 32 registers.
 #define MK_INT_T  8  // tokens at once
+#define MK_GEMM_R 3  // row tiles and tokens of a pass with many tokens
+#define MK_GEMM_T 4
 #define MK_FLT_T  8
 #define MK_ATTN_Q 8  // queries that share the keys of an attention block
 #define MK_PV_C   4  // vectors of 16 columns at once in the sum over values
@@ -170,14 +172,39 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
 }
 
 // The dot step is unsigned x signed here, so the sum starts at -offset * sum(x).
-MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
-    return _mm512_set1_epi32(code == WT_U4 ? 0 : code == WT_I4 ? minus_8_sum : minus_128_sum);
+#define DOT_RUN(code) 8
+MK_INLINE v16i dot_init(wt_code code, const int log2_offset, int32_t minus_128_sum) {
+    if (code == WT_I8 || code == WT_I4T) {
+        return _mm512_set1_epi32(minus_128_sum);
+    }
+    return log2_offset < 0
+               ? _mm512_setzero_si512()
+               : _mm512_srai_epi32(_mm512_set1_epi32(minus_128_sum), (unsigned)(7 - log2_offset));
+}
+MK_INLINE v16i dot_begin(wt_code code, v16i sum) {
+    (void)code;
+    return sum;
+}
+MK_INLINE v16i dot_end(wt_code code, v16i sum, v16i part) {
+    (void)code;
+    (void)sum;
+    return part;
 }
 MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return _mm512_loadu_si512(p);
 }
-// 16 rows x 8 columns; table holds value + 128.
-MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE v16w wt_load_u(const uint8_t *p) {
+    return _mm512_loadu_si512(p);
+}
+// What wt_load_i8 and wt_load_u read.
+MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
+    _mm512_storeu_si512(p, w);
+}
+MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
+    _mm512_storeu_si512(p, w);
+}
+// 16 rows x 8 columns of 4-bit codes; the table holds value + 128.
+MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     const __m512i nibble = _mm512_set1_epi8(15);
     __m512i w = _mm512_loadu_si512(p);
     *lo = _mm512_and_si512(w, nibble);
@@ -187,19 +214,21 @@ MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo
         *hi = _mm512_shuffle_epi8(table, *hi);
     }
 }
+// Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
+MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+    const int left = code == WT_U5 ? 4 - s : 4 - 2 * s;
+    const __m512i mask = _mm512_set1_epi8(code == WT_U5 ? 0x10 : 0x30);
+    __m512i h = _mm512_loadu_si512(plane);
+    h = left >= 0 ? _mm512_slli_epi16(h, (unsigned)left) : _mm512_srli_epi16(h, (unsigned)-left);
+    return _mm512_ternarylogic_epi32(w, h, mask, 0xF8);  // w | (h & mask)
+}
 MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     __m128i t = _mm_xor_si128(_mm_loadu_si128((const __m128i *)table), _mm_set1_epi8((char)0x80));
     return _mm512_broadcast_i32x4(t);
 }
-MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
+MK_INLINE v16i dot_step(wt_code code, v16i part, v16w w, const int8_t *x) {
     int32_t x4;
     (void)code;
     memcpy(&x4, x, 4);
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x4));
-}
-// What is left to do after the last step of a group.
-MK_INLINE v16i dot_finish(wt_code code, v16i acc, int32_t minus_8_sum) {
-    (void)code;
-    (void)minus_8_sum;
-    return acc;
+    return _mm512_dpbusd_epi32(part, w, _mm512_set1_epi32(x4));
 }

@@ -2,6 +2,8 @@
 #include <arm_neon.h>
 
 #define MK_INT_T  2
+#define MK_GEMM_R 1
+#define MK_GEMM_T 2
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
@@ -238,14 +240,24 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
     vst1q_s8(p, vcombine_s8(vmovn_s16(a), vmovn_s16(b)));
 }
 
-// sdot is signed x signed: only the linear 4-bit codes keep their zero point, as -8 * sum(x) or 0.
-MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
-    (void)minus_128_sum;
+// sdot is signed x signed: only codes with an offset start at -offset * sum(x).
+#define DOT_RUN(code) 8
+MK_INLINE v16i dot_init(wt_code code, const int log2_offset, int32_t minus_128_sum) {
+    bool offset = code != WT_I8 && code != WT_I4T && log2_offset >= 0;
     v16i r;
     QUADS(i) {
-        r.v[i] = vdupq_n_s32(code == WT_I4 ? minus_8_sum : 0);
+        r.v[i] = vdupq_n_s32(offset ? minus_128_sum / (128 >> (log2_offset & 7)) : 0);
     }
     return r;
+}
+MK_INLINE v16i dot_begin(wt_code code, v16i sum) {
+    (void)code;
+    return sum;
+}
+MK_INLINE v16i dot_end(wt_code code, v16i sum, v16i part) {
+    (void)code;
+    (void)sum;
+    return part;
 }
 MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     v16w w;
@@ -254,8 +266,26 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     }
     return w;
 }
-// 16 rows x 8 columns.
-MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE v16w wt_load_u(const uint8_t *p) {
+    v16w w;
+    QUADS(i) {
+        w.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i));
+    }
+    return w;
+}
+// What wt_load_i8 and wt_load_u read.
+MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
+    QUADS(i) {
+        vst1q_u8(p + 16 * i, veorq_u8(vreinterpretq_u8_s8(w.v[i]), vdupq_n_u8(0x80)));
+    }
+}
+MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
+    QUADS(i) {
+        vst1q_u8(p + 16 * i, vreinterpretq_u8_s8(w.v[i]));
+    }
+}
+// 16 rows x 8 columns of 4-bit codes.
+MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     QUADS(i) {
         uint8x16_t w = vld1q_u8(p + 16 * i);
         uint8x16_t l = vandq_u8(w, vdupq_n_u8(15)), h = vshrq_n_u8(w, 4);
@@ -263,22 +293,26 @@ MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo
         hi->v[i] = code == WT_I4T ? vqtbl1q_s8(table, h) : vreinterpretq_s8_u8(h);
     }
 }
+// Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
+MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+    const int8x16_t by = vdupq_n_s8((int8_t)(code == WT_U5 ? 4 - s : 4 - 2 * s));
+    const uint8x16_t mask = vdupq_n_u8(code == WT_U5 ? 0x10 : 0x30);
+    QUADS(i) {
+        uint8x16_t h = vandq_u8(vshlq_u8(vld1q_u8(plane + 16 * i), by), mask);
+        w.v[i] = vorrq_s8(w.v[i], vreinterpretq_s8_u8(h));
+    }
+    return w;
+}
 MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     return vld1q_s8(table);
 }
-MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
+MK_INLINE v16i dot_step(wt_code code, v16i part, v16w w, const int8_t *x) {
     int32_t x4;
     (void)code;
     memcpy(&x4, x, 4);
     int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(x4));
     QUADS(i) {
-        acc.v[i] = vdotq_s32(acc.v[i], w.v[i], v);
+        part.v[i] = vdotq_s32(part.v[i], w.v[i], v);
     }
-    return acc;
-}
-// What is left to do after the last step of a group.
-MK_INLINE v16i dot_finish(wt_code code, v16i acc, int32_t minus_8_sum) {
-    (void)code;
-    (void)minus_8_sum;
-    return acc;
+    return part;
 }

@@ -223,14 +223,24 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
     }
 }
 
-// Signed products, no correction; linear 4-bit codes start at -8 * sum(x) or 0.
-MK_INLINE v16i dot_init(wt_code code, int32_t minus_128_sum, int32_t minus_8_sum) {
-    (void)minus_128_sum;
+// Signed products; only codes with an offset start at -offset * sum(x).
+#define DOT_RUN(code) 8
+MK_INLINE v16i dot_init(wt_code code, const int log2_offset, int32_t minus_128_sum) {
+    bool offset = code != WT_I8 && code != WT_I4T && log2_offset >= 0;
     v16i r;
     LANES(i) {
-        r.v[i] = code == WT_I4 ? minus_8_sum : 0;
+        r.v[i] = offset ? minus_128_sum / (128 >> (log2_offset & 7)) : 0;
     }
     return r;
+}
+MK_INLINE v16i dot_begin(wt_code code, v16i sum) {
+    (void)code;
+    return sum;
+}
+MK_INLINE v16i dot_end(wt_code code, v16i sum, v16i part) {
+    (void)code;
+    (void)sum;
+    return part;
 }
 MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     v16w w;
@@ -239,29 +249,45 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     }
     return w;
 }
-// 16 rows x 8 columns.
-MK_INLINE void wt_load_i4(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE v16w wt_load_u(const uint8_t *p) {
+    v16w w;
+    memcpy(w.v, p, 64);
+    return w;
+}
+// What wt_load_i8 and wt_load_u read.
+MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
+    for (int i = 0; i < 64; i++) {
+        p[i] = (uint8_t)w.v[i] ^ 0x80;
+    }
+}
+MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
+    memcpy(p, w.v, 64);
+}
+// 16 rows x 8 columns of 4-bit codes.
+MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     for (int i = 0; i < 64; i++) {
         int l = p[i] & 15, h = p[i] >> 4;
         lo->v[i] = code == WT_I4T ? table[l] : (int8_t)l;
         hi->v[i] = code == WT_I4T ? table[h] : (int8_t)h;
     }
 }
+// Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
+MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+    for (int i = 0; i < 64; i++) {
+        int bits = code == WT_U5 ? plane[i] >> s & 1 : plane[i] >> (2 * s) & 3;
+        w.v[i] = (int8_t)(w.v[i] | bits << 4);
+    }
+    return w;
+}
 MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     return table;
 }
-MK_INLINE v16i dot_step(wt_code code, v16i acc, v16w w, const int8_t *x) {
+MK_INLINE v16i dot_step(wt_code code, v16i part, v16w w, const int8_t *x) {
     (void)code;
     LANES(i) {
         for (int k = 0; k < 4; k++) {
-            acc.v[i] += w.v[4 * i + k] * x[k];
+            part.v[i] += w.v[4 * i + k] * x[k];
         }
     }
-    return acc;
-}
-// What is left to do after the last step of a group.
-MK_INLINE v16i dot_finish(wt_code code, v16i acc, int32_t minus_8_sum) {
-    (void)code;
-    (void)minus_8_sum;
-    return acc;
+    return part;
 }

@@ -12,8 +12,9 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
-        [MK_PACK_BF16] = (bf16), [MK_PACK_F8] = MK_FN(linear_f8), [MK_PACK_I8] = MK_FN(linear_i8), \
-        [MK_PACK_I4] = MK_FN(linear_i4)                                                            \
+        [MK_PACK_BF16] = (bf16), [MK_PACK_F8] = MK_FN(linear_f8),                                  \
+        [MK_PACK_I8] = MK_FN(linear_int), [MK_PACK_I4] = MK_FN(linear_int),                        \
+        [MK_PACK_I5] = MK_FN(linear_int), [MK_PACK_I6] = MK_FN(linear_int)                         \
     }
 
 const mk_kernels MK_CAT(mk_kernels,

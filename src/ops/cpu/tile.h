@@ -78,15 +78,16 @@ static inline void walk_block(const tile_ops *ops, const mk_linear_job *job, til
     }
 }
 
+// Tokens [begin, n_tok), begin being a whole number of blocks, for the row tiles [lo, hi).
 static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int64_t lo, int64_t hi,
-                              int max_t) {
+                              int64_t begin, int max_t) {
     tile_pass p = {.tile_bytes = mk_weight_tile_bytes(job->w),
                    .n_in = job->w->n_in,
                    .y_stride = job->y_stride,
                    .table = job->w->table};
-    int64_t tb = job->n_tok >= MK_X_BLOCK ? MK_X_BLOCK : mk_x_tb(job->n_tok);
+    int64_t rest = job->n_tok - begin, tb = rest >= MK_X_BLOCK ? MK_X_BLOCK : mk_x_tb(rest);
     int64_t group = ops->r[t_index(tb < max_t ? tb : max_t)];
-    for (int64_t t0 = 0; t0 < job->n_tok; t0 += TILE_TOKENS) {
+    for (int64_t t0 = begin; t0 < job->n_tok; t0 += TILE_TOKENS) {
         int64_t t1 = t0 + TILE_TOKENS < job->n_tok ? t0 + TILE_TOKENS : job->n_tok;
         for (int64_t tile = lo; tile < hi; tile += group) {
             for (int64_t t = t0; t < t1; t += MK_X_BLOCK) {

@@ -1,0 +1,134 @@
+// What the two forms of the integer linear kernel share: how a type is stored, its scales, and how
+// 4 columns of 16 rows come into a register.
+//
+//     acc = 0;  for every weight group g of 16 or 32 columns, ascending:
+//         isum = sum of q_w * q_x over the group                    (exact, int32)
+//         acc  = fma((float)isum, scale[o,g] * d[t,g], acc)
+//         acc  = fma(shift[o,g], dsum[t,g], acc)                    (types with a shift)
+//     y = acc (+ bias)
+//
+// One tile of 16 rows is, per group: scale[16], shift[16] if any, codes.  Scales are f32, f16, or
+// int8 times an f16[16] that stands in front of every 256 columns (and another for the shifts).
+// int8 codes: for every 4 columns 16 rows x 4 bytes.  Codes of 4 bits: for every 8 columns 16 rows
+// x 4 bytes, low nibbles the first four columns, high the next.  Codes of 5 and 6 bits: their low
+// four bits like that, then one plane of 64 bytes for every 32 (16) columns, see wt_add_high.
+#ifndef MK_OPS_CPU_LINEAR_INT_H
+#define MK_OPS_CPU_LINEAR_INT_H
+
+#include "ops/cpu/tile.h"
+
+// How one type is stored; compile-time constants.
+typedef struct {
+    wt_code code;
+    int log2_offset;  // value = code - 2^log2_offset; -1: none
+    int group;
+    bool shift;
+    mk_scale_kind scales;
+} int_type;
+
+// Where a pass is in the tile and, for MK_SCALE_SUPER, the scale and shift of the 256 columns.
+typedef struct {
+    const uint8_t *w;
+    v16f super, super_shift;
+} int_place;
+
+MK_INLINE size_t int_scale_bytes(const mk_scale_kind kind) {
+    return kind == MK_SCALE_F32 ? 64 : kind == MK_SCALE_F16 ? 32 : 16;
+}
+
+// Bytes of the codes of one group.
+MK_INLINE size_t int_code_bytes(const int_type ty) {
+    return (size_t)ty.group * (ty.code == WT_I8   ? 16
+                               : ty.code == WT_U5 ? 10
+                               : ty.code == WT_U6 ? 12
+                                                  : 8);
+}
+
+MK_INLINE v16f int_load_scale(const mk_scale_kind kind, const uint8_t *p, v16f super) {
+    return kind == MK_SCALE_F32   ? vf_load((const float *)p)
+           : kind == MK_SCALE_F16 ? vf_load_f16((const uint16_t *)p)
+                                  : vf_mul(super, vf_load_i8(p));
+}
+
+MK_INLINE void int_load_super(int_place *at, const bool shift) {
+    at->super = vf_load_f16((const uint16_t *)at->w);
+    if (shift) {
+        at->super_shift = vf_load_f16((const uint16_t *)at->w + 16);
+    }
+    at->w += shift ? 64 : 32;
+}
+
+// Steps s and s + 1 (s even) of a group whose codes begin at w: columns 4 s .. 4 s + 7.
+MK_INLINE void int_load_pair(const int_type ty, const uint8_t *w, const int s, wt_lut table,
+                             v16w *lo, v16w *hi) {
+    if (ty.code == WT_I8) {
+        *lo = wt_load_i8(w + 64 * s);
+        *hi = wt_load_i8(w + 64 * (s + 1));
+        return;
+    }
+    wt_load_low(ty.code, w + 32 * s, table, lo, hi);
+    const uint8_t *plane = w + ty.group * 8;
+    if (ty.code == WT_U5) {
+        *lo = wt_add_high(WT_U5, *lo, plane, s);
+        *hi = wt_add_high(WT_U5, *hi, plane, s + 1);
+    } else if (ty.code == WT_U6) {
+        *lo = wt_add_high(WT_U6, *lo, plane + s / 4 * 64, s % 4);
+        *hi = wt_add_high(WT_U6, *hi, plane + s / 4 * 64, s % 4 + 1);
+    }
+}
+
+// Every type that pack_int.c makes: X(name, code, log2 offset, group, shift, scales)
+// clang-format off
+#define INT_TYPES(X) \
+    X(i8_16_f32,   WT_I8,  -1, 16, false, MK_SCALE_F32) \
+    X(i8_16s_f32,  WT_I8,  -1, 16, true,  MK_SCALE_F32) \
+    X(i8_32_f32,   WT_I8,  -1, 32, false, MK_SCALE_F32) \
+    X(i8_32s_f32,  WT_I8,  -1, 32, true,  MK_SCALE_F32) \
+    X(i8_32_f16,   WT_I8,  -1, 32, false, MK_SCALE_F16) \
+    X(u4o_f16,     WT_U4,   3, 32, false, MK_SCALE_F16) \
+    X(u4s_f16,     WT_U4,  -1, 32, true,  MK_SCALE_F16) \
+    X(u4s_super,   WT_U4,  -1, 32, true,  MK_SCALE_SUPER) \
+    X(u4s_16_super, WT_U4, -1, 16, true,  MK_SCALE_SUPER) \
+    X(u4o_16_super, WT_U4,  2, 16, false, MK_SCALE_SUPER) \
+    X(t4_f32,      WT_I4T, -1, 32, false, MK_SCALE_F32) \
+    X(t4_f16,      WT_I4T, -1, 32, false, MK_SCALE_F16) \
+    X(t4_super,    WT_I4T, -1, 32, false, MK_SCALE_SUPER) \
+    X(u5o_f16,     WT_U5,   4, 32, false, MK_SCALE_F16) \
+    X(u5s_f16,     WT_U5,  -1, 32, true,  MK_SCALE_F16) \
+    X(u5s_super,   WT_U5,  -1, 32, true,  MK_SCALE_SUPER) \
+    X(u6o_16_super, WT_U6,  5, 16, false, MK_SCALE_SUPER)
+// clang-format on
+
+// The type of a packed weight as its number in the list above, INT_N if there is none.
+enum {
+#define X(name, ...) INT_##name,
+    INT_TYPES(X)
+#undef X
+        INT_N
+};
+static inline int int_type_of(const mk_weight *w) {
+    static const int_type list[INT_N] = {
+#define X(name, code, offset, group, shift, scales) {code, offset, group, shift, scales},
+        INT_TYPES(X)
+#undef X
+    };
+    wt_code code = w->kind == MK_PACK_I8   ? WT_I8
+                   : w->kind == MK_PACK_I5 ? WT_U5
+                   : w->kind == MK_PACK_I6 ? WT_U6
+                   : w->has_table          ? WT_I4T
+                                           : WT_U4;
+    for (int i = 0; i < INT_N; i++) {
+        if (list[i].code == code && list[i].group == w->group && list[i].shift == w->has_shift &&
+            list[i].scales == w->scales &&
+            (list[i].log2_offset < 0 ? 0 : 1 << list[i].log2_offset) == w->offset) {
+            return i;
+        }
+    }
+    return INT_N;
+}
+
+// All tokens of job for the row tiles [lo, hi), tile by tile of the unpacked weights
+// (gemm_int.c).  Returns how many tokens it has done: the first ones, 0 if there are too few.
+int64_t MK_FN(gemm_int)(const mk_linear_job *job, int64_t lo, int64_t hi);
+
+#endif
