@@ -57,7 +57,10 @@ static mk_status map_fd(int fd, const char *path, mk_map *map, mk_err *err) {
             return fail_errno(err, path, "cannot map it");
         }
     }
-    *map = (mk_map){.data = data, .n_bytes = n, .path = mk_strdup(path)};
+    *map = (mk_map){.data = data,
+                    .n_bytes = n,
+                    .mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec,
+                    .path = mk_strdup(path)};
     return MK_OK;
 }
 

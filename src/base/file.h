@@ -16,7 +16,8 @@
 typedef struct {
     const uint8_t *data;  // NULL for an empty file
     size_t n_bytes;
-    char *path;  // owned
+    int64_t mtime_ns;  // last change of the file, when it was mapped
+    char *path;        // owned
 } mk_map;
 
 // Maps a regular file.  Errors: MK_ENOTFOUND, MK_EIO (not a regular file, mmap failed).

@@ -11,6 +11,9 @@ typedef struct {
     mk_load_progress progress;
     void *arg;
     uint64_t done, total;
+    // takes each packed weight and its memory; NULL: they stay in the model
+    mk_load_weight_fn sink;
+    void *sink_arg;
 } loader;
 
 static void *field_of(const mk_model *m, const mk_tensor_row *row, int layer) {
@@ -99,10 +102,15 @@ static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_bind
     return MK_OK;
 }
 
+// With a packed file only the vectors are read from the source, for a packed file only the rest.
+static bool is_wanted(const loader *l, mk_tensor_class cls) {
+    return l->m->packed ? cls == MK_T_VECTOR : l->sink ? cls != MK_T_VECTOR : true;
+}
+
 static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
     const mk_tensor_row *row = &l->m->arch->tensors[i];
     const mk_binding *b = mk_model_binding(l->m, layer, i);
-    if (b->n_view == 0) {
+    if (b->n_view == 0 || !is_wanted(l, row->cls)) {
         return MK_OK;
     }
     void *field = field_of(l->m, row, layer);
@@ -138,47 +146,99 @@ static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
     return MK_OK;
 }
 
-mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
-                          mk_err *err) {
-    loader l = {m, pool, progress, arg, 0, mk_source_file_bytes(m->src)};
+// --- all rows ------------------------------------------------------------------------------------
+
+static bool is_packed(mk_tensor_class cls) {
+    return cls == MK_T_LINEAR || cls == MK_T_LINEAR_F32 || cls == MK_T_EXPERTS;
+}
+
+// Every weight of one layer that has a layout.
+static mk_status each_in_layer(mk_model *m, int layer, mk_load_weight_fn fn, void *arg,
+                               mk_err *err) {
+    for (int i = 0; i < m->arch->n_tensors; i++) {
+        if (is_packed(m->arch->tensors[i].cls) && mk_model_binding(m, layer, i)->n_view > 0) {
+            MK_TRY(fn(arg, field_of(m, &m->arch->tensors[i], layer), layer, i, err));
+        }
+    }
+    if (layer >= 0 && m->layer[layer].wk_b.n_mat > 0) {  // what families pack themselves
+        MK_TRY(fn(arg, &m->layer[layer].wk_b, layer, MK_LOAD_ROW_K_B, err));
+        MK_TRY(fn(arg, &m->layer[layer].wv_b, layer, MK_LOAD_ROW_V_B, err));
+    }
+    return MK_OK;
+}
+
+mk_status mk_load_each(mk_model *m, mk_load_weight_fn fn, void *arg, mk_err *err) {
+    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+        MK_TRY(each_in_layer(m, layer, fn, arg, err));
+    }
+    return MK_OK;
+}
+
+static mk_status give_away(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    const loader *l = arg;
+    if (!w->data) {
+        return MK_OK;
+    }
+    mk_status st = l->sink(l->sink_arg, w, layer, row, err);
+    mk_weight_free(w);
+    return st;
+}
+
+static mk_status load_all(loader *l, mk_err *err) {
+    mk_model *m = l->m;
     for (int layer = -1; layer < m->hp.n_layer; layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
-            MK_TRY(load_row(&l, layer, i, err));
+            MK_TRY(load_row(l, layer, i, err));
+            if (l->sink) {
+                MK_TRY(each_in_layer(m, layer, give_away, l, err));
+            }
         }
-        if (layer >= 0 && m->arch->pack) {
-            MK_TRY(m->arch->pack(m, layer, pool, err));
+        if (layer >= 0 && m->arch->pack && !m->packed) {
+            MK_TRY(m->arch->pack(m, layer, l->pool, err));
+        }
+        if (l->sink) {
+            MK_TRY(each_in_layer(m, layer, give_away, l, err));
         }
     }
     return MK_OK;
 }
 
+mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                          mk_err *err) {
+    loader l = {m, pool, progress, arg, 0, mk_source_file_bytes(m->src), NULL, NULL};
+    return load_all(&l, err);
+}
+
+mk_status mk_load_stream(mk_model *m, mk_pool *pool, mk_load_weight_fn sink, void *arg,
+                         mk_err *err) {
+    loader l = {m, pool, NULL, NULL, 0, 0, sink, arg};
+    MK_ASSERT(!m->loaded && !m->packed);
+    return load_all(&l, err);
+}
+
+static mk_status release(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    (void)arg, (void)layer, (void)row, (void)err;
+    mk_weight_free(w);
+    return MK_OK;
+}
+
 void mk_load_free(mk_model *m) {
-    for (int layer = -1; m->layer && layer < m->hp.n_layer; layer++) {
+    if (!m->binding) {
+        return;  // nothing was laid out
+    }
+    mk_status st = mk_load_each(m, release, NULL, NULL);
+    MK_ASSERT(st == MK_OK);
+    for (int layer = -1; layer < m->hp.n_layer; layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_tensor_row *row = &m->arch->tensors[i];
-            if (((row->flags & MK_T_GLOBAL) != 0) != (layer < 0)) {
-                continue;
+            if (row->cls == MK_T_VECTOR && mk_model_binding(m, layer, i)->n_view > 0) {
+                mk_free(*(float **)field_of(m, row, layer));
             }
-            void *field = field_of(m, row, layer);
-            if (row->cls == MK_T_VECTOR) {
-                mk_free(*(float **)field);
-            } else if (row->cls == MK_T_LINEAR || row->cls == MK_T_LINEAR_F32 ||
-                       row->cls == MK_T_EXPERTS) {
-                mk_weight_free(field);
-            }
-        }
-        if (layer >= 0) {  // what families pack themselves
-            mk_weight_free(&m->layer[layer].wk_b);
-            mk_weight_free(&m->layer[layer].wv_b);
         }
     }
 }
 
 // --- layouts and sizes, known before anything is packed ------------------------------------------
-
-static bool is_packed(mk_tensor_class cls) {
-    return cls == MK_T_LINEAR || cls == MK_T_LINEAR_F32 || cls == MK_T_EXPERTS;
-}
 
 static mk_status layout_row(mk_model *m, int layer, int i, mk_err *err) {
     const mk_tensor_row *row = &m->arch->tensors[i];

@@ -9,6 +9,17 @@ mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress,
                           mk_err *err) MK_WARN_UNUSED;
 void mk_load_free(mk_model *m);
 
+// Calls fn for every weight that has a layout, in the order of layers and table rows; row is the
+// table's, or one of those below for what a family packs itself.  Stops at the first error.
+enum { MK_LOAD_ROW_K_B = -1, MK_LOAD_ROW_V_B = -2 };
+typedef mk_status (*mk_load_weight_fn)(void *arg, mk_weight *w, int layer, int row, mk_err *err);
+mk_status mk_load_each(mk_model *m, mk_load_weight_fn fn, void *arg, mk_err *err) MK_WARN_UNUSED;
+
+// Packs one weight after the other in that order, shows it to sink and frees it again: no more than
+// one weight (of a family's own two) is in memory.
+mk_status mk_load_stream(mk_model *m, mk_pool *pool, mk_load_weight_fn sink, void *arg,
+                         mk_err *err) MK_WARN_UNUSED;
+
 // Lays out every weight without data, so that plans and dry passes can be made before loading.
 mk_status mk_load_layout(mk_model *m, mk_err *err) MK_WARN_UNUSED;
 

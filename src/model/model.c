@@ -10,6 +10,7 @@
 #include "model/bind.h"
 #include "model/config.h"
 #include "model/load.h"
+#include "model/pack_cache.h"
 
 #define X(name) extern const mk_arch mk_arch_##name;
 MK_ARCH_LIST(X)
@@ -155,6 +156,7 @@ void mk_model_close(mk_model *m) {
     }
     mk_free(m->layer);
     mk_bind_free(m);
+    mk_packfile_close(m->packed);
     mk_free(m->inv_freq);
     mk_source_close(m->src);
     mk_free(m);
@@ -163,6 +165,9 @@ void mk_model_close(mk_model *m) {
 mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                         mk_err *err) {
     MK_ASSERT(!m->loaded);
+    if (m->packed) {
+        mk_pack_cache_map(m);
+    }
     MK_TRY(mk_load_weights(m, pool, progress, arg, err));
     m->loaded = true;
     return MK_OK;

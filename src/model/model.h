@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "format/packfile.h"
 #include "model/source.h"
 #include "ops/ops.h"
 
@@ -191,6 +192,7 @@ struct mk_model {
     mk_binding *binding;    // [(n_layer + 1) * arch->n_tensors]: mk_model_binding
     float *inv_freq;        // [rope_dims / 2]
     double rope_cs_factor;  // multiplies cos and sin
+    mk_packfile *packed;    // the weights on disk, packed (pack_cache.h); NULL: packed at load
     bool loaded;
 };
 

@@ -88,9 +88,12 @@ mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err)
 }
 
 void mk_weight_free(mk_weight *w) {
-    if (w != NULL && w->data != NULL) {
+    if (w != NULL && w->data != NULL && !w->mapped) {
         mk_big_free(w->data, w->mat_bytes * (size_t)w->n_mat);
+    }
+    if (w != NULL) {
         w->data = NULL;
+        w->mapped = false;
     }
 }
 
