@@ -1,15 +1,14 @@
 // Writes a GGUF file of a published model's shapes and types with random weights, for measuring.
 //
-//     make_model SHAPE TYPE OUT.gguf            make_model --help lists shapes and types
+//     make_model SHAPE TYPE OUT.gguf     --help lists shapes and types
+//     make_model SHAPE TYPE              only says how large the file would be
 //
 // What it generates is noise; sizes, types of each tensor, vocabulary and therefore speed are those
 // of the real file.  The same seed gives the same bytes.
 //
-// Weights: all bytes of a tensor are random, which makes random codes; then a function of the
-// type's row in `fillers` puts scales in that make the values about 1 / sqrt(n_in) large, so that
-// activations keep their size through the layers.  What goes back into the residual stream is
-// smaller by sqrt(2 n_layer), so that a token's own embedding stays visible to routers and experts
-// are chosen about evenly.
+// Values are about 1 / sqrt(n_in) large, so that activations keep their size through the layers.
+// What goes back into the residual stream is smaller by sqrt(2 n_layer), so that a token's own
+// embedding stays visible to routers and experts are chosen about evenly.
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +20,7 @@
 #include "base/opt.h"
 #include "format/gguf.h"
 #include "make_vocab.h"
+#include "make_weights.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -226,110 +226,14 @@ static mk_dtype choose_type(const recipe *rc, const shape *s, role what, int64_t
     return t;
 }
 
-// --- random values -------------------------------------------------------------------------------
+// --- the list of tensors -------------------------------------------------------------------------
 
 typedef struct {
     char name[MAX_NAME];
-    mk_dtype type;
     int n_dim;
     int64_t shape[3], n_block;
-    float centre, spread;  // values have this mean and this standard deviation
+    mk_values values;
 } tensor;
-
-typedef struct filler filler;
-struct filler {
-    mk_dtype type;
-    // quantised types: where the block's scale is; standard deviation of value / scale
-    size_t scale_at;
-    float typical;
-    // random bytes of n blocks at p to values; NULL: the scales are enough
-    void (*finish)(const tensor *t, uint8_t *p, size_t n);
-};
-
-// Uniform numbers of variance 1 are sqrt(3) large.
-static const float sqrt3 = 1.7320508f;
-
-static void finish_f32(const tensor *t, uint8_t *p, size_t n) {
-    float step = t->spread * sqrt3 / 2147483648.0f;
-    for (size_t i = 0; i < n; i++) {
-        int32_t r;
-        memcpy(&r, p + i * sizeof r, sizeof r);
-        float v = t->centre + (float)r * step;
-        memcpy(p + i * sizeof v, &v, sizeof v);
-    }
-}
-
-static void finish_16(const tensor *t, uint8_t *p, size_t n) {
-    float step = t->spread * sqrt3 / 32768.0f;
-    for (size_t i = 0; i < n; i++) {
-        int16_t r;
-        memcpy(&r, p + i * sizeof r, sizeof r);
-        float v = t->centre + (float)r * step;
-        uint16_t bits = t->type == MK_DTYPE_F16 ? mk_f16_from_f32(v) : mk_bf16_from_f32(v);
-        memcpy(p + i * sizeof bits, &bits, sizeof bits);
-    }
-}
-
-// No quantiser writes -128.
-static void finish_q8_0(const tensor *t, uint8_t *p, size_t n) {
-    (void)t;
-    for (size_t b = 0; b < n; b++) {
-        uint8_t *q = p + b * 34 + 2;
-        for (int i = 0; i < 32; i++) {
-            q[i] = q[i] == 0x80 ? 0x81 : q[i];
-        }
-    }
-}
-
-// Value = d * scale * q - dmin * min with q in 0..15: min = scale and dmin = 7.5 d centre it.  The
-// 12 bytes behind d and dmin hold 6-bit scales and mins of 8 groups: scales and mins of the first
-// four in bytes 0..3 and 4..7, those of the last four as nibbles of bytes 8..11, with their upper
-// two bits on top of bytes 0..7.
-static void finish_q4_k(const tensor *t, uint8_t *p, size_t n) {
-    (void)t;
-    for (size_t b = 0; b < n; b++) {
-        uint8_t *block = p + b * 144, *packed = block + 4;
-        uint16_t d;
-        memcpy(&d, block, sizeof d);
-        uint16_t dmin = mk_f16_from_f32(7.5f * mk_f32_from_f16(d));
-        memcpy(block + 2, &dmin, sizeof dmin);
-        for (int i = 0; i < 4; i++) {
-            packed[4 + i] = packed[i];
-            packed[8 + i] = (uint8_t)((packed[8 + i] & 15) * 17);
-        }
-    }
-}
-
-// Typical values, for codes and 6- or 8-bit scales evenly distributed over their range.
-static const filler fillers[] = {
-    {MK_DTYPE_F32, 0, 0, finish_f32},        {MK_DTYPE_F16, 0, 0, finish_16},
-    {MK_DTYPE_BF16, 0, 0, finish_16},        {MK_DTYPE_Q4_0, 0, 4.6f, NULL},
-    {MK_DTYPE_Q5_0, 0, 9.2f, NULL},          {MK_DTYPE_Q8_0, 0, 74.0f, finish_q8_0},
-    {MK_DTYPE_Q4_K, 0, 168.0f, finish_q4_k}, {MK_DTYPE_Q6_K, 208, 1366.0f, NULL},
-};
-
-static const filler *find_filler(mk_dtype type) {
-    for (size_t i = 0; i < COUNT(fillers); i++) {
-        if (fillers[i].type == type) {
-            return &fillers[i];
-        }
-    }
-    MK_ASSERT(!"every type of a recipe has a filler");
-    return NULL;
-}
-
-// Scales of half to one and a half times the tensor's.
-static void set_scales(const filler *f, const tensor *t, uint8_t *p, size_t n) {
-    size_t block_bytes = (size_t)mk_dtype_get((int64_t)t->type)->block_bytes;
-    float base = t->spread / f->typical;
-    for (size_t b = 0; b < n; b++) {
-        uint16_t d;
-        uint8_t *at = p + b * block_bytes + f->scale_at;
-        memcpy(&d, at, sizeof d);
-        d = mk_f16_from_f32(base * (0.5f + (float)d / 65536.0f));
-        memcpy(at, &d, sizeof d);
-    }
-}
 
 typedef struct {
     const shape *s;
@@ -337,38 +241,15 @@ typedef struct {
     uint64_t seed;
     tensor *tensors;
     size_t n_tensor;
-    uint64_t done;
+    uint64_t total, done;
     uint64_t type_bytes[MK_DTYPE_N];  // for the summary
-    uint64_t *chunk;                  // CHUNK_BYTES of random bytes, then of values
+    uint8_t *chunk;                   // CHUNK_BYTES
     mk_progress bar;
 } job;
 
-static mk_status fill(void *arg, int64_t i, mk_writer *w, mk_err *err) {
-    job *j = arg;
-    const tensor *t = &j->tensors[i];
-    const filler *f = find_filler(t->type);
-    size_t block_bytes = (size_t)mk_dtype_get((int64_t)t->type)->block_bytes;
-    int64_t per_chunk = (int64_t)(CHUNK_BYTES / block_bytes);
-    uint64_t key = mk_hash64(t->name, strlen(t->name), j->seed), at = 0;
-    for (int64_t b = 0; b < t->n_block; b += per_chunk) {
-        size_t n = (size_t)(t->n_block - b < per_chunk ? t->n_block - b : per_chunk);
-        for (size_t k = 0; k < (n * block_bytes + 7) / 8; k++) {
-            j->chunk[k] = mk_rng_u64(key, at++);
-        }
-        if (f->typical > 0) {
-            set_scales(f, t, (uint8_t *)j->chunk, n);
-        }
-        if (f->finish) {
-            f->finish(t, (uint8_t *)j->chunk, n);
-        }
-        MK_TRY(mk_writer_write(w, j->chunk, n * block_bytes, err));
-        j->done += n * block_bytes;
-        mk_progress_update(&j->bar, j->done);
-    }
-    return MK_OK;
+static int64_t block_bytes(const tensor *t) {
+    return mk_dtype_get((int64_t)t->values.type)->block_bytes;
 }
-
-// --- the list of tensors -------------------------------------------------------------------------
 
 static bool present(const shape *s, condition when, int64_t layer) {
     bool moe = s->n_expert > 0 && layer >= s->n_dense;
@@ -391,15 +272,16 @@ static float root(int64_t n) {
 
 // An embedding of its own has rows as large as a normalised state; one that is the head as well
 // must be small, for logits of about 1.
-static void choose_values(const shape *s, role what, int64_t n_in, tensor *t) {
+static mk_values choose_values(const shape *s, role what, int64_t n_in) {
     bool adds = what == ROLE_RESIDUAL || what == ROLE_DOWN;
-    t->centre = what == ROLE_NORM ? 1.0f : 0.0f;
-    t->spread = (adds ? 1.0f / root(2 * s->n_layer) : 1.0f) / root(n_in);
+    mk_values v = {.centre = what == ROLE_NORM ? 1.0f : 0.0f,
+                   .spread = (adds ? 1.0f / root(2 * s->n_layer) : 1.0f) / root(n_in)};
     if (what == ROLE_NORM || what == ROLE_BIAS) {
-        t->spread = 0.1f;
+        v.spread = 0.1f;
     } else if (what == ROLE_EMBED && !s->tied) {
-        t->spread = 1.0f;
+        v.spread = 1.0f;
     }
+    return v;
 }
 
 static void add_tensor(job *j, const row *r, int64_t layer) {
@@ -420,9 +302,10 @@ static void add_tensor(job *j, const row *r, int64_t layer) {
         n *= t->shape[d];
     }
     int64_t n_in = t->shape[r->n_dim - 1];
-    t->type = choose_type(j->rc, s, r->role, layer, n_in);
-    t->n_block = n / mk_dtype_get((int64_t)t->type)->block;
-    choose_values(s, r->role, n_in, t);
+    t->values = choose_values(s, r->role, n_in);
+    t->values.type = choose_type(j->rc, s, r->role, layer, n_in);
+    t->values.key = mk_hash64(t->name, strlen(t->name), j->seed);
+    t->n_block = n / mk_dtype_get((int64_t)t->values.type)->block;
 }
 
 static void plan(job *j, mk_gguf_out *o) {
@@ -439,11 +322,26 @@ static void plan(job *j, mk_gguf_out *o) {
     }
     for (size_t i = 0; i < j->n_tensor; i++) {
         const tensor *t = &j->tensors[i];
-        uint64_t n_bytes = (uint64_t)(t->n_block * mk_dtype_get((int64_t)t->type)->block_bytes);
-        j->type_bytes[t->type] += n_bytes;
-        j->bar.total += n_bytes;
-        mk_gguf_out_tensor(o, t->name, t->type, t->n_dim, t->shape);
+        uint64_t n_bytes = (uint64_t)(t->n_block * block_bytes(t));
+        j->type_bytes[t->values.type] += n_bytes;
+        j->total += n_bytes;
+        mk_gguf_out_tensor(o, t->name, t->values.type, t->n_dim, t->shape);
     }
+}
+
+static mk_status fill(void *arg, int64_t i, mk_writer *w, mk_err *err) {
+    job *j = arg;
+    tensor *t = &j->tensors[i];
+    int64_t per_chunk = CHUNK_BYTES / block_bytes(t);
+    for (int64_t b = 0; b < t->n_block; b += per_chunk) {
+        int64_t n = t->n_block - b < per_chunk ? t->n_block - b : per_chunk;
+        size_t n_bytes = (size_t)(n * block_bytes(t));
+        mk_make_blocks(&t->values, j->chunk, (size_t)n);
+        MK_TRY(mk_writer_write(w, j->chunk, n_bytes, err));
+        j->done += n_bytes;
+        mk_progress_update(&j->bar, j->done);
+    }
+    return MK_OK;
 }
 
 // --- metadata ------------------------------------------------------------------------------------
@@ -535,8 +433,9 @@ static const mk_opt opts[] = {
 
 static const mk_opt_spec spec = {
     .program = "make_model",
-    .usage = "SHAPE TYPE OUT.gguf",
-    .about = "Writes a GGUF file of a published model's shapes and types with random weights.",
+    .usage = "SHAPE TYPE [OUT.gguf]",
+    .about = "Writes a GGUF file of a published model's shapes and types with random weights; "
+             "without OUT.gguf, only says how large it would be.",
     .opts = opts,
     .n_opts = COUNT(opts),
     .max_args = 3,
@@ -576,8 +475,9 @@ static const recipe *find_recipe(const char *name) {
     return NULL;
 }
 
-static void print_summary(const job *j, const char *path) {
-    printf("%s: %.1f MB in %zu tensors:", path, (double)j->bar.total / 1e6, j->n_tensor);
+static void print_summary(const job *j) {
+    printf("%s %s: %.1f MB in %zu tensors:", j->s->name, j->rc->name, (double)j->total / 1e6,
+           j->n_tensor);
     const char *comma = "";
     for (int64_t t = 0; t < MK_DTYPE_N; t++) {
         if (j->type_bytes[t] > 0) {
@@ -588,30 +488,37 @@ static void print_summary(const job *j, const char *path) {
     printf("\n");
 }
 
-static mk_status write_model(shape s, const recipe *rc, int64_t seed, const char *path,
-                             mk_err *err) {
+static mk_status write_file(job *j, mk_gguf_out *o, const char *path, mk_err *err) {
+    j->chunk = mk_alloc(CHUNK_BYTES);
+    mk_progress_start(&j->bar, "write", "B", j->total);
+    mk_status st = mk_gguf_out_write(o, path, fill, j, err);
+    if (st == MK_OK) {
+        mk_progress_end(&j->bar, j->done);
+    }
+    mk_free(j->chunk);
+    return st;
+}
+
+// Without a path: the summary alone.
+static mk_status make(shape s, const recipe *rc, int64_t seed, const char *path, mk_err *err) {
     derive(&s);
     job j = {.s = &s, .rc = rc, .seed = (uint64_t)seed};
     mk_gguf_out *o = mk_gguf_out_create();
     put_metadata(&j, o);
     plan(&j, o);
-    j.chunk = mk_alloc(CHUNK_BYTES + sizeof *j.chunk);
-    mk_progress_start(&j.bar, "write", "B", j.bar.total);
-    mk_status st = mk_gguf_out_write(o, path, fill, &j, err);
+    mk_status st = path ? write_file(&j, o, path, err) : MK_OK;
     if (st == MK_OK) {
-        mk_progress_end(&j.bar, j.done);
-        print_summary(&j, path);
+        print_summary(&j);
     }
-    mk_free(j.chunk);
     mk_free(j.tensors);
     mk_gguf_out_destroy(o);
     return st;
 }
 
 static mk_status run(const args *a, const mk_opt_result *r, mk_err *err) {
-    if (r->n_args != 3) {
-        return MK_FAIL(err, MK_EUSAGE, "expected SHAPE TYPE OUT.gguf, got %d arguments; see --help",
-                       r->n_args);
+    if (r->n_args < 2) {
+        return MK_FAIL(err, MK_EUSAGE,
+                       "expected SHAPE TYPE [OUT.gguf], got %d arguments; see --help", r->n_args);
     }
     const shape *s = find_shape(r->args[0]);
     const recipe *rc = find_recipe(r->args[1]);
@@ -619,7 +526,7 @@ static mk_status run(const args *a, const mk_opt_result *r, mk_err *err) {
         return MK_FAIL(err, MK_EUSAGE, "unknown %s '%s'; --help lists what there is",
                        s ? "type" : "shape", s ? r->args[1] : r->args[0]);
     }
-    return write_model(*s, rc, a->seed, r->args[2], err);
+    return make(*s, rc, a->seed, r->n_args > 2 ? r->args[2] : NULL, err);
 }
 
 int main(int argc, char **argv) {
