@@ -22,6 +22,7 @@
     X(perplexity, "how well a model predicts a text")                                              \
     X(logits, "raw logits of every position as a .npy file")                                       \
     X(convert, "a model folder or GGUF file to a GGUF file")                                       \
+    X(cache, "packed copies of models on disk, for a faster start")                                \
     X(bench, "speed of prompt and generation against the limits of the machine")
 
 #define X(name, about)                                                                             \
@@ -38,10 +39,11 @@ mk_status cmd_parse(const mk_opt_spec *spec, int argc, char *const *argv, void *
 
 // What every verb that opens a model accepts.  Zero is a valid start.
 typedef struct {
-    const char *model, *isa, *kv_type, *template_path;
+    const char *model, *isa, *kv_type, *template_path, *cache_dir;
     // n_ctx: 0 = not given, CMD_CTX_MAX = the model's whole window
     int64_t n_thread, n_ctx, n_chunk;
     bool quiet, verbose;
+    bool packed;  // use the packed copy of the model if there is one
 } cmd_model_args;
 
 #define CMD_CTX_MAX (-1)
@@ -104,6 +106,17 @@ typedef struct {
     {                                                                                              \
         .name = "verbose", .short_name = "v", .type = MK_OPT_FLAG,                                 \
         .offset = offsetof(T, field.verbose), .help = "say what is done"                           \
+    }
+#define CMD_OPT_CACHE_DIR(T, field)                                                                \
+    {                                                                                              \
+        .name = "cache-dir", .type = MK_OPT_STR, .offset = offsetof(T, field.cache_dir),           \
+        .arg = "DIR", .env = "MINKE_CACHE_DIR",                                                    \
+        .help = "folder of packed copies (minke cache); without it ~/.cache/minke"                 \
+    }
+#define CMD_OPT_PACKED(T, field)                                                                   \
+    CMD_OPT_CACHE_DIR(T, field), {                                                                 \
+        .name = "packed", .type = MK_OPT_FLAG, .offset = offsetof(T, field.packed), .dflt = "on",  \
+        .help = "use the packed copy of the model, if there is one"                                \
     }
 #define CMD_OPT_TEMPLATE(T, field)                                                                 \
     {                                                                                              \
@@ -221,6 +234,9 @@ void cmd_set_think(mk_request *r, const char *think);
 // Path of a model by file, folder or name (mk_free).  NULL name = CMD_DEFAULT_MODEL.  Errors:
 // MK_ENOTFOUND with the list of models that are there.
 mk_status cmd_find_model(const char *name, char **path, mk_err *err) MK_WARN_UNUSED;
+// Folder of the packed copies (mk_free): the one given, $XDG_CACHE_HOME/minke or ~/.cache/minke;
+// NULL if there is no home.
+char *cmd_cache_dir(const char *given);
 
 typedef struct {
     bool describe_only;

@@ -108,6 +108,7 @@ static void show_loading(void *arg, uint64_t done, uint64_t total) {
 static mk_status whole_window(mk_llm_opts o, int64_t *n_ctx, mk_err *err) {
     mk_llm *llm = NULL;
     o.describe_only = true;
+    o.cache_dir = NULL;
     o.n_ctx = 0;
     MK_TRY(mk_llm_open(&o, &llm, err));
     *n_ctx = mk_llm_model(llm)->hp.n_ctx_train;
@@ -133,6 +134,7 @@ static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk
 
 mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **out, mk_err *err) {
     char *path = NULL, *template_text = NULL;
+    char *cache_dir = a->packed ? cmd_cache_dir(a->cache_dir) : NULL;
     size_t n = 0;
     mk_log_set_level(a->quiet ? MK_LOG_QUIET : a->verbose ? MK_LOG_INFO : MK_LOG_WARN);
     mk_llm_opts o = MK_LLM_DEFAULTS;
@@ -150,11 +152,13 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
         o.n_out = how->n_out;
         o.n_seq = how->n_seq;
         o.template_text = template_text;
+        o.cache_dir = cache_dir;
         o.describe_only = how->describe_only;
         st = open_with(a, how, o, out, err);
     }
     mk_free(path);
     mk_free(template_text);
+    mk_free(cache_dir);
     return st;
 }
 

@@ -17,6 +17,7 @@ typedef struct {
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(logits_args, model),
     CMD_OPT_RUNTIME(logits_args, model),
+    CMD_OPT_PACKED(logits_args, model),
     {.name = "ids",
      .type = MK_OPT_STR,
      .offset = offsetof(logits_args, ids),

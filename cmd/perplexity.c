@@ -25,6 +25,7 @@ typedef struct {
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(ppl_args, model),
     CMD_OPT_RUNTIME(ppl_args, model),
+    CMD_OPT_PACKED(ppl_args, model),
     {.name = "file",
      .short_name = "f",
      .type = MK_OPT_STR,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "format/packfile.h"
 
 typedef struct {
     cmd_model_args model;
@@ -40,6 +41,7 @@ static const mk_opt opts[] = {
      .max = 65536,
      .arg = "N",
      .help = "tokens of a prompt computed together"},
+    CMD_OPT_PACKED(show_args, model),
     CMD_OPT_TEMPLATE(show_args, model),
     {.name = "tensors",
      .type = MK_OPT_FLAG,
@@ -184,6 +186,14 @@ static json_t *types(const mk_source *src) {
     return list;
 }
 
+// The packed copy that run and chat would use, or null.
+static json_t *packed(const mk_packfile *f) {
+    return f ? json_pack("{s:o, s:I}", "path",
+                         cmd_json_text(mk_packfile_path(f), strlen(mk_packfile_path(f))), "bytes",
+                         (json_int_t)mk_packfile_bytes(f))
+             : json_null();
+}
+
 static json_t *all_tensors(const mk_source *src) {
     json_t *list = json_array();
     for (int64_t i = 0; i < mk_source_n_tensor(src); i++) {
@@ -205,15 +215,15 @@ static mk_status collect(const show_args *a, const mk_llm *llm, json_t **out, mk
     json_t *mem = NULL;
     MK_TRY(memory(llm, a->model.n_ctx, &mem, err));
     const char *path = mk_source_path(m->src);
-    json_t *o = json_pack("{s:o, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}",
-                          "path", cmd_json_text(path, strlen(path)), "format",
-                          mk_source_is_gguf(m->src) ? "GGUF" : "Hugging Face folder", "file_bytes",
-                          (json_int_t)mk_model_file_bytes(m), "family", m->arch->name, "class",
-                          mk_source_arch(m->src), "parameters", (json_int_t)mk_model_n_param(m),
-                          "bytes_per_token", (json_int_t)mk_model_bytes_per_token(m),
-                          "architecture", architecture(m), "memory", mem, "tokenizer",
-                          tokenizer(mk_llm_tokenizer(llm)), "template", chat_template(llm),
-                          "sampling", sampling(llm), "types", types(m->src));
+    json_t *o = json_pack(
+        "{s:o, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "path",
+        cmd_json_text(path, strlen(path)), "format",
+        mk_source_is_gguf(m->src) ? "GGUF" : "Hugging Face folder", "file_bytes",
+        (json_int_t)mk_model_file_bytes(m), "family", m->arch->name, "class",
+        mk_source_arch(m->src), "parameters", (json_int_t)mk_model_n_param(m), "bytes_per_token",
+        (json_int_t)mk_model_bytes_per_token(m), "architecture", architecture(m), "memory", mem,
+        "tokenizer", tokenizer(mk_llm_tokenizer(llm)), "template", chat_template(llm), "sampling",
+        sampling(llm), "types", types(m->src), "packed", packed(m->packed));
     if (a->tensors) {
         json_object_set_new(o, "tensors", all_tensors(m->src));
     }
@@ -326,6 +336,17 @@ static void print_tensors(const json_t *list) {
     }
 }
 
+static void print_packed(const json_t *p) {
+    char b[32];
+    if (json_is_null(p)) {
+        printf("  %-26s none (`minke cache add` makes one)\n", "packed copy");
+        return;
+    }
+    printf("  %-26s in use, %s: ", "packed copy", cmd_bytes_text((double)num(p, "bytes"), b));
+    cmd_write_text(stdout, str(p, "path"), strlen(str(p, "path")));
+    printf("\n");
+}
+
 static void print_text(const json_t *o) {
     char b[32], w[32];
     double n = (double)num(o, "parameters");
@@ -342,8 +363,10 @@ static void print_text(const json_t *o) {
            n >= 1e9   ? "billion"
            : n >= 1e6 ? "million"
                       : "");
-    printf("  %-26s %s of packed weights\n\narchitecture\n", "read per token",
+    printf("  %-26s %s of packed weights\n", "read per token",
            cmd_bytes_text((double)num(o, "bytes_per_token"), w));
+    print_packed(json_object_get(o, "packed"));
+    printf("\narchitecture\n");
     print_scalars(json_object_get(o, "architecture"));
     print_memory(json_object_get(o, "memory"));
     print_tokenizer(json_object_get(o, "tokenizer"));

@@ -5,7 +5,9 @@
 
 #include "base/alloc.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "chat/llm_int.h"
+#include "model/pack_cache.h"
 
 #define SMALLEST_WINDOW  512
 #define CONFIG_MAX_BYTES ((size_t)1 << 20)
@@ -142,9 +144,21 @@ static mk_status choose_window(mk_llm *llm, mk_err *err) {
 
 // --- opening -------------------------------------------------------------------------------------
 
+// A copy that cannot be used costs time, not the answer.
+static void attach_packed(mk_llm *llm) {
+    mk_err why = {0};
+    mk_status st = mk_pack_cache_attach(llm->model, llm->opts.cache_dir, &why);
+    if (st != MK_OK && st != MK_ENOTFOUND) {
+        mk_log_msg(MK_LOG_WARN, "the packed copy is not used: %s", why.msg);
+    }
+}
+
 static mk_status describe(mk_llm *llm, mk_err *err) {
     MK_TRY(mk_kernels_find(llm->opts.isa ? llm->opts.isa : "auto", &llm->kernels, err));
     MK_TRY(mk_model_open(llm->opts.model, &llm->model, err));
+    if (llm->opts.cache_dir) {
+        attach_packed(llm);
+    }
     const mk_source *src = llm->model->src;
     MK_TRY(mk_source_is_gguf(src)
                ? mk_tokenizer_from_gguf(mk_source_gguf(src), &llm->tokenizer, err)

@@ -31,6 +31,7 @@ typedef struct {
     const char *kv_type;            // "auto" (f32 for float32 models, else f16), "f32", "f16"
     int64_t n_chunk, n_out, n_seq;  // 0 = the engine's defaults
     const char *template_text;      // overrides the model's chat template; NULL
+    const char *cache_dir;          // folder of packed copies to look in; NULL: none is used
     bool describe_only;             // no weights, no engine: for show and tokenize
     mk_load_progress progress;      // may be NULL
     void *progress_arg;
