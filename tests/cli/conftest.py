@@ -7,6 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MINKE = pathlib.Path(os.environ.get("MINKE_BIN", ROOT / "build" / "minke"))
+MAKE_MODEL = MINKE.parent / "make_model"
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT_S = 120

@@ -2,19 +2,18 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
-from conftest import MINKE, ROOT
+from conftest import MAKE_MODEL, MINKE, ROOT
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("big") / "m200"
-    subprocess.run([sys.executable, ROOT / "bench/make_model.py", folder, "200"], check=True, stdout=subprocess.DEVNULL)
-    yield folder
-    (folder / "model.safetensors").unlink()
+    path = tmp_path_factory.mktemp("big") / "m200.gguf"
+    subprocess.run([MAKE_MODEL, "llama-100m", "bf16", path], check=True, stdout=subprocess.DEVNULL)
+    yield path
+    path.unlink()
 
 
 @pytest.mark.parametrize("n_ctx", [256, 2048])
