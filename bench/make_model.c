@@ -9,6 +9,7 @@
 // Values are about 1 / sqrt(n_in) large, so that activations keep their size through the layers.
 // What goes back into the residual stream is smaller by sqrt(2 n_layer), so that a token's own
 // embedding stays visible to routers and experts are chosen about evenly.
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -329,6 +330,14 @@ static void plan(job *j, mk_gguf_out *o) {
     }
 }
 
+// Set by Ctrl-C, so that the unfinished file is removed.
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig) {
+    (void)sig;
+    interrupted = 1;
+}
+
 static mk_status fill(void *arg, int64_t i, mk_writer *w, mk_err *err) {
     job *j = arg;
     tensor *t = &j->tensors[i];
@@ -340,6 +349,9 @@ static mk_status fill(void *arg, int64_t i, mk_writer *w, mk_err *err) {
         MK_TRY(mk_writer_write(w, j->chunk, n_bytes, err));
         j->done += n_bytes;
         mk_progress_update(&j->bar, j->done);
+        if (interrupted) {
+            return MK_FAIL(err, MK_EINTR, "interrupted; nothing was left behind");
+        }
     }
     return MK_OK;
 }
@@ -490,6 +502,7 @@ static void print_summary(const job *j) {
 
 static mk_status write_file(job *j, mk_gguf_out *o, const char *path, mk_err *err) {
     j->chunk = mk_alloc(CHUNK_BYTES);
+    (void)signal(SIGINT, on_interrupt);
     mk_progress_start(&j->bar, "write", "B", j->total);
     mk_status st = mk_gguf_out_write(o, path, fill, j, err);
     if (st == MK_OK) {

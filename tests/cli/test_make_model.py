@@ -1,6 +1,8 @@
 """bench/make_model: files of random weights have the sizes and types of the published ones, and they run."""
 import re
+import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -148,3 +150,13 @@ def test_same_seed_same_bytes(made, folder):
 def test_wrong_words(args, word):
     p = subprocess.run([MAKE_MODEL, *args], capture_output=True, text=True, timeout=10, check=False)
     assert p.returncode == 1 and word in p.stderr
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    child = subprocess.Popen([MAKE_MODEL, "deepseek-v2-lite", "q4_k_m", tmp_path / "big.gguf"], stderr=subprocess.PIPE)
+    end = time.monotonic() + 20
+    while not list(tmp_path.iterdir()) and time.monotonic() < end:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    assert b"interrupted" in child.communicate(timeout=20)[1]
+    assert child.returncode == 130 and not list(tmp_path.iterdir())
