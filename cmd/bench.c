@@ -1,318 +1,296 @@
-// minke bench: speed of prompt and generation, and how much of the machine that is.
+// minke bench: speed of prompt, generation and batches, and how much of the machine that is.
 //
-// Model of the limit: producing a token reads the packed weights once and does two operations per
-// weight.  A step of n tokens cannot be faster than max(bytes / bandwidth, operations / peak).
-// Generation is a step of one token, the prompt steps of a chunk.  Attention and everything small
-// is left out, so the limit is a little above what can be reached.  Bandwidth is that of an array
-// as large as the weights: a small model lives in the caches.
-#include "cmd.h"
+// Model of the limit: a forward pass reads the weights of the file once and does two operations per
+// weight and token.  It cannot be faster than max(bytes / bandwidth, operations / peak), both
+// measured in the same run.  bench.h says how the files of this verb share the work.
+#include "bench.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/log.h"
-#include "limits.h"
+#include "cmd.h"
 
-#define MAX_REPS  101
-#define MAX_TIMES 64
+#define MAX_TOKENS ((int64_t)1 << 24)
+#define MAX_POINTS 1024
 
 typedef struct {
     cmd_model_args model;
-    int64_t n_prompt, n_generate, n_rep;
+    const char *prompt, *generate, *depth, *batch, *threads, *chart, *roofline;
+    int64_t n_rep;
+    mk_opt_list compare;
+    double compare_timeout;
     bool json, profile;
 } bench_args;
 
 static const mk_opt opts[] = {
     CMD_OPT_MODEL(bench_args, model),
-    CMD_OPT_RUNTIME(bench_args, model),
+    {.name = "threads",
+     .short_name = "t",
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, threads),
+     .arg = "LIST",
+     .env = "MINKE_THREADS",
+     .help = "threads; without it every processor that is free to use"},
+    CMD_OPT_RUNTIME_REST(bench_args, model),
     {.name = "prompt",
      .short_name = "p",
-     .type = MK_OPT_I64,
-     .offset = offsetof(bench_args, n_prompt),
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, prompt),
      .dflt = "256",
-     .min = 1,
-     .max = 1 << 24,
-     .arg = "N",
-     .help = "tokens of the prompt",
-     .group = "Measurement"},
+     .arg = "LIST",
+     .help = "tokens of the prompt; 0 measures none",
+     .group = "Measurement (a LIST is one number or several: 128,512,2048)"},
     {.name = "generate",
      .short_name = "n",
-     .type = MK_OPT_I64,
-     .offset = offsetof(bench_args, n_generate),
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, generate),
      .dflt = "64",
-     .min = 1,
-     .max = 1 << 24,
-     .arg = "N",
-     .help = "tokens to generate behind it"},
+     .arg = "LIST",
+     .help = "tokens to generate, one at a time, without choosing among them; 0 measures none"},
+    {.name = "batch",
+     .short_name = "b",
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, batch),
+     .dflt = "0",
+     .arg = "LIST",
+     .help =
+         "tokens at once: of one sequence with one row of logits (draft), and one of each of so "
+         "many sequences with a row each (sequences)"},
+    {.name = "depth",
+     .short_name = "d",
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, depth),
+     .dflt = "0",
+     .arg = "LIST",
+     .help = "tokens that are in the cache before each of these"},
     {.name = "repeat",
      .short_name = "r",
      .type = MK_OPT_I64,
      .offset = offsetof(bench_args, n_rep),
      .dflt = "3",
      .min = 1,
-     .max = MAX_REPS,
+     .max = BENCH_MAX_REPS,
      .arg = "N",
      .help = "repetitions; the median counts"},
     {.name = "profile",
      .type = MK_OPT_FLAG,
      .offset = offsetof(bench_args, profile),
-     .help = "time per operator, from one more run"},
+     .help = "time, operations and bytes per operator, from one more repetition"},
+    {.name = "compare",
+     .type = MK_OPT_LIST,
+     .offset = offsetof(bench_args, compare),
+     .arg = "CMD",
+     .help = "another program's benchmark, run after each repetition of ours; may be repeated",
+     .group = "Comparison"},
+    {.name = "compare-timeout",
+     .type = MK_OPT_F64,
+     .offset = offsetof(bench_args, compare_timeout),
+     .dflt = "600",
+     .min = 0.1,
+     .max = 86400,
+     .arg = "S",
+     .help = "seconds that one run of it may take"},
     {.name = "json",
      .type = MK_OPT_FLAG,
      .offset = offsetof(bench_args, json),
-     .help = "one object"},
+     .help = "one object with everything, each sample too",
+     .group = "Output"},
+    {.name = "chart",
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, chart),
+     .arg = "FILE",
+     .help = "a picture of the speeds and the roofline, .svg or .html"},
+    {.name = "roofline",
+     .type = MK_OPT_STR,
+     .offset = offsetof(bench_args, roofline),
+     .arg = "FILE",
+     .help = "the roofline alone"},
 };
 
 const mk_opt_spec cmd_bench_spec = {
     .program = "minke bench",
-    .usage = "[-m MODEL] [-p N] [-n N] [-r N]",
-    .about = "Measures tokens per second for a prompt and for generation, and, in the same run, "
-             "the memory bandwidth and "
-             "the arithmetic peak of this machine: the fraction reached is speed divided by what "
-             "these limits allow.",
+    .usage = "[-m MODEL] [-p LIST] [-n LIST] [-b LIST] [-d LIST] [-t LIST]",
+    .about = "Measures tokens per second of a prompt, of generation and of several tokens at once, "
+             "each at every depth and with every number of threads that is given; and in the same "
+             "run, between the repetitions, the memory bandwidth and the arithmetic peak of this "
+             "machine: the fraction reached is speed divided by what these limits allow.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
+    .more =
+        "In the command of --compare {model}, {p}, {n}, {d} and {t} stand for the file and the\n"
+        "numbers of a measurement (p is 0 for generation, n for a prompt).  It is run for what\n"
+        "it names: without {n} not for generation, without {d} not at depth.  Its output is\n"
+        "that of llama-bench: JSON, CSV or Markdown.  There is no shell; quotes are understood.\n"
+        "\n"
+        "  minke bench -m a.gguf -p 512,4096 -n 128 -r 5 --chart speed.html \\\n"
+        "    --compare 'llama-bench -m {model} -p {p} -n {n} -d {d} -t {t} -r 1 -o json'\n",
 };
 
-// --- what a token costs --------------------------------------------------------------------------
-
-// Kinds of arithmetic: what the packed type of a weight is multiplied by.
-enum { OPS_F32, OPS_BF16, OPS_INT8, N_OPS };
+// --- lists ---------------------------------------------------------------------------------------
 
 typedef struct {
-    double layers[N_OPS];  // operations per token, without the output matrix
-    double output[N_OPS];  // the output matrix: the last token of a prompt, and every generated one
-    double bytes;          // packed weights read for one generated token
-} cost;
+    int64_t v[BENCH_MAX_LIST];
+    int n;
+} list;
 
-static int kind_of(const mk_tensor_view *v, mk_tensor_class cls) {
-    if (cls == MK_T_LINEAR_F32) {
-        return OPS_F32;
-    }
-    return mk_dtype_get(v->dtype)->group > 0 ? OPS_INT8
-           : v->dtype == MK_DTYPE_BF16       ? OPS_BF16
-                                             : OPS_F32;
-}
-
-// Two operations per element of a linear layer; of experts the share that a token uses.
-static void add_row(const mk_model *m, int layer, int i, cost *c) {
-    const mk_tensor_row *row = &m->arch->tensors[i];
-    const mk_binding *b = mk_model_binding(m, layer, i);
-    bool linear = row->cls == MK_T_LINEAR || row->cls == MK_T_LINEAR_F32 ||
-                  row->cls == MK_T_EXPERTS || row->cls == MK_T_CUSTOM;
-    if (b->n_view == 0 || !linear) {
-        return;
-    }
-    double n = 2.0 * (double)b->n_view;
-    for (int d = 0; d < b->view[0]->n_dim; d++) {
-        n *= (double)b->view[0]->shape[d];
-    }
-    n *= row->cls == MK_T_EXPERTS ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
-    double *ops = layer < 0 ? c->output : c->layers;
-    ops[kind_of(b->view[0], row->cls)] += n;
-}
-
-static cost token_cost(const mk_model *m) {
-    cost c = {.bytes = (double)mk_model_bytes_per_token(m)};
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
-        for (int i = 0; i < m->arch->n_tensors; i++) {
-            add_row(m, layer, i, &c);
+static mk_status parse_list(const char *text, const char *flag, int64_t min, int64_t max, list *l,
+                            mk_err *err) {
+    const char *s = text;
+    for (l->n = 0; l->n < BENCH_MAX_LIST; s++) {
+        char number[24] = {0};
+        size_t n = strcspn(s, ",");
+        memcpy(number, s, n < sizeof number ? n : 0);
+        int64_t *v = &l->v[l->n++];
+        if (!mk_parse_i64(number, v) || *v < min || *v > max) {
+            return MK_FAIL(err, MK_EUSAGE,
+                           "%s: expected numbers from %lld to %lld with commas between them, got "
+                           "'%.100s'",
+                           flag, (long long)min, (long long)max, text);
+        }
+        s += n;
+        if (!*s) {
+            return MK_OK;
         }
     }
-    return c;
+    return MK_FAIL(err, MK_EUSAGE, "%s: at most %d numbers", flag, BENCH_MAX_LIST);
 }
-
-// Seconds of arithmetic for n tokens, of which n_out need logits.
-static double compute_time(const cost *c, const mk_limits *l, double n, double n_out) {
-    const double rate[N_OPS] = {l->f32_ops_per_second, l->bf16_ops_per_second,
-                                l->int8_ops_per_second};
-    double t = 0;
-    for (int k = 0; k < N_OPS; k++) {
-        t += (n * c->layers[k] + n_out * c->output[k]) / rate[k];
-    }
-    return t;
-}
-
-// Tokens per second that the limits allow.
-static double prompt_limit(const cost *c, const mk_limits *l, int64_t n_prompt, int64_t n_chunk) {
-    double n = (double)n_prompt, steps = (double)((n_prompt + n_chunk - 1) / n_chunk);
-    double compute = compute_time(c, l, n, 1), read = steps * c->bytes / l->model_bytes_per_second;
-    return n / (compute > read ? compute : read);
-}
-
-static double generation_limit(const cost *c, const mk_limits *l) {
-    double compute = compute_time(c, l, 1, 1), read = c->bytes / l->model_bytes_per_second;
-    return 1 / (compute > read ? compute : read);
-}
-
-// --- measurement ---------------------------------------------------------------------------------
 
 typedef struct {
-    double prompt, generation;  // tokens per second, median
-    mk_limits limits;
-    cost cost;
-    double prompt_limit, generation_limit;
-    mk_op_time times[MAX_TIMES];
-    int n_times;
-} result;
+    list prompt, generate, batch, depth, threads;
+} lists;
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+static mk_status parse_lists(const bench_args *a, lists *l, mk_err *err) {
+    int64_t chunk = a->model.n_chunk > 0 ? a->model.n_chunk : BENCH_MAX_BATCH;
+    chunk = chunk < BENCH_MAX_BATCH ? chunk : BENCH_MAX_BATCH;
+    MK_TRY(parse_list(a->prompt, "--prompt", 0, MAX_TOKENS, &l->prompt, err));
+    MK_TRY(parse_list(a->generate, "--generate", 0, MAX_TOKENS, &l->generate, err));
+    MK_TRY(parse_list(a->batch, "--batch", 0, chunk, &l->batch, err));
+    MK_TRY(parse_list(a->depth, "--depth", 0, MAX_TOKENS, &l->depth, err));
+    l->threads.n = 0;
+    return a->threads ? parse_list(a->threads, "--threads", 1, 1024, &l->threads, err) : MK_OK;
 }
 
-static double median(double *v, int64_t n) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+// --- points --------------------------------------------------------------------------------------
+
+const char *bench_kind_name(bench_kind k) {
+    static const char *const name[BENCH_N_KIND] = {
+#define X(id, name, about) name,
+        BENCH_KINDS(X)
+#undef X
+    };
+    return name[k];
 }
 
-// Any ids will do: time does not depend on them, but for experts, so they are spread over the
-// vocabulary.
-static void fill_ids(int32_t *ids, int64_t n, int64_t n_vocab) {
-    for (int64_t i = 0; i < n; i++) {
-        ids[i] = (int32_t)((i * 7919 + 13) % n_vocab);
+static void add_point(bench_plan *plan, bench_kind kind, int64_t n, int64_t depth, int n_thread) {
+    bool same_as_draft = kind == BENCH_SEQUENCES && n == 1;
+    if (n > 0 && !same_as_draft) {
+        plan->point[plan->n_point++] =
+            (bench_point){.kind = kind, .n = n, .depth = depth, .n_thread = n_thread};
     }
 }
 
-static mk_status one_run(mk_engine *e, int seq, const int32_t *ids, const bench_args *a,
-                         double *prompt, double *gen, mk_err *err) {
-    mk_engine_seq_truncate(e, seq, 0);
-    uint64_t t0 = mk_now_ns();
-    MK_TRY(mk_engine_feed(e, seq, ids, a->n_prompt, MK_LOGITS_LAST, err));
-    uint64_t t1 = mk_now_ns();
-    for (int64_t i = 0; i < a->n_generate; i++) {
-        if (cmd_interrupted()) {
-            return MK_EINTR;
+static void add_group(bench_plan *plan, const lists *l, int64_t depth, int n_thread) {
+    const list *of[BENCH_N_KIND] = {&l->prompt, &l->generate, &l->batch, &l->batch};
+    for (int k = 0; k < BENCH_N_KIND; k++) {
+        for (int i = 0; i < of[k]->n; i++) {
+            add_point(plan, (bench_kind)k, of[k]->v[i], depth, n_thread);
         }
-        mk_step step = {seq, &ids[a->n_prompt + i], 1, MK_LOGITS_LAST};
-        MK_TRY(mk_engine_forward(e, &step, 1, err));
     }
-    uint64_t t2 = mk_now_ns();
-    *prompt = (double)a->n_prompt / ((double)(t1 - t0) / 1e9);
-    *gen = (double)a->n_generate / ((double)(t2 - t1) / 1e9);
-    return MK_OK;
 }
 
-static mk_status all_runs(mk_engine *e, int seq, const int32_t *ids, const bench_args *a, result *r,
-                          mk_err *err) {
-    double prompt[MAX_REPS] = {0}, gen[MAX_REPS] = {0}, skip;
-    for (int64_t i = 0; i < a->n_rep; i++) {
-        MK_TRY(one_run(e, seq, ids, a, &prompt[i], &gen[i], err));
+static mk_status make_points(bench_plan *plan, const lists *l, int n_thread, mk_err *err) {
+    int n_group = l->depth.n * (l->threads.n > 0 ? l->threads.n : 1);
+    int most = n_group * (l->prompt.n + l->generate.n + 2 * l->batch.n);
+    if (most > MAX_POINTS) {
+        return MK_FAIL(err, MK_EUSAGE, "%d measurements; at most %d", most, MAX_POINTS);
     }
-    r->prompt = median(prompt, a->n_rep);
-    r->generation = median(gen, a->n_rep);
-    if (a->profile) {
-        mk_ops_profile(mk_engine_ops(e), true);
-        MK_TRY(one_run(e, seq, ids, a, &skip, &skip, err));
-        r->n_times = mk_ops_times(mk_engine_ops(e), r->times, MAX_TIMES);
-        mk_ops_profile(mk_engine_ops(e), false);
+    plan->point = mk_alloc((size_t)most * sizeof *plan->point);
+    plan->limits = mk_alloc((size_t)n_group * sizeof *plan->limits);
+    for (int t = 0; t < (l->threads.n > 0 ? l->threads.n : 1); t++) {
+        for (int d = 0; d < l->depth.n; d++) {
+            add_group(plan, l, l->depth.v[d], l->threads.n > 0 ? (int)l->threads.v[t] : n_thread);
+        }
     }
-    return MK_OK;
+    return plan->n_point > 0 ? MK_OK
+                             : MK_FAIL(err, MK_EUSAGE,
+                                       "nothing to measure: --prompt, --generate and --batch are "
+                                       "all 0");
 }
 
-static mk_status measure(mk_llm *llm, const bench_args *a, result *r, mk_err *err) {
-    mk_engine *e = mk_llm_engine(llm);
-    int64_t n = a->n_prompt + a->n_generate;
-    int32_t *ids = mk_try_alloc((size_t)n, sizeof *ids);
-    int seq = 0;
-    if (!ids) {
-        return MK_FAIL(err, MK_ENOMEM, "no memory for %lld token ids", (long long)n);
+static void free_plan(bench_plan *plan) {
+    for (int64_t i = 0; i < plan->n_point; i++) {
+        bench_samples_free(&plan->point[i].speed);
+        for (int k = 0; k < plan->n_peer; k++) {
+            bench_samples_free(&plan->point[i].peer[k]);
+        }
     }
-    fill_ids(ids, n, mk_llm_model(llm)->hp.n_vocab);
-    mk_status st = mk_engine_seq_open(e, &seq, err);
-    if (st == MK_OK) {
-        st = all_runs(e, seq, ids, a, r, err);
-        mk_engine_seq_close(e, seq);
+    for (int64_t i = 0; i < plan->n_group; i++) {
+        bench_samples_free(&plan->limits[i].read);
+        bench_samples_free(&plan->limits[i].model);
+        for (int k = 0; k < MK_ARITH_N; k++) {
+            bench_samples_free(&plan->limits[i].ops[k]);
+        }
     }
-    mk_free(ids);
-    MK_TRY(st);
-    const char *isa = mk_kernels_name(mk_llm_kernels(llm));
-    size_t n_bytes = mk_model_weight_bytes(mk_llm_model(llm));
-    MK_TRY(mk_limits_measure(mk_llm_pool(llm), isa, n_bytes, &r->limits, err));
-    r->cost = token_cost(mk_llm_model(llm));
-    r->prompt_limit = prompt_limit(&r->cost, &r->limits, a->n_prompt, mk_engine_n_chunk(e));
-    r->generation_limit = generation_limit(&r->cost, &r->limits);
-    return MK_OK;
+    mk_free(plan->point);
+    mk_free(plan->limits);
 }
 
-// --- output --------------------------------------------------------------------------------------
+// --- the verb ------------------------------------------------------------------------------------
 
-static int by_time(const void *a, const void *b) {
-    uint64_t x = ((const mk_op_time *)a)->ns, y = ((const mk_op_time *)b)->ns;
-    return (x < y) - (x > y);
+// What can be seen to be wrong before anything is measured.
+static mk_status check(const bench_args *a, lists *l, mk_err *err) {
+    MK_TRY(parse_lists(a, l, err));
+    if (a->compare.n > BENCH_MAX_PEERS) {
+        return MK_FAIL(err, MK_EUSAGE, "--compare: at most %d times", BENCH_MAX_PEERS);
+    }
+    for (size_t i = 0; i < a->compare.n; i++) {
+        MK_TRY(bench_peer_check(a->compare.items[i], err));
+    }
+    MK_TRY(bench_check_picture(a->chart, err));
+    return bench_check_picture(a->roofline, err);
 }
 
-static json_t *profile_object(const result *r) {
-    json_t *list = json_array();
-    for (int i = 0; i < r->n_times; i++) {
-        json_array_append_new(list, json_pack("{s:s, s:I, s:f}", "operator", r->times[i].name,
-                                              "calls", (json_int_t)r->times[i].n_call, "ms",
-                                              (double)r->times[i].ns / 1e6));
+static mk_status output(const bench_args *a, const bench_plan *plan, mk_err *err) {
+    if (a->json) {
+        MK_TRY(cmd_print_json(bench_object(plan), false, err));
+    } else {
+        bench_print(plan);
     }
-    return list;
+    MK_TRY(a->chart ? bench_write_chart(plan, a->chart, err) : MK_OK);
+    return a->roofline ? bench_write_roofline(plan, a->roofline, err) : MK_OK;
 }
 
-static mk_status print_object(const mk_llm *llm, const bench_args *a, const result *r,
-                              mk_err *err) {
-    json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, "
-        "s:f}",
-        "model", mk_path_base(mk_source_path(mk_llm_model(llm)->src)), "isa",
-        mk_kernels_name(mk_llm_kernels(llm)), "threads", mk_llm_n_thread(llm), "prompt_tokens",
-        (json_int_t)a->n_prompt, "generated_tokens", (json_int_t)a->n_generate, "repetitions",
-        (json_int_t)a->n_rep, "prompt_tokens_per_second", r->prompt, "generation_tokens_per_second",
-        r->generation, "prompt_limit_tokens_per_second", r->prompt_limit,
-        "generation_limit_tokens_per_second", r->generation_limit, "prompt_fraction_of_limit",
-        r->prompt / r->prompt_limit, "generation_fraction_of_limit",
-        r->generation / r->generation_limit, "bytes_per_token", r->cost.bytes,
-        "read_bytes_per_second", r->limits.read_bytes_per_second, "f32_ops_per_second",
-        r->limits.f32_ops_per_second, "int8_ops_per_second", r->limits.int8_ops_per_second,
-        "bf16_ops_per_second", r->limits.bf16_ops_per_second, "model_bytes_per_second",
-        r->limits.model_bytes_per_second);
-    if (a->profile) {
-        json_object_set_new(o, "profile", profile_object(r));
-    }
-    return cmd_print_json(o, false, err);
-}
-
-static void print_text(const mk_llm *llm, const bench_args *a, const result *r) {
-    char b[32];
-    printf("%s, %s, %d threads; median of %lld\n",
-           mk_path_base(mk_source_path(mk_llm_model(llm)->src)),
-           mk_kernels_name(mk_llm_kernels(llm)), mk_llm_n_thread(llm), (long long)a->n_rep);
-    printf("  prompt      %6lld tokens %10.1f tok/s  %5.1f %% of the limit %.0f\n",
-           (long long)a->n_prompt, r->prompt, 100 * r->prompt / r->prompt_limit, r->prompt_limit);
-    printf("  generation  %6lld tokens %10.1f tok/s  %5.1f %% of the limit %.0f\n",
-           (long long)a->n_generate, r->generation, 100 * r->generation / r->generation_limit,
-           r->generation_limit);
-    printf("  weights read per token     %s\n", cmd_bytes_text(r->cost.bytes, b));
-    printf("  memory bandwidth           %s/s\n",
-           cmd_bytes_text(r->limits.read_bytes_per_second, b));
-    printf("  at the size of the model   %s/s\n",
-           cmd_bytes_text(r->limits.model_bytes_per_second, b));
-    printf("  float32 peak               %.1f Gop/s\n", r->limits.f32_ops_per_second / 1e9);
-    printf("  bf16 peak                  %.1f Gop/s\n", r->limits.bf16_ops_per_second / 1e9);
-    printf("  int8 peak                  %.1f Gop/s\n", r->limits.int8_ops_per_second / 1e9);
-    for (int i = 0; i < r->n_times; i++) {
-        printf("  %-20s %8llu calls %10.2f ms\n", r->times[i].name,
-               (unsigned long long)r->times[i].n_call, (double)r->times[i].ns / 1e6);
-    }
+static mk_status measure(const bench_args *a, const lists *l, mk_llm *llm, bench_plan *plan,
+                         mk_err *err) {
+    int64_t train = mk_llm_model(llm)->hp.n_ctx_train;
+    plan->llm = llm;
+    plan->model_path = mk_source_path(mk_llm_model(llm)->src);
+    plan->n_ctx = a->model.n_ctx == CMD_CTX_MAX ? train : a->model.n_ctx;
+    cmd_catch_interrupt();
+    MK_TRY(make_points(plan, l, mk_llm_n_thread(llm), err));
+    MK_TRY(bench_measure(llm, plan, err));
+    return output(a, plan, err);
 }
 
 static mk_status run(const bench_args *a, mk_err *err) {
+    lists l;
+    MK_TRY(check(a, &l, err));
     mk_llm *llm = NULL;
-    result r = {0};
-    MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.n_seq = 2, .n_ctx = a->n_prompt + a->n_generate},
-                    &llm, err));
-    cmd_catch_interrupt();
-    mk_status st = measure(llm, a, &r, err);
-    qsort(r.times, (size_t)r.n_times, sizeof r.times[0], by_time);
-    if (st == MK_OK && a->json) {
-        st = print_object(llm, a, &r, err);
-    } else if (st == MK_OK) {
-        print_text(llm, a, &r);
+    // An engine for nothing: each group makes its own over the same weights.
+    cmd_model_args model = a->model;
+    model.n_ctx = MK_KV_BLOCK;
+    for (int i = 0; i < l.threads.n; i++) {
+        model.n_thread = l.threads.v[i] > model.n_thread ? l.threads.v[i] : model.n_thread;
     }
+    MK_TRY(cmd_open(&model, &(cmd_open_opts){.n_seq = 1}, &llm, err));
+    bench_plan plan = {.n_rep = a->n_rep,
+                       .n_chunk = a->model.n_chunk,
+                       .profile = a->profile,
+                       .peers = a->compare.items,
+                       .n_peer = (int)a->compare.n,
+                       .peer_timeout_s = a->compare_timeout};
+    mk_status st = measure(a, &l, llm, &plan, err);
+    free_plan(&plan);
     mk_llm_close(llm);
     return st;
 }

@@ -66,16 +66,19 @@ typedef struct {
      .arg = "N",                                                                                   \
      .env = "MINKE_THREADS",                                                                       \
      .help = "threads; without it every processor that is free to use"},                           \
-        {.name = "ctx",                                                                            \
-         .type = MK_OPT_I64,                                                                       \
-         .offset = offsetof(T, field.n_ctx),                                                       \
-         .min = 1,                                                                                 \
-         .max = 1 << 30,                                                                           \
-         .word = "max",                                                                            \
-         .word_value = CMD_CTX_MAX,                                                                \
-         .arg = "N",                                                                               \
-         .env = "MINKE_CTX",                                                                       \
-         .help = "window in tokens; without it the model's window, or what fits into memory"},     \
+        CMD_OPT_RUNTIME_REST(T, field)
+// All but the threads, for a verb that measures with several numbers of them.
+#define CMD_OPT_RUNTIME_REST(T, field)                                                             \
+    {.name = "ctx",                                                                                \
+     .type = MK_OPT_I64,                                                                           \
+     .offset = offsetof(T, field.n_ctx),                                                           \
+     .min = 1,                                                                                     \
+     .max = 1 << 30,                                                                               \
+     .word = "max",                                                                                \
+     .word_value = CMD_CTX_MAX,                                                                    \
+     .arg = "N",                                                                                   \
+     .env = "MINKE_CTX",                                                                           \
+     .help = "window in tokens; without it the model's window, or what fits into memory"},         \
         {.name = "chunk",                                                                          \
          .type = MK_OPT_I64,                                                                       \
          .offset = offsetof(T, field.n_chunk),                                                     \

@@ -14,18 +14,68 @@
 
 #define TOTAL_BYTES    ((size_t)512 << 20)
 #define SMALLEST_BYTES ((size_t)1 << 20)
-#define READ_TRIES     5
-#define LOOPS          200000  // of one compute run: some tens of milliseconds
-#define COMPUTE_TRIES  8
+#define BURST_BYTES    ((size_t)256 << 20)  // read in one try, by each way of reading
+#define READ_TRIES     2
+#define LOOPS          1000000  // of one compute run: some milliseconds
+#define COMPUTE_TRIES  4
 #define CHAINS         12  // independent accumulators: more than latency times ports
 
 // A loop returns something that depends on all its work, so that the compiler keeps it.
 typedef double (*loop_fn)(int64_t n);
+typedef uint64_t (*read_fn)(const uint64_t *p, size_t n);
 typedef struct {
     const char *isa;
-    loop_fn f32, bf16, int8;
-    double f32_ops, bf16_ops, int8_ops;  // per turn of the loop
+    loop_fn fn[MK_ARITH_N];
+    double n_op[MK_ARITH_N];  // per turn of the loop
+    read_fn read;
 } loops;
+
+// --- reading -------------------------------------------------------------------------------------
+
+// Left to the compiler.
+static uint64_t read_plain(const uint64_t *p, size_t n) {
+    uint64_t s[8] = {0};
+    for (size_t i = 0; i + 8 <= n; i += 8) {
+        for (int k = 0; k < 8; k++) {
+            s[k] ^= p[i + (size_t)k];
+        }
+    }
+    return s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7];
+}
+
+#if defined(__x86_64__)
+#define AVX2   __attribute__((target("avx2,fma")))
+#define AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+
+// Whole registers from four streams: some machines follow several at once faster than one.
+AVX2 static uint64_t read_avx2(const uint64_t *p, size_t n) {
+    size_t part = n / 4 / 4 * 4;
+    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+    for (size_t i = 0; i < part; i += 4) {
+#pragma GCC unroll 4
+        for (size_t k = 0; k < 4; k++) {
+            s[k] = _mm256_xor_si256(s[k], _mm256_loadu_si256((const void *)(p + k * part + i)));
+        }
+    }
+    s[0] = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
+    return (uint64_t)_mm256_extract_epi64(s[0], 0) ^ (uint64_t)_mm256_extract_epi64(s[0], 3);
+}
+
+AVX512 static uint64_t read_avx512(const uint64_t *p, size_t n) {
+    size_t part = n / 4 / 8 * 8;
+    __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                    _mm512_setzero_si512()};
+    for (size_t i = 0; i < part; i += 8) {
+#pragma GCC unroll 4
+        for (size_t k = 0; k < 4; k++) {
+            s[k] = _mm512_xor_si512(s[k], _mm512_loadu_si512(p + k * part + i));
+        }
+    }
+    s[0] = _mm512_xor_si512(_mm512_xor_si512(s[0], s[1]), _mm512_xor_si512(s[2], s[3]));
+    return (uint64_t)_mm512_reduce_or_epi64(s[0]);
+}
+#endif
 
 // --- compute -------------------------------------------------------------------------------------
 
@@ -47,9 +97,6 @@ static double f32_scalar(int64_t n) {
 }
 
 #if defined(__x86_64__)
-#define AVX2   __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-
 AVX2 static double f32_avx2(int64_t n) {
     __m256 a[CHAINS], m = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.5f);
     for (int i = 0; i < CHAINS; i++) {
@@ -180,121 +227,131 @@ DOT static double int8_neon(int64_t n) {
 #endif
 
 // Operations of one instruction: two per multiply-add, times lanes, times products per lane.
+#define N_OP(f32, bf16, int8)                                                                      \
+    { CHAINS * 2.0 * (f32), CHAINS * 2.0 * (bf16), CHAINS * 2.0 * (int8) }
 static const loops table[] = {
-    {"scalar", f32_scalar, f32_scalar, f32_scalar, CHAINS * 2, CHAINS * 2, CHAINS * 2},
+    {"scalar", {f32_scalar, f32_scalar, f32_scalar}, N_OP(1, 1, 1), read_plain},
 #if defined(__x86_64__)
-    {"avx2", f32_avx2, f32_avx2, int8_avx2, CHAINS * 8 * 2, CHAINS * 8 * 2, CHAINS * 32 * 2},
-    {"avx512", f32_avx512, f32_avx512, int8_avx512, CHAINS * 16 * 2, CHAINS * 16 * 2,
-     CHAINS * 64 * 2},
-    {"avx512bf16", f32_avx512, bf16_avx512, int8_avx512, CHAINS * 16 * 2, CHAINS * 32 * 2,
-     CHAINS * 64 * 2},
+    {"avx2", {f32_avx2, f32_avx2, int8_avx2}, N_OP(8, 8, 32), read_avx2},
+    {"avx512", {f32_avx512, f32_avx512, int8_avx512}, N_OP(16, 16, 64), read_avx512},
+    {"avx512bf16", {f32_avx512, bf16_avx512, int8_avx512}, N_OP(16, 32, 64), read_avx512},
 #elif defined(__aarch64__)
-    {"neon", f32_neon, f32_neon, int8_neon, CHAINS * 4 * 2, CHAINS * 4 * 2, CHAINS * 16 * 2},
+    {"neon", {f32_neon, f32_neon, int8_neon}, N_OP(4, 4, 16), read_plain},
 #endif
 };
 
-typedef struct {
-    loop_fn fn;
-    double sink[1024];
-} compute_job;
+// --- bursts --------------------------------------------------------------------------------------
+
+#define MAX_THREADS 1024
+
+struct mk_limits_probe {
+    mk_pool *pool;
+    const loops *loops;
+    uint64_t *data;      // TOTAL_BYTES
+    size_t model_bytes;  // of them, for model_bytes_per_second
+    // the job that is running
+    loop_fn loop;
+    read_fn read;
+    size_t n, n_time;
+    double sink[MAX_THREADS];  // of each thread: what the loops return
+};
 
 static void compute_part(void *arg, int ith, int n_thread) {
     (void)n_thread;
-    compute_job *j = arg;
-    j->sink[ith & 1023] = j->fn(LOOPS);
+    mk_limits_probe *p = arg;
+    p->sink[ith % MAX_THREADS] = p->loop(LOOPS);
 }
 
 // Operations per second of all threads together, best of some tries.
-static double measure_compute(mk_pool *pool, loop_fn fn, double ops) {
-    compute_job *j = mk_zalloc(sizeof *j);
-    j->fn = fn;
-    double best = 0;
+static double measure_compute(mk_limits_probe *p, mk_arith kind) {
+    double n_op = p->loops->n_op[kind] * LOOPS * (double)mk_pool_n_thread(p->pool), best = 0;
+    p->loop = p->loops->fn[kind];
     for (int i = 0; i < COMPUTE_TRIES; i++) {
         uint64_t t = mk_now_ns();
-        mk_pool_run(pool, compute_part, j);
-        double rate =
-            ops * LOOPS * (double)mk_pool_n_thread(pool) / ((double)(mk_now_ns() - t) / 1e9);
+        mk_pool_run(p->pool, compute_part, p);
+        double rate = n_op / ((double)(mk_now_ns() - t) / 1e9);
         best = rate > best ? rate : best;
     }
-    mk_free(j);
     return best;
 }
 
-// --- bandwidth -----------------------------------------------------------------------------------
-
-typedef struct {
-    uint64_t *data;
-    size_t n;
-    bool fill;
-    int n_time;
-    uint64_t sink[1024];
-} read_job;
-
-static uint64_t xor_all(const uint64_t *p, size_t n) {
-    uint64_t s[8] = {0};
-    for (size_t i = 0; i + 8 <= n; i += 8) {
-        for (int k = 0; k < 8; k++) {
-            s[k] ^= p[i + (size_t)k];
-        }
-    }
-    return s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7];
+// Every thread always has the same part of the whole array, which it filled: pages lie near it.
+static void my_part(int ith, int n_thread, int64_t *lo, int64_t *hi) {
+    mk_pool_split((int64_t)(TOTAL_BYTES / sizeof(uint64_t)), 64, ith, n_thread, lo, hi);
 }
 
-static void read_part(void *arg, int ith, int n_thread) {
-    read_job *j = arg;
+static void fill_part(void *arg, int ith, int n_thread) {
+    mk_limits_probe *p = arg;
     int64_t lo, hi;
-    mk_pool_split((int64_t)j->n, 64, ith, n_thread, &lo, &hi);
-    if (j->fill) {  // by the thread that will read it: pages lie near it
-        memset(j->data + lo, 1, (size_t)(hi - lo) * sizeof *j->data);
-        return;
-    }
-    for (int k = 0; k < j->n_time; k++) {
-        j->sink[ith & 1023] ^= xor_all(j->data + lo, (size_t)(hi - lo));
+    my_part(ith, n_thread, &lo, &hi);
+    memset(p->data + lo, 1, (size_t)(hi - lo) * sizeof *p->data);
+}
+
+// The first n / n_thread words of this thread's part.
+static void read_part(void *arg, int ith, int n_thread) {
+    mk_limits_probe *p = arg;
+    int64_t lo, hi;
+    my_part(ith, n_thread, &lo, &hi);
+    size_t share = p->n / (size_t)n_thread, have = (size_t)(hi - lo);
+    uint64_t x = 0;
+    for (size_t k = 0; k < p->n_time; k++) {
+        x ^= p->read(p->data + lo, share < have ? share : have);
         __asm__ volatile("" ::: "memory");  // every time anew
     }
+    p->sink[ith % MAX_THREADS] = (double)x;
 }
 
-// Reads n_bytes again and again until TOTAL_BYTES have been read: what fits into the caches comes
-// from there, as it does for a small model.
-static mk_status measure_read(mk_pool *pool, size_t n_bytes, double *rate, mk_err *err) {
-    read_job *j = mk_zalloc(sizeof *j);
-    j->data = mk_big_alloc(n_bytes);
-    if (!j->data) {
-        mk_free(j);
-        return MK_FAIL(err, MK_ENOMEM, "measuring the bandwidth needs %zu MB of memory",
-                       n_bytes >> 20);
-    }
-    j->n = n_bytes / sizeof *j->data;
-    j->n_time = (int)((TOTAL_BYTES + n_bytes - 1) / n_bytes);
-    j->fill = true;
-    mk_pool_run(pool, read_part, j);
-    j->fill = false;
-    *rate = 0;
-    for (int i = 0; i < READ_TRIES; i++) {
+// Reads the same n_bytes until BURST_BYTES have been read: what fits into the caches comes from
+// there, as it does for a small model.
+static double measure_read(mk_limits_probe *p, size_t n_bytes) {
+    const read_fn way[2] = {read_plain, p->loops->read};
+    double best = 0;
+    p->n = n_bytes / sizeof *p->data;
+    p->n_time = (BURST_BYTES + n_bytes - 1) / n_bytes;
+    for (int i = 0; i < 2 * READ_TRIES; i++) {
+        p->read = way[i % 2];
         uint64_t t = mk_now_ns();
-        mk_pool_run(pool, read_part, j);
-        double r = (double)n_bytes * j->n_time / ((double)(mk_now_ns() - t) / 1e9);
-        *rate = r > *rate ? r : *rate;
+        mk_pool_run(p->pool, read_part, p);
+        double rate = (double)n_bytes * (double)p->n_time / ((double)(mk_now_ns() - t) / 1e9);
+        best = rate > best ? rate : best;
     }
-    mk_big_free(j->data, n_bytes);
-    mk_free(j);
+    return best;
+}
+
+mk_status mk_limits_open(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits_probe **out,
+                         mk_err *err) {
+    mk_limits_probe *p = mk_zalloc(sizeof *p);
+    p->pool = pool;
+    p->loops = &table[0];
+    p->model_bytes = model_bytes < SMALLEST_BYTES ? SMALLEST_BYTES : model_bytes;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        p->loops = strcmp(table[i].isa, isa) == 0 ? &table[i] : p->loops;
+    }
+    p->data = mk_big_alloc(TOTAL_BYTES);
+    if (!p->data) {
+        mk_free(p);
+        return MK_FAIL(err, MK_ENOMEM, "measuring the bandwidth needs %zu MB of memory",
+                       TOTAL_BYTES >> 20);
+    }
+    mk_pool_run(pool, fill_part, p);
+    *out = p;
     return MK_OK;
 }
 
-mk_status mk_limits_measure(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits *out,
-                            mk_err *err) {
-    const loops *l = &table[0];
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        l = strcmp(table[i].isa, isa) == 0 ? &table[i] : l;
+void mk_limits_close(mk_limits_probe *p) {
+    if (p) {
+        mk_big_free(p->data, TOTAL_BYTES);
+        mk_free(p);
     }
-    out->f32_ops_per_second = measure_compute(pool, l->f32, l->f32_ops);
-    out->bf16_ops_per_second = measure_compute(pool, l->bf16, l->bf16_ops);
-    out->int8_ops_per_second = measure_compute(pool, l->int8, l->int8_ops);
-    MK_TRY(measure_read(pool, TOTAL_BYTES, &out->read_bytes_per_second, err));
-    out->model_bytes_per_second = out->read_bytes_per_second;
-    if (model_bytes >= TOTAL_BYTES) {
-        return MK_OK;
+}
+
+mk_limits mk_limits_burst(mk_limits_probe *p) {
+    mk_limits l;
+    for (int k = 0; k < MK_ARITH_N; k++) {
+        l.ops_per_second[k] = measure_compute(p, (mk_arith)k);
     }
-    size_t n = model_bytes < SMALLEST_BYTES ? SMALLEST_BYTES : model_bytes;
-    return measure_read(pool, n, &out->model_bytes_per_second, err);
+    l.read_bytes_per_second = measure_read(p, TOTAL_BYTES);
+    bool small = p->model_bytes < TOTAL_BYTES;
+    l.model_bytes_per_second = small ? measure_read(p, p->model_bytes) : l.read_bytes_per_second;
+    return l;
 }

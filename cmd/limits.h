@@ -2,6 +2,13 @@
 //
 // Bandwidth: all threads read an array much larger than the caches.  Compute: all threads run
 // chains of the instruction the kernels use, out of registers, with the instruction set in use.
+//
+// A machine's speed drifts (other programs, heat, neighbours), so a limit belongs to its moment: a
+// probe is opened once and asked for a short burst again and again between the measurements that
+// it is held against; the median of the bursts is the limit.
+//
+//     MK_TRY(mk_limits_open(pool, isa, model_bytes, &probe, err));
+//     mk_limits l = mk_limits_burst(probe);  ...  mk_limits_close(probe);
 #ifndef MK_CMD_LIMITS_H
 #define MK_CMD_LIMITS_H
 
@@ -9,19 +16,24 @@
 
 #include "base/pool.h"
 #include "base/status.h"
+#include "ops/ops.h"
 
 typedef struct {
     double read_bytes_per_second;   // from memory: an array of 512 MB
     double model_bytes_per_second;  // an array as large as the model: caches help a small one
-    double f32_ops_per_second;      // a multiply-add is two operations
-    // pairs of bf16 summed in float32; the f32 rate where a set has no such instruction
-    double bf16_ops_per_second;
-    double int8_ops_per_second;  // int8 products summed in int32
+    // Indexed by mk_arith; a multiply-add is two operations.  float32; pairs of bf16 summed in
+    // float32 (the float32 rate where a set has no such instruction); int8 summed in int32.
+    double ops_per_second[MK_ARITH_N];
 } mk_limits;
 
-// isa: name of the kernels in use; model_bytes: packed weights.  Takes about two seconds.  Errors:
-// MK_ENOMEM (needs 512 MB for the array).
-mk_status mk_limits_measure(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits *out,
-                            mk_err *err) MK_WARN_UNUSED;
+typedef struct mk_limits_probe mk_limits_probe;
+
+// isa: name of the kernels in use; model_bytes: what one token reads.  The pool must outlive the
+// probe.  Errors: MK_ENOMEM (needs 512 MB for the array).
+mk_status mk_limits_open(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits_probe **out,
+                         mk_err *err) MK_WARN_UNUSED;
+void mk_limits_close(mk_limits_probe *p);
+// Each limit measured once, as the best of some tries that take a tenth of a second together.
+mk_limits mk_limits_burst(mk_limits_probe *p);
 
 #endif

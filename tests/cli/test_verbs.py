@@ -1,4 +1,4 @@
-"""tokenize, logits, perplexity, convert, show, bench."""
+"""tokenize, logits, perplexity, convert, show."""
 import json
 import shutil
 import struct
@@ -195,7 +195,7 @@ def test_convert_leaves_no_half_file(minke, golden, tmp_path):
     assert list(tmp_path.rglob("*.gguf*")) == []
 
 
-# --- show, bench -----------------------------------------------------------------------------------------------------
+# --- show ------------------------------------------------------------------------------------------------------------
 
 
 def test_show_is_true(minke, golden):
@@ -219,15 +219,3 @@ def test_show_for_a_context(minke):
 def test_show_every_family(minke, golden, model):
     text = ok(minke("show", golden / "models" / model))
     assert all(w in text for w in ("architecture", "memory for", "tokenizer", "chat template", "types"))
-
-
-def test_bench(minke):
-    o = as_json(minke("bench", "-p", "32", "-n", "8", "-r", "3", "--json", "--profile"))
-    for k in ("prompt_tokens_per_second", "generation_tokens_per_second", "bytes_per_token", "read_bytes_per_second",
-              "f32_ops_per_second", "int8_ops_per_second"):
-        assert o[k] > 0, k
-    for k in ("prompt", "generation"):
-        f = o[f"{k}_tokens_per_second"] / o[f"{k}_limit_tokens_per_second"]
-        # 3: limits and speed are measured one after the other, and a busy machine halves either
-        assert 0 < o[f"{k}_fraction_of_limit"] < 3 and abs(f - o[f"{k}_fraction_of_limit"]) < 1e-9
-    assert {"linears", "attention"} & {t["operator"] for t in o["profile"]}
