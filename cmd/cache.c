@@ -282,10 +282,13 @@ static mk_status verify(const cache_args *a, const char *dir, const char *word, 
         }
         mk_free(path);
     }
-    bool nothing = word && json_array_size(all) == 0;
     free_names(&f);
+    if (word && json_array_size(all) == 0) {
+        json_decref(all);
+        return none_meant(word, err);
+    }
     mk_status st = print_copies(a, all, err);
-    return nothing ? none_meant(word, err) : result != MK_OK ? result : st;
+    return result != MK_OK ? result : st;
 }
 
 static mk_status remove_copy(const cache_args *a, const char *dir, const char *name, mk_err *err) {
