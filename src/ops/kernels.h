@@ -109,17 +109,17 @@ static inline mk_x_form mk_weight_form(const mk_weight *w) {
 #define MK_F8_GROUP 128
 #define MK_SUPER    256  // columns that share an f16 scale (MK_SCALE_SUPER)
 
-// Bytes of the scales and shifts of one tile.
-static inline size_t mk_weight_scale_bytes(const mk_weight *w) {
+// Bytes of the scales and shifts of n columns of one tile.
+static inline size_t mk_weight_scale_bytes(const mk_weight *w, size_t n) {
     static const size_t per_group[] = {
         [MK_SCALE_F32] = 64, [MK_SCALE_F16] = 32, [MK_SCALE_SUPER] = 16};
-    size_t n = (size_t)w->n_in / (size_t)w->group * per_group[w->scales];
-    n += w->scales == MK_SCALE_SUPER ? (size_t)w->n_in / MK_SUPER * 32 : 0;
-    return w->has_shift ? 2 * n : n;
+    size_t bytes = n / (size_t)w->group * per_group[w->scales];
+    bytes += w->scales == MK_SCALE_SUPER ? n / MK_SUPER * 32 : 0;
+    return w->has_shift ? 2 * bytes : bytes;
 }
-// Bytes of one tile of 16 rows; overflow-safe only for shapes that mk_weight_packed_bytes accepted.
-static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
-    size_t n = (size_t)w->n_in;
+// Bytes of n columns of one tile of 16 rows, n being n_in or a multiple of MK_SUPER; overflow-safe
+// only for shapes that mk_weight_packed_bytes accepted.
+static inline size_t mk_weight_stretch_bytes(const mk_weight *w, size_t n) {
     switch (w->kind) {
     case MK_PACK_F32:
         return n * 64;
@@ -130,15 +130,18 @@ static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
     case MK_PACK_F8:
         return (n + MK_F8_GROUP - 1) / MK_F8_GROUP * 64 + n * 16;
     case MK_PACK_I8:
-        return mk_weight_scale_bytes(w) + n * 16;
+        return mk_weight_scale_bytes(w, n) + n * 16;
     case MK_PACK_I4:
-        return mk_weight_scale_bytes(w) + n * 8;
+        return mk_weight_scale_bytes(w, n) + n * 8;
     case MK_PACK_I5:
-        return mk_weight_scale_bytes(w) + n * 10;
+        return mk_weight_scale_bytes(w, n) + n * 10;
     case MK_PACK_I6:
         break;
     }
-    return mk_weight_scale_bytes(w) + n * 12;
+    return mk_weight_scale_bytes(w, n) + n * 12;
+}
+static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
+    return mk_weight_stretch_bytes(w, (size_t)w->n_in);
 }
 
 #endif

@@ -12,9 +12,7 @@
 MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        MK_UNROLL for (int t = 0; t < T; t++) {
-            acc[r][t] = vf_zero();
-        }
+        load_acc(p, r, acc[r], T);
     }
     const float *x = (const float *)p->x;
     int64_t n_pair = (p->n_in + 1) / 2;
@@ -34,10 +32,10 @@ MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(bf16, MK_X_BF16, bf16_pass)
+FLOAT_TYPE(bf16, MK_X_BF16, 4, bf16_pass)
 
 void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&bf16_ops, job, lo, hi, 0, MK_FLT_T);
+    walk_tiles(&bf16_ops, job, lo, hi, MK_FLT_T);
 }
 
 #if defined(MK_ISA_AVX512)
@@ -52,9 +50,7 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        MK_UNROLL for (int t = 0; t < T; t++) {
-            acc[r][t] = vf_zero();
-        }
+        load_acc(p, r, acc[r], T);
     }
     const uint32_t *x = (const uint32_t *)p->x;
     int64_t n_pair = (p->n_in + 1) / 2;
@@ -72,10 +68,10 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(dot, MK_X_BF16, bf16_dot_pass)
+FLOAT_TYPE(dot, MK_X_BF16, 2, bf16_dot_pass)
 
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&dot_ops, job, lo, hi, 0, MK_FLT_T);
+    walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);
 }
 #if defined(__clang__)
 #pragma clang attribute pop

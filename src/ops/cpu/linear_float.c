@@ -20,9 +20,7 @@ MK_INLINE v16f load_weights(const flt_kind kind, const uint8_t *tile, int64_t k)
 MK_INLINE void flt_pass(const int R, const int T, const tile_pass *p, const flt_kind kind) {
     v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        MK_UNROLL for (int t = 0; t < T; t++) {
-            acc[r][t] = vf_zero();
-        }
+        load_acc(p, r, acc[r], T);
     }
     const float *x = (const float *)p->x;
     for (int64_t k = 0; k < p->n_in; k++, x += p->tb) {
@@ -64,9 +62,7 @@ MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
     const uint8_t *w[4];
     MK_UNROLL for (int r = 0; r < R; r++) {
         w[r] = p->w + (size_t)r * p->tile_bytes;
-        MK_UNROLL for (int t = 0; t < T; t++) {
-            acc[r][t] = vf_zero();
-        }
+        load_acc(p, r, acc[r], T);
     }
     const float *x = (const float *)p->x;
     for (int64_t k = 0; k < p->n_in; k += MK_F8_GROUP, x += MK_F8_GROUP * p->tb) {
@@ -85,18 +81,18 @@ MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(f32, MK_X_F32, flt_pass, FLT_F32)
-FLOAT_TYPE(f16, MK_X_F32, flt_pass, FLT_F16)
-FLOAT_TYPE(f8, MK_X_F32, f8_pass)
+FLOAT_TYPE(f32, MK_X_F32, 4, flt_pass, FLT_F32)
+FLOAT_TYPE(f16, MK_X_F32, 4, flt_pass, FLT_F16)
+FLOAT_TYPE(f8, MK_X_F32, 4, f8_pass)
 
 void MK_FN(linear_f32)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&f32_ops, job, lo, hi, 0, MK_FLT_T);
+    walk_tiles(&f32_ops, job, lo, hi, MK_FLT_T);
 }
 
 void MK_FN(linear_f16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&f16_ops, job, lo, hi, 0, MK_FLT_T);
+    walk_tiles(&f16_ops, job, lo, hi, MK_FLT_T);
 }
 
 void MK_FN(linear_f8)(const mk_linear_job *job, int64_t lo, int64_t hi) {
-    walk_tiles(&f8_ops, job, lo, hi, 0, MK_FLT_T);
+    walk_tiles(&f8_ops, job, lo, hi, MK_FLT_T);
 }

@@ -36,24 +36,12 @@ MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const i
     }
 }
 
-// Asks for the lines of a group about two groups ahead.  With 8 tokens the arithmetic of a line
-// takes so long that the hardware's own prefetching falls asleep (+20..30 % on weights in memory);
-// with fewer tokens this only gets in its way.
-MK_INLINE void prefetch(const uint8_t *p, const int n_line) {
-    MK_UNROLL for (int i = 0; i < n_line; i++) {
-        __builtin_prefetch(p + 2048 + 64 * i);
-    }
-}
-
 // One weight group: integer sums, then the float accumulators; steps to the next group.
 MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc, const int_type ty,
                          const int part, wt_lut table) {
     const size_t sb = int_scale_bytes(ty.scales);
     const uint8_t *codes = at->w + (ty.shift ? 2 * sb : sb);
     v16i sum[8];
-    if (T == 8) {
-        prefetch(codes, (int)(int_code_bytes(ty) / 64));
-    }
     int_sums(T, codes, x, ty, part, table, sum);
     v16f scale = int_load_scale(ty.scales, at->w, at->super);
     v16f shift = ty.shift ? int_load_scale(ty.scales, at->w + sb, at->super_shift) : vf_zero();
@@ -79,12 +67,11 @@ MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *ac
 
 MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_type ty) {
     int_place at = {p->w, vf_zero(), vf_zero()};
+    const uint8_t *fetch = p->fetch;
     v16f acc[8];
     wt_lut table = wt_table(p->table);
     (void)R;
-    MK_UNROLL for (int t = 0; t < T; t++) {
-        acc[t] = vf_zero();
-    }
+    load_acc(p, 0, acc, T);
     const mk_x_i8 *x = (const mk_x_i8 *)p->x;
     const int64_t stretch = ty.scales == MK_SCALE_SUPER ? MK_SUPER : p->n_in;
     for (int64_t k = 0; k < p->n_in; k += stretch) {
@@ -92,6 +79,9 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
             int_load_super(&at, ty.shift);
         }
         for (int64_t i = 0; i < stretch; i += 32, x += p->tb) {
+            for (int64_t f = 0; T == 8 && f < p->fetch_lines; f++, fetch += 64) {
+                __builtin_prefetch(fetch);
+            }
             int_record(T, &at, x, acc, ty, table);
         }
     }
@@ -104,7 +94,8 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
                                         .single = {__VA_ARGS__},                                   \
                                         .r = {1, 1, 1, 1},                                         \
                                         .form = MK_X_I8,                                           \
-                                        .token_bytes = sizeof(mk_x_i8)};
+                                        .token_bytes = sizeof(mk_x_i8),                            \
+                                        .column_bytes = sizeof(mk_x_i8) / 32};
 #if MK_INT_T == 8
 #define INT_PASSES(name, ...)                                                                      \
     TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \
@@ -135,6 +126,5 @@ void MK_FN(linear_int)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     };
     int type = int_type_of(job->w);
     MK_ASSERT(type < INT_N);
-    int64_t done = MK_FN(gemm_int)(job, lo, hi);
-    walk_tiles(list[type], job, lo, hi, done, MK_INT_T);
+    walk_tiles(list[type], job, lo, hi, MK_INT_T);
 }

@@ -1,4 +1,4 @@
-// What the two forms of the integer linear kernel share: how a type is stored, its scales, and how
+// Integer weights: how a type is stored, its scales, and how
 // 4 columns of 16 rows come into a register.
 //
 //     acc = 0;  for every weight group g of 16 or 32 columns, ascending:
@@ -126,9 +126,5 @@ static inline int int_type_of(const mk_weight *w) {
     }
     return INT_N;
 }
-
-// All tokens of job for the row tiles [lo, hi), tile by tile of the unpacked weights
-// (gemm_int.c).  Returns how many tokens it has done: the first ones, 0 if there are too few.
-int64_t MK_FN(gemm_int)(const mk_linear_job *job, int64_t lo, int64_t hi);
 
 #endif

@@ -5,8 +5,6 @@
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 
 #define MK_INT_T  2
-#define MK_GEMM_R 1
-#define MK_GEMM_T 2
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2

@@ -6,8 +6,6 @@
 
 // What fits 32 registers.
 #define MK_INT_T  8  // tokens at once
-#define MK_GEMM_R 3  // row tiles and tokens of a pass with many tokens
-#define MK_GEMM_T 4
 #define MK_FLT_T  8
 #define MK_ATTN_Q 8  // queries that share the keys of an attention block
 #define MK_PV_C   4  // vectors of 16 columns at once in the sum over values

@@ -2,8 +2,6 @@
 #include <arm_neon.h>
 
 #define MK_INT_T  2
-#define MK_GEMM_R 1
-#define MK_GEMM_T 2
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
