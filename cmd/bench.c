@@ -32,6 +32,7 @@ static const mk_opt opts[] = {
      .env = "MINKE_THREADS",
      .help = "threads; without it every processor that is free to use"},
     CMD_OPT_RUNTIME_REST(bench_args, model),
+    CMD_OPT_PACKED(bench_args, model),
     {.name = "prompt",
      .short_name = "p",
      .type = MK_OPT_STR,

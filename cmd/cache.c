@@ -51,10 +51,14 @@ static const mk_opt opts[] = {
 
 const mk_opt_spec cmd_cache_spec = {
     .program = "minke cache",
-    .usage = "add MODEL | list | verify [MODEL] | remove MODEL | remove --all",
+    .usage = "add|list|verify|remove [MODEL]",
     .about = "Keeps weights on disk the way the kernels read them, so that a start maps them "
              "instead of packing them again. A copy is as large as the model in memory and is "
              "made only by `add`; run, chat and the others use it when it is there.",
+    .more = "  add MODEL          makes a copy, unless there is one that fits\n"
+            "  list               what is there\n"
+            "  verify [MODEL]     reads every byte and compares the hashes\n"
+            "  remove MODEL       or --all\n",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
     .max_args = 2,
@@ -420,7 +424,8 @@ static mk_status run(const cache_args *a, const char *action, const char *word, 
     } else if (action && strcmp(action, "remove") == 0) {
         st = remove_copies(a, dir, word, err);
     } else {
-        st = MK_FAIL(err, MK_EUSAGE, "expected %s, got '%s%s%s'", cmd_cache_spec.usage,
+        st = MK_FAIL(err, MK_EUSAGE,
+                     "expected add MODEL, list, verify [MODEL] or remove MODEL, got '%s%s%s'",
                      action ? action : "", word ? " " : "", word ? word : "");
     }
     mk_free(dir);
