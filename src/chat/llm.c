@@ -87,16 +87,23 @@ static mk_status load_sampling(mk_llm *llm, mk_err *err) {
 // --- memory --------------------------------------------------------------------------------------
 
 static mk_status choose_kv_type(mk_llm *llm, mk_err *err) {
+    static const struct {
+        const char *name;
+        mk_kv_type type;
+    } types[] = {{"f32", MK_KV_F32}, {"f16", MK_KV_F16}, {"q8", MK_KV_Q8}};
     const char *name = llm->opts.kv_type ? llm->opts.kv_type : "auto";
     if (strcmp(name, "auto") == 0) {
         bool f32 = llm->model->globals.embed->dtype == MK_DTYPE_F32;
         llm->engine_opts.kv_type = f32 ? MK_KV_F32 : MK_KV_F16;
-    } else if (strcmp(name, "f32") == 0 || strcmp(name, "f16") == 0) {
-        llm->engine_opts.kv_type = name[1] == '3' ? MK_KV_F32 : MK_KV_F16;
-    } else {
-        return MK_FAIL(err, MK_EUSAGE, "--kv-type: expected auto, f32 or f16, got '%s'", name);
+        return MK_OK;
     }
-    return MK_OK;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(name, types[i].name) == 0) {
+            llm->engine_opts.kv_type = types[i].type;
+            return MK_OK;
+        }
+    }
+    return MK_FAIL(err, MK_EUSAGE, "--kv-type: expected auto, f32, f16 or q8, got '%s'", name);
 }
 
 mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk_err *err) {

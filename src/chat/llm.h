@@ -28,7 +28,7 @@ typedef struct {
     const char *isa;                // "auto", "scalar", "avx2", ...
     int n_thread;                   // 0 = all CPUs this process may use
     int64_t n_ctx;                  // 0 = the model's window, or what fits into memory
-    const char *kv_type;            // "auto" (f32 for float32 models, else f16), "f32", "f16"
+    const char *kv_type;            // "auto" (f32 for float32 models, else f16), "f32", "f16", "q8"
     int64_t n_chunk, n_out, n_seq;  // 0 = the engine's defaults
     const char *template_text;      // overrides the model's chat template; NULL
     const char *cache_dir;          // folder of packed copies to look in; NULL: none is used

@@ -3,9 +3,13 @@
 // A job is a run of rows of one sequence, one kv head, and a range of the heads that share it: up
 // to 64 queries walk the cache together.  How rows are grouped changes speed only.
 #include "base/alloc.h"
+#include "ops/kv_q8.h"
 #include "ops/ops_int.h"
 
 size_t mk_attn_block_bytes(const mk_attn *a) {
+    if (a->type == MK_KV_Q8) {
+        return (size_t)a->n_kv_head * mk_q8_shape_of(a).head_bytes;
+    }
     size_t elem = a->type == MK_KV_F16 ? 2 : 4;
     size_t per_token =
         a->latent ? (size_t)a->d_k : (size_t)a->n_kv_head * (size_t)(a->d_k + a->d_v);

@@ -203,5 +203,6 @@ void mk_ops_count_attention(mk_ops *ops, const mk_attn *a, const mk_rows *rows) 
     }
     double q = (double)rows->n_tok * (double)a->n_head * (double)a->d_k;
     double n_op = 2 * keys * (double)a->n_head * (double)(a->d_k + a->d_v);
-    mk_ops_count(ops, MK_OP_ATTENTION, (mk_op_work){MK_ARITH_F32, n_op, per_token * read + 4 * q});
+    mk_arith arith = a->type == MK_KV_Q8 ? MK_ARITH_INT8 : MK_ARITH_F32;
+    mk_ops_count(ops, MK_OP_ATTENTION, (mk_op_work){arith, n_op, per_token * read + 4 * q});
 }

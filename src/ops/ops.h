@@ -225,9 +225,11 @@ void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs);
 // --- attention over the block cache --------------------------------------------------------------
 #define MK_KV_BLOCK 64  // tokens per block, counted from position 0
 
-typedef enum { MK_KV_F32, MK_KV_F16 } mk_kv_type;
+// Q8: int8 with float32 scales, attended by integer dot products; its layout is mk_q8_shape
+// (kv_q8.h)
+typedef enum { MK_KV_F32, MK_KV_F16, MK_KV_Q8 } mk_kv_type;
 
-// Geometry of one layer's part of a block.
+// Geometry of one layer's part of a block (F32 and F16).
 //   plain:  K [n_kv_head][64/16][d_k][16] (16 keys interleaved), then V [n_kv_head][64][d_v]
 //   latent: one row per token [64][d_k]; the values are its first d_v elements
 //           (MLA: d_k = kv_lora + rope, d_v = kv_lora)

@@ -51,6 +51,7 @@ def test_misspelt_verb(minke):
     (["run", "--threads", "0", "x"], ["--threads", "between 1 and"]),
     (["run", "--think", "hard", "x"], ["--think", "hard", "medium"]),
     (["run", "--isa", "sse9", "x"], ["sse9", "scalar"]),
+    (["run", "--kv-type", "q9", "x"], ["--kv-type", "q9", "q8"]),
     (["run", "--logprobs", "3", "x"], ["--logprobs", "--json"]),
     (["run", "--logit-bias", "x=1", "a"], ["--logit-bias", "ID=NUMBER", "x=1"]),
     (["run", "--logit-bias", "9999=1", "a"], ["9999", "0 to 256"]),

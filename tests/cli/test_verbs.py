@@ -76,6 +76,18 @@ def test_logits_of_text(minke, tmp_path):
     assert a.shape == (6, 257) and np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("model", ["llama", "deepseek_v2lite"])
+def test_logits_with_an_int8_cache(minke, golden, tmp_path, model):
+    """int8 keys and values are rounded to 1/254 of the largest of their group: a percent, and not nothing."""
+    d = golden / "models" / model
+    x = {}
+    for kv in ("f32", "q8"):
+        ok(minke("logits", "-m", d, "--kv-type", kv, "--ids-file", d / "golden.ids.i32", "-o", tmp_path / "l.npy"))
+        x[kv] = np.load(tmp_path / "l.npy").astype(np.float64)
+    rel = np.linalg.norm(x["q8"] - x["f32"]) / np.linalg.norm(x["f32"])
+    assert 1e-4 < rel < 0.03, rel
+
+
 def test_logits_leave_no_half_file(minke, tmp_path):
     out = tmp_path / "l.npy"
     assert minke("logits", "--ids", "1,2,999", "-o", out).returncode == 1
@@ -213,6 +225,12 @@ def test_show_is_true(minke, golden):
 def test_show_for_a_context(minke):
     a, b = (as_json(minke("show", "--json", "--ctx", n))["memory"] for n in (256, 512))
     assert a["context"] == 256 and b["cache"] == 2 * a["cache"] and a["weights"] == b["weights"]
+
+
+def test_show_for_a_cache_type(minke):
+    size = {t: as_json(minke("show", "--json", "--kv-type", t))["memory"]["cache"] for t in ("f32", "f16", "q8")}
+    # 64 latent columns under one scale, 16 rope columns padded to a group of 32 under another; 5 layers, 512 tokens
+    assert size["f32"] == 2 * size["f16"] and size["q8"] == 5 * (64 + 32 + 2 * 4) * 512
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -265,6 +265,14 @@ static void hash_attentions(mk_ops *ops) {
          .latent = true,
          .type = MK_KV_F16,
          .scale = 0.1f},
+        {.n_head = 8, .n_kv_head = 2, .d_k = 64, .d_v = 72, .type = MK_KV_Q8, .scale = 0.125f},
+        {.n_head = 16,
+         .n_kv_head = 1,
+         .d_k = 224,
+         .d_v = 160,
+         .latent = true,
+         .type = MK_KV_Q8,
+         .scale = 0.1f},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         hash_attention(ops, &shapes[i], 50 + 10 * i);

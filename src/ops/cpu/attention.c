@@ -11,15 +11,13 @@
 // the batch nor the cut of the prompt nor the cache changes a bit; keys beyond pos may hold
 // anything, even NaN.  Latent caches (one row per token) are first transposed to the plain layout
 // of K, block by block.  Sources: Vaswani et al. 2017; Milakov & Gimelshein 2018; DeepSeek-V2 2024.
-#include "ops/cpu/cpu.h"
+#include "ops/cpu/attention.h"
 
-#define GROUPS (MK_KV_BLOCK / 16)
-#define SUB    8  // queries that share one walk over a block
-
-// Scratch of a job.  Queries are numbered row by row, heads fastest.
+// Scratch of a job.
 typedef struct {
     const mk_attn_job *job;
-    int64_t n_query, n_head, dv_pad;
+    job_queries queries;
+    int64_t n_query, dv_pad;
     float *q;     // [ceil(n/8)][d_k][8]
     float *acc;   // [n][dv_pad]
     float *sum;   // [n][16]
@@ -29,42 +27,21 @@ typedef struct {
     float *keys;  // latent: [4][d_k][16] of the current block
 } attn_state;
 
-static size_t pad64(size_t n_bytes) {
-    return (n_bytes + 63) / 64 * 64;
-}
-
-static int64_t pad16(int64_t n) {
-    return (n + 15) / 16 * 16;
-}
-
 size_t MK_FN(attention_scratch)(const mk_attn *a) {
+    if (a->type == MK_KV_Q8) {
+        return MK_FN(attention_q8_scratch)(a);
+    }
     size_t n = MK_ATTN_QUERIES, f = sizeof(float), d_k = (size_t)a->d_k;
     return pad64(n * d_k * f) + n * (size_t)pad16(a->d_v) * f + n * 16 * f + pad64(n * f) +
            SUB * MK_KV_BLOCK * f + pad64(SUB * f) + (a->latent ? MK_KV_BLOCK * d_k * f : 0);
-}
-
-static int32_t query_pos(const attn_state *s, int64_t i) {
-    return s->job->rows->pos[s->job->row_lo + i / s->n_head];
-}
-
-// Keys of block b that query i sees: 0..64.
-static int64_t n_visible(const attn_state *s, int64_t i, int64_t b) {
-    int64_t n = query_pos(s, i) + 1 - b * MK_KV_BLOCK;
-    return n < 0 ? 0 : n > MK_KV_BLOCK ? MK_KV_BLOCK : n;
-}
-
-static void *take(uint8_t **p, size_t n_bytes) {
-    void *r = *p;
-    *p += pad64(n_bytes);
-    return r;
 }
 
 static void state_init(attn_state *s, const mk_attn_job *job) {
     const mk_attn *a = job->a;
     uint8_t *p = job->scratch;
     s->job = job;
-    s->n_head = job->head_hi - job->head_lo;
-    s->n_query = (job->row_hi - job->row_lo) * s->n_head;
+    s->queries = queries_of(job);
+    s->n_query = s->queries.n;
     s->dv_pad = pad16(a->d_v);
     size_t n = MK_ATTN_QUERIES, f = sizeof(float);
     s->q = take(&p, n * (size_t)a->d_k * f);
@@ -80,8 +57,7 @@ static void state_init(attn_state *s, const mk_attn_job *job) {
     memset(s->sum, 0, (size_t)s->n_query * 16 * f);
     for (int64_t i = 0; i < s->n_query; i++) {
         s->max[i] = -INFINITY;
-        int64_t row = job->row_lo + i / s->n_head, head = job->head_lo + i % s->n_head;
-        const float *src = job->q.p + row * job->q.stride + head * a->d_k;
+        const float *src = query_at(&s->queries, i);
         float *dst = s->q + i / SUB * SUB * a->d_k + i % SUB;
         for (int64_t d = 0; d < a->d_k; d++) {
             dst[d * SUB] = src[d];
@@ -166,8 +142,8 @@ MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const
 static void softmax_step(attn_state *s, int64_t i, int64_t slot, int64_t n) {
     float *p = s->p + slot * MK_KV_BLOCK;
     const v16f low = vf_set1(-INFINITY);
-    v16f v[GROUPS], top = low;
-    for (int g = 0; g < GROUPS; g++) {
+    v16f v[KEY_GROUPS], top = low;
+    for (int g = 0; g < KEY_GROUPS; g++) {
         v[g] = 16 * g < n ? vf_select_below(n - 16 * g, vf_load(p + 16 * g), low) : low;
         top = vf_max(v[g], top);
     }
@@ -175,7 +151,7 @@ static void softmax_step(attn_state *s, int64_t i, int64_t slot, int64_t n) {
     m = m > s->max[i] ? m : s->max[i];
     v16f corr = vf_exp(vf_set1(s->max[i] - m));
     v16f sum = vf_mul(vf_load(s->sum + 16 * i), corr);
-    for (int g = 0; g < GROUPS; g++) {
+    for (int g = 0; g < KEY_GROUPS; g++) {
         v[g] = vf_exp(vf_sub(v[g], vf_set1(m)));
         vf_store(p + 16 * g, v[g]);
         sum = vf_add(sum, v[g]);
@@ -241,7 +217,7 @@ MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i,
                       int64_t n, int64_t blk) {
     int64_t common = MK_KV_BLOCK;
     for (int64_t k = 0; k < n; k++) {
-        int64_t seen = n_visible(s, i + k, blk);
+        int64_t seen = n_visible(&s->queries, i + k, blk);
         common = seen < common ? seen : common;
     }
     for (int64_t k = 0; k < n;) {
@@ -263,7 +239,7 @@ MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i,
     }
     for (int64_t k = 0; k < n; k++) {
         b->j0 = common;
-        b->j1 = n_visible(s, i + k, blk);
+        b->j1 = n_visible(&s->queries, i + k, blk);
         b->p = s->p + (slot + k) * MK_KV_BLOCK;
         b->corr = NULL;
         b->acc = s->acc + (i + k) * s->dv_pad;
@@ -279,7 +255,7 @@ MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int6
                          const uint8_t *k, pv_job *b) {
     int64_t n = s->n_query - i < SUB ? s->n_query - i : SUB, most = 0;
     for (int64_t j = 0; j < n; j++) {
-        int64_t seen = n_visible(s, i + j, blk);
+        int64_t seen = n_visible(&s->queries, i + j, blk);
         most = seen > most ? seen : most;
     }
     if (most == 0) {
@@ -287,7 +263,7 @@ MK_INLINE void sub_block(const bool f16_k, const bool f16_v, attn_state *s, int6
     }
     scores(f16_k, s, s->q + i * s->job->a->d_k, k, n, (most + 15) / 16);
     for (int64_t j = 0; j < n; j++) {
-        int64_t seen = n_visible(s, i + j, blk);
+        int64_t seen = n_visible(&s->queries, i + j, blk);
         s->corr[j] = 1.0f;  // a query that sees nothing here keeps its state
         if (seen > 0) {
             softmax_step(s, i + j, j, seen);
@@ -319,12 +295,10 @@ static void transpose_keys(const attn_state *s, const uint8_t *block, int64_t n_
 }
 
 static void finish(const attn_state *s) {
-    const mk_attn_job *job = s->job;
-    int64_t d_v = job->a->d_v;
+    int64_t d_v = s->job->a->d_v;
     for (int64_t i = 0; i < s->n_query; i++) {
         v16f inv = vf_set1(1.0f / vf_reduce_add(vf_load(s->sum + 16 * i)));
-        int64_t row = job->row_lo + i / s->n_head, head = job->head_lo + i % s->n_head;
-        float *y = job->y.p + row * job->y.stride + head * d_v;
+        float *y = output_at(&s->queries, i);
         for (int64_t c = 0; c < d_v; c += 16) {
             vf_store_n(y + c, vf_mul(vf_load(s->acc + i * s->dv_pad + c), inv), d_v - c);
         }
@@ -333,6 +307,10 @@ static void finish(const attn_state *s) {
 
 void MK_FN(attention)(const mk_attn_job *job) {
     const mk_attn *a = job->a;
+    if (a->type == MK_KV_Q8) {
+        MK_FN(attention_q8)(job);
+        return;
+    }
     attn_state s;
     state_init(&s, job);
     size_t elem = a->type == MK_KV_F16 ? 2 : 4;
@@ -363,53 +341,4 @@ void MK_FN(attention)(const mk_attn_job *job) {
         }
     }
     finish(&s);
-}
-
-// 16 or fewer floats as the cache stores them; the first n of tmp count.
-static size_t to_cache(mk_kv_type type, const float *x, int64_t n, void *tmp) {
-    v16f v = n >= 16 ? vf_load(x) : vf_load_n(x, n);
-    if (type == MK_KV_F16) {
-        vf_store_f16(tmp, v);
-        return 2;
-    }
-    vf_store(tmp, v);
-    return 4;
-}
-
-// n floats side by side.
-static void put_row(mk_kv_type type, uint8_t *dst, const float *x, int64_t n) {
-    float tmp[16];
-    for (int64_t i = 0; i < n; i += 16) {
-        int64_t m = n - i < 16 ? n - i : 16;
-        size_t elem = to_cache(type, x + i, m, tmp);
-        memcpy(dst + (size_t)i * elem, tmp, (size_t)m * elem);
-    }
-}
-
-// n floats, each 16 elements behind the one before: one key among 16.
-static void put_key(mk_kv_type type, uint8_t *dst, const float *x, int64_t n) {
-    float tmp[16];
-    for (int64_t i = 0; i < n; i += 16) {
-        int64_t m = n - i < 16 ? n - i : 16;
-        size_t elem = to_cache(type, x + i, m, tmp);
-        for (int64_t j = 0; j < m; j++) {
-            memcpy(dst + (size_t)(i + j) * 16 * elem, (uint8_t *)tmp + (size_t)j * elem, elem);
-        }
-    }
-}
-
-void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k,
-                     const float *v) {
-    size_t elem = a->type == MK_KV_F16 ? 2 : 4;
-    if (a->latent) {
-        put_row(a->type, block + (size_t)(slot * a->d_k) * elem, k, a->d_k);
-        return;
-    }
-    uint8_t *vals = block + (size_t)(a->n_kv_head * MK_KV_BLOCK * a->d_k) * elem;
-    for (int64_t h = 0; h < a->n_kv_head; h++) {
-        int64_t key = h * MK_KV_BLOCK * a->d_k + slot / 16 * a->d_k * 16 + slot % 16;
-        int64_t val = (h * MK_KV_BLOCK + slot) * a->d_v;
-        put_key(a->type, block + (size_t)key * elem, k + h * a->d_k, a->d_k);
-        put_row(a->type, vals + (size_t)val * elem, v + h * a->d_v, a->d_v);
-    }
 }

@@ -1,0 +1,93 @@
+// What the attention kernels of one instruction set share: the queries of a job and which keys they
+// see.  Included by cpu/attention*.c only.
+#ifndef MK_OPS_CPU_ATTENTION_H
+#define MK_OPS_CPU_ATTENTION_H
+
+#include "ops/cpu/cpu.h"
+#include "ops/kv_q8.h"
+
+#define KEY_GROUPS (MK_KV_BLOCK / 16)
+#define SUB        8  // queries that share one walk over a block
+
+MK_INLINE size_t pad64(size_t n_bytes) {
+    return (n_bytes + 63) / 64 * 64;
+}
+MK_INLINE int64_t pad16(int64_t n) {
+    return (n + 15) / 16 * 16;
+}
+
+// The next n_bytes of a job's scratch, 64-byte aligned.
+MK_INLINE void *take(uint8_t **p, size_t n_bytes) {
+    void *r = *p;
+    *p += pad64(n_bytes);
+    return r;
+}
+
+// Queries of a job are numbered row by row, heads fastest.
+typedef struct {
+    const mk_attn_job *job;
+    int64_t n, n_head;
+} job_queries;
+
+MK_INLINE job_queries queries_of(const mk_attn_job *job) {
+    int64_t n_head = job->head_hi - job->head_lo;
+    return (job_queries){job, (job->row_hi - job->row_lo) * n_head, n_head};
+}
+
+// Keys of block b that query i sees: 0..64.
+MK_INLINE int64_t n_visible(const job_queries *s, int64_t i, int64_t b) {
+    int64_t n = s->job->rows->pos[s->job->row_lo + i / s->n_head] + 1 - b * (int64_t)MK_KV_BLOCK;
+    return n < 0 ? 0 : n > MK_KV_BLOCK ? MK_KV_BLOCK : n;
+}
+
+MK_INLINE const float *query_at(const job_queries *s, int64_t i) {
+    const mk_attn_job *job = s->job;
+    return job->q.p + (job->row_lo + i / s->n_head) * job->q.stride +
+           (job->head_lo + i % s->n_head) * job->a->d_k;
+}
+
+MK_INLINE float *output_at(const job_queries *s, int64_t i) {
+    const mk_attn_job *job = s->job;
+    return job->y.p + (job->row_lo + i / s->n_head) * job->y.stride +
+           (job->head_lo + i % s->n_head) * job->a->d_v;
+}
+
+// Asks for n_bytes of what will be read a block later: blocks lie far apart, so the hardware's own
+// prefetching stops at every border.
+MK_INLINE void prefetch_bytes(const uint8_t *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) {
+        __builtin_prefetch(p + i);
+    }
+}
+
+// --- int8, as activations are quantised (cpu/prep.c) ---------------------------------------------
+MK_INLINE void load_group(const float *x, int64_t n, v16f v[2]) {
+    v[0] = n >= 16 ? vf_load(x) : vf_load_n(x, n);
+    v[1] = n >= 32 ? vf_load(x + 16) : n > 16 ? vf_load_n(x + 16, n - 16) : vf_zero();
+}
+// max |x| of the first n of 32; NaN ignored.
+static inline float group_amax(const float *x, int64_t n) {
+    v16f v[2];
+    load_group(x, n, v);
+    return vf_reduce_max(vf_max(vf_abs(v[0]), vf_max(vf_abs(v[1]), vf_zero())));
+}
+// Codes x * (127 / amax) to the nearest even, the rest of 32 zero; returns their scale amax / 127.
+static inline float quantise_group(const float *x, int64_t n, float amax, int8_t *q) {
+    bool zero = amax < 0x1p-100f;
+    const v16f inv = vf_set1(zero ? 0.0f : 127.0f / amax), top = vf_set1(127.0f);
+    v16f v[2];
+    load_group(x, n, v);
+    for (int i = 0; i < 2; i++) {
+        v16f y = vf_mul(v[i], inv);
+        y = vf_select_nan(y, vf_zero(), y);
+        y = vf_select_gt(y, top, top, y);
+        y = vf_select_gt(vf_neg(top), y, vf_neg(top), y);
+        vi_store_i8(q + 16 * i, vi_round(y));
+    }
+    return zero ? 0.0f : amax / 127.0f;
+}
+
+size_t MK_FN(attention_q8_scratch)(const mk_attn *a);
+void MK_FN(attention_q8)(const mk_attn_job *job);
+
+#endif
