@@ -208,7 +208,9 @@ static void pack_tiles(void *arg, int ith, int n_thread) {
         }
         uint8_t *dst = job->dst + (size_t)tile * mk_weight_tile_bytes(job->w);
         if (job->w->kind >= MK_PACK_I8) {
-            mk_pack_int_tile(job->w, row, dst);
+            if (row[MK_TILE - 1] == NULL || !mk_pack_fast_tile(job->w, row, dst)) {
+                mk_pack_int_tile(job->w, row, dst);
+            }
         } else if (job->w->kind == MK_PACK_F8) {
             tile_f8(job, row, tile * MK_TILE, dst);
         } else {

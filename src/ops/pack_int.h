@@ -1,4 +1,4 @@
-// Private to pack.c and pack_int.c: tiles of the quantised types.
+// Private to pack.c, pack_int.c and pack_fast.c: tiles of the quantised types.
 #ifndef MK_OPS_PACK_INT_H
 #define MK_OPS_PACK_INT_H
 
@@ -11,5 +11,8 @@
 bool mk_pack_int_layout(const mk_dtype_info *info, mk_weight *w);
 // One tile: 16 source rows (NULL beyond the last) to mk_weight_tile_bytes at dst.
 void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst);
+// The same bytes for types that have a short way and 16 rows that are all there; false: this type
+// has none, nothing was written.
+bool mk_pack_fast_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst);
 
 #endif
