@@ -135,6 +135,7 @@ mk_status bench_peer_check(const char *cmd, mk_err *err) MK_WARN_UNUSED;
 // Its name, or "peer 1" for the first.
 #define BENCH_NAME_MAX 32
 void bench_peer_name(const char *cmd, int i, char out[BENCH_NAME_MAX]);
+const char *bench_peer_command(const char *cmd);  // what follows the name
 // true if the command can measure this point: it names what the point needs, or names nothing.
 bool bench_peer_applies(const char *cmd, const bench_point *p);
 // Runs the command for a point and adds what it measured to *out.  Errors: MK_ENOTFOUND (no such

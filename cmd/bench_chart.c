@@ -75,6 +75,11 @@ static double x_of(const panel *c, int i) {
     return c->pane.x + c->pane.w * (i + 0.5) / c->n;
 }
 
+// Series stand side by side: their whiskers would hide each other.
+static double x_beside(const panel *c, int i, int series) {
+    return x_of(c, i) + 7 * (series - c->plan->n_peer / 2.0);
+}
+
 static double y_of(const panel *c, double speed) {
     return c->pane.y + c->pane.h * (1 - speed / c->max);
 }
@@ -120,47 +125,42 @@ static void grid(const panel *c) {
              unit[c->axis]);
 }
 
-// A line through what value() gives at each point, where it gives anything.
-typedef double (*value_fn)(const bench_point *p, int series);
-
-static double limit_value(const bench_point *p, int series) {
-    (void)series;
-    return bench_bound_of(p).speed;
-}
-
-static double median_value(const bench_point *p, int series) {
+static double median_of(const bench_point *p, int series) {
     return bench_median(series == 0 ? &p->speed : &p->peer[series - 1]);
 }
 
-static void line(const panel *c, value_fn value, int series, const char *attrs) {
+// A line through the medians, where there are any.
+static void line(const panel *c, int series, const char *attrs) {
     mk_buf *b = c->pane.b;
     mk_buf_printf(b, "<polyline %s points=\"", attrs);
     for (int i = 0; i < c->n; i++) {
-        double v = value(c->p[i], series);
+        double v = median_of(c->p[i], series);
         if (v > 0) {
-            mk_buf_printf(b, "%.1f,%.1f ", x_of(c, i), y_of(c, v));
+            mk_buf_printf(b, "%.1f,%.1f ", x_beside(c, i, series), y_of(c, v));
         }
     }
     mk_buf_puts(b, "\"/>\n");
 }
 
-// With one point there is no line to see: a stroke as wide as half of the pane.
+// At each point a stroke as wide as its place, and lines between them.
 static void limit_line(const panel *c) {
-    if (c->n == 1) {
-        double y = y_of(c, limit_value(c->p[0], 0)), x = x_of(c, 0), half = c->pane.w / 4;
-        svg_line(c->pane.b, (double[]){x - half, y}, (double[]){x + half, y}, "class=\"lim\"");
-    } else {
-        line(c, limit_value, 0, "class=\"lim\"");
+    double half = c->pane.w / c->n * 0.25;
+    mk_buf_puts(c->pane.b, "<polyline class=\"lim\" points=\"");
+    for (int i = 0; i < c->n; i++) {
+        double x = x_of(c, i), y = y_of(c, bench_bound_of(c->p[i]).speed);
+        mk_buf_printf(c->pane.b, "%.1f,%.1f %.1f,%.1f ", x - half, y, x + half, y);
     }
+    mk_buf_puts(c->pane.b, "\"/>\n");
 }
 
 static void marks(const panel *c, int series, const char *name) {
     char attrs[32], title[160], text[24];
     snprintf(attrs, sizeof attrs, "class=\"s k%d\"", series % 4);
-    line(c, median_value, series, attrs);
+    line(c, series, attrs);
+    snprintf(attrs, sizeof attrs, "class=\"w k%d\"", series % 4);
     for (int i = 0; i < c->n; i++) {
         const bench_samples *s = series == 0 ? &c->p[i]->speed : &c->p[i]->peer[series - 1];
-        double x = x_of(c, i), v = bench_median(s);
+        double x = x_beside(c, i, series), v = bench_median(s);
         if (s->n == 0) {
             continue;
         }
@@ -171,7 +171,8 @@ static void marks(const panel *c, int series, const char *name) {
                  bench_max(s));
         svg_mark(c->pane.b, series, x, y_of(c, v), title);
         if (series == 0) {
-            svg_text(c->pane.b, x + 8, y_of(c, v) - 7, "", svg_number(v, text));
+            svg_text(c->pane.b, x - 8, y_of(c, v) - 7, "class=\"v\" text-anchor=\"end\"",
+                     svg_number(v, text));
         }
     }
 }

@@ -1,4 +1,5 @@
-// One object with everything, for programs.
+// One object with everything, for programs: speeds in tokens per second, limits and bytes without
+// prefixes, every sample in the order in which it was taken.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -26,6 +27,7 @@ static json_t *by_kind(const double v[MK_ARITH_N]) {
     return o;
 }
 
+// Only those that measured this point.
 static json_t *peers(const bench_plan *plan, const bench_point *p) {
     json_t *list = json_array();
     double ours = bench_median(&p->speed);
@@ -43,6 +45,7 @@ static json_t *peers(const bench_plan *plan, const bench_point *p) {
     return list;
 }
 
+// What was counted while it ran, as counts of its own: `operations` of a test are what it needs.
 static json_t *profile(const bench_point *p) {
     json_t *list = json_array();
     for (int i = 0; i < p->n_op; i++) {
@@ -82,6 +85,7 @@ static json_t *point(const bench_plan *plan, const bench_point *p) {
     return o;
 }
 
+// One group's bursts: one more than repetitions.
 static json_t *limits(const bench_limits *l) {
     json_t *o = json_pack("{s:i, s:I, s:o, s:o}", "threads", l->n_thread, "depth",
                           (json_int_t)l->depth, "read_bytes_per_second", samples(&l->read),
@@ -105,9 +109,9 @@ json_t *bench_object(const bench_plan *plan) {
     for (int k = 0; k < plan->n_peer; k++) {
         char name[BENCH_NAME_MAX];
         bench_peer_name(plan->peers[k], k, name);
-        json_array_append_new(cmds,
-                              json_pack("{s:s, s:o}", "peer", name, "command",
-                                        cmd_json_text(plan->peers[k], strlen(plan->peers[k]))));
+        const char *cmd = bench_peer_command(plan->peers[k]);
+        json_array_append_new(cmds, json_pack("{s:s, s:o}", "peer", name, "command",
+                                              cmd_json_text(cmd, strlen(cmd))));
     }
     const mk_model *m = mk_llm_model(plan->llm);
     const char *name = mk_path_base(plan->model_path);

@@ -44,6 +44,11 @@ void bench_peer_name(const char *cmd, int i, char out[BENCH_NAME_MAX]) {
     }
 }
 
+const char *bench_peer_command(const char *cmd) {
+    size_t n = name_length(cmd);
+    return n > 0 ? cmd + n + 1 : cmd;
+}
+
 // --- words ---------------------------------------------------------------------------------------
 
 typedef struct {
@@ -77,8 +82,7 @@ static bool take_word(const char **s, mk_buf *out) {
 }
 
 static mk_status split(const char *cmd, words *w, mk_err *err) {
-    size_t name = name_length(cmd);
-    cmd += name > 0 ? name + 1 : 0;
+    cmd = bench_peer_command(cmd);
     for (const char *s = cmd + strspn(cmd, " \t\n"); *s; s += strspn(s, " \t\n")) {
         mk_buf b;
         mk_buf_init(&b, MAX_LINE);

@@ -14,9 +14,9 @@
 typedef struct {
     const bench_plan *plan;
     svg_pane pane;
-    const bench_point *head;  // the first point with the panel's threads; its limits are drawn
-    double lo[2], hi[2];      // of the axes, as powers of ten
-    double label[MAX_LABELS][2];
+    const bench_point *head;      // the first point with the panel's threads; its limits are drawn
+    double lo[2], hi[2];          // of the axes, as powers of ten
+    double label[MAX_LABELS][3];  // left end, height, width
     int n_label;
 } roof;
 
@@ -157,22 +157,23 @@ static void draw_roof(const roof *r) {
     svg_text(a->b, a->x + 6, a->y + 14, "class=\"dim\"", text);
 }
 
-// Free of the labels that are there already, by going down.
-static void draw_label(roof *r, double x, double y, const char *text) {
-    bool right = x > r->pane.x + r->pane.w * 0.75;
-    double width = 6.2 * (double)strlen(text);
-    x += right ? -9 - width : 9;
-    y += 4;
+// Free of the labels that are there already: to the left of its mark and upwards for drafts and at
+// the right edge, else to the right and downwards.
+static void draw_label(roof *r, double x, double y, bool left, const char *text) {
+    double width = 6.6 * (double)strlen(text), step = left ? -13 : 13;
+    double from = left ? x - 9 - width : x + 9;
+    y += left ? -2 : 8;
     for (int i = 0; i < r->n_label; i++) {
-        if (fabs(r->label[i][0] - x) < width && fabs(r->label[i][1] - y) < 12) {
-            y = r->label[i][1] + 13;
-            i = -1;  // from the beginning, with the new place
+        double *l = r->label[i];
+        if (from < l[0] + l[2] && l[0] < from + width && fabs(l[1] - y) < 12) {
+            y = l[1] + step;
+            i = -1;  // from the beginning, with the new place: it only moves one way
         }
     }
-    svg_text(r->pane.b, x, y, "", text);
+    svg_text(r->pane.b, left ? x - 9 : from, y,
+             left ? "class=\"v\" text-anchor=\"end\"" : "class=\"v\"", text);
     if (r->n_label < MAX_LABELS) {
-        r->label[r->n_label][0] = x;
-        r->label[r->n_label++][1] = y;
+        memcpy(r->label[r->n_label++], (double[]){from, y, width}, sizeof r->label[0]);
     }
 }
 
@@ -190,7 +191,8 @@ static void draw_point(roof *r, const bench_point *p, int series, const char *na
     if (series == 0) {
         snprintf(label, sizeof label, p->depth > 0 ? "%s %lld @ %lld" : "%s %lld",
                  bench_kind_name(p->kind), (long long)p->n, (long long)p->depth);
-        draw_label(r, x, y, label);
+        bool left = p->kind == BENCH_DRAFT || x > r->pane.x + 0.8 * r->pane.w;
+        draw_label(r, x, y, left, label);
     }
 }
 

@@ -19,11 +19,13 @@ static const char style[] =
     ".h{font-size:14px;font-weight:600;fill:#1f2328}.dim{fill:#656d76}.page{fill:#ffffff}"
     ".grid{stroke:#d8dee4;stroke-width:1}.axis{stroke:#8c959f;stroke-width:1}"
     ".lim{stroke:#57606a;stroke-width:1.5;stroke-dasharray:6 4;fill:none}"
-    ".s{fill:none;stroke-width:2}"
+    ".s{fill:none;stroke-width:2}.w{stroke-width:1;opacity:.7}"
+    ".v{paint-order:stroke;stroke:#ffffff;stroke-width:3px;stroke-linejoin:round}"
     ".k0{stroke:#0550ae}.k1{stroke:#bc4c00}.k2{stroke:#1a7f37}.k3{stroke:#8250df}"
     ".f0{fill:#0550ae}.f1{fill:#bc4c00}.f2{fill:#1a7f37}.f3{fill:#8250df}"
     "@media (prefers-color-scheme:dark){text{fill:#c9d1d9}.h{fill:#f0f6fc}.dim{fill:#9198a1}"
-    ".page{fill:#0d1117}.grid{stroke:#2a313c}.axis{stroke:#656c76}.lim{stroke:#9198a1}"
+    ".page{fill:#0d1117}.v{stroke:#0d1117}.grid{stroke:#2a313c}.axis{stroke:#656c76}.lim{stroke:#"
+    "9198a1}"
     ".k0{stroke:#58a6ff}.k1{stroke:#f0883e}.k2{stroke:#3fb950}.k3{stroke:#bc8cff}"
     ".f0{fill:#58a6ff}.f1{fill:#f0883e}.f2{fill:#3fb950}.f3{fill:#bc8cff}}";
 
@@ -163,7 +165,8 @@ static const char page_head[] =
     "<meta name=\"color-scheme\" content=\"light dark\"/><title>minke bench</title>\n<style>"
     "body{font:14px system-ui,-apple-system,'Segoe UI',sans-serif;margin:1rem;background:#ffffff;"
     "color:#1f2328}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1rem 0}"
-    "td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #d8dee4}"
+    "td,th{padding:.25rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid "
+    "#d8dee4}"
     "td:first-child,th:first-child{text-align:left}"
     "@media (prefers-color-scheme:dark){body{background:#0d1117;color:#c9d1d9}"
     "td,th{border-color:#2a313c}}</style></head><body>\n";
@@ -204,8 +207,10 @@ static void html_table(const bench_plan *plan, mk_buf *b) {
     }
     mk_buf_puts(b, "</table>\n");
     for (int k = 0; k < plan->n_peer; k++) {
-        mk_buf_puts(b, "<p><code>");
-        svg_escape(b, plan->peers[k]);
+        char name[BENCH_NAME_MAX];
+        bench_peer_name(plan->peers[k], k, name);
+        mk_buf_printf(b, "<p>%s: <code>", name);
+        svg_escape(b, bench_peer_command(plan->peers[k]));
         mk_buf_puts(b, "</code></p>\n");
     }
 }

@@ -141,7 +141,7 @@ void bench_print(const bench_plan *plan) {
     for (int k = 0; k < plan->n_peer; k++) {
         char name[BENCH_NAME_MAX];
         bench_peer_name(plan->peers[k], k, name);
-        printf("%s: %s\n", name, plan->peers[k]);
+        printf("%s: %s\n", name, bench_peer_command(plan->peers[k]));
     }
     for (int64_t i = 0; i < plan->n_point && plan->profile; i++) {
         print_profile(&plan->point[i]);

@@ -222,6 +222,7 @@ def test_compare_only_what_the_command_names(minke, peer):
     assert got == {("prompt", 32, 0): ["one", "two"], ("generation", 4, 0): ["two"],
                    ("prompt", 32, 2): ["one"], ("generation", 4, 2): []}
     assert len(calls()) == 4
+    assert o["peers"] == [{"peer": "one", "command": only_prompt}, {"peer": "two", "command": no_depth}]
 
 
 def test_compare_words(minke, peer):
