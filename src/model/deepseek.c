@@ -326,7 +326,7 @@ static mk_status pack_from_kv_b(mk_model *m, mk_layer *w, const mk_tensor_view *
     if (st == MK_OK) {
         transpose_keys(hp, f32 ? (const uint8_t *)f32 : kv->data, keys, size);
         mk_weight_src s = head_src(hp, k_type, keys, hp->kv_lora, hp->kv_lora, hp->d_nope);
-        st = mk_weight_pack(&s, pool, &w->wk_b, err);
+        st = mk_weight_fill(&s, pool, &w->wk_b, err);
     }
     if (st == MK_OK) {
         // FP8 scales count tiles from the tensor's first row, so its values go through float32 as
@@ -336,7 +336,7 @@ static mk_status pack_from_kv_b(mk_model *m, mk_layer *w, const mk_tensor_view *
                                    via_f32 ? (const uint8_t *)f32 : kv->data, hp->d_nope + hp->d_v,
                                    hp->d_v, hp->kv_lora);
         s.data += (size_t)hp->d_nope * s.row_bytes;
-        st = mk_weight_pack(&s, pool, &w->wv_b, err);
+        st = mk_weight_fill(&s, pool, &w->wv_b, err);
     }
     mk_free(keys);
     mk_free(f32);
@@ -351,9 +351,9 @@ static mk_status pack(mk_model *m, int layer, mk_pool *pool, mk_err *err) {
         return pack_from_kv_b(m, w, custom(m, layer, ROW_KV_B), pool, err);
     }
     mk_weight_src s = head_src(hp, k->dtype, k->data, hp->kv_lora, hp->kv_lora, hp->d_nope);
-    MK_TRY(mk_weight_pack(&s, pool, &w->wk_b, err));
+    MK_TRY(mk_weight_fill(&s, pool, &w->wk_b, err));
     s = head_src(hp, v->dtype, v->data, hp->d_v, hp->d_v, hp->kv_lora);
-    return mk_weight_pack(&s, pool, &w->wv_b, err);
+    return mk_weight_fill(&s, pool, &w->wv_b, err);
 }
 
 static mk_status layout(mk_model *m, int layer, mk_err *err) {

@@ -58,7 +58,7 @@ static mk_status load_linear_f32(loader *l, const mk_binding *b, mk_weight *out,
                          .n_out = n_out,
                          .n_in = n_in,
                          .row_bytes = (size_t)n_in * sizeof *f};
-    mk_status st = mk_weight_pack(&src, l->pool, out, err);
+    mk_status st = mk_weight_fill(&src, l->pool, out, err);
     mk_free(f);
     return st;
 }
@@ -69,7 +69,7 @@ static mk_status load_linear(loader *l, const mk_tensor_row *row, const mk_bindi
     mk_src_own own;
     mk_status st = mk_bind_src(l->m, row, b->view[0], &src, &own, err);
     if (st == MK_OK) {
-        st = mk_weight_pack(&src, l->pool, out, err);
+        st = mk_weight_fill(&src, l->pool, out, err);
     }
     mk_bind_src_free(&own);
     return st;
@@ -84,7 +84,7 @@ static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_bind
         mk_status st = mk_bind_src(l->m, row, b->view[e], &src, &own, err);
         src.n_mat = b->n_view;
         src.mat_stride = 0;
-        if (st == MK_OK && e == 0) {
+        if (st == MK_OK && e == 0 && !out->data) {
             st = mk_weight_alloc(&src, out, err);
         }
         if (st == MK_OK && src.dtype != b->view[0]->dtype) {
@@ -203,9 +203,51 @@ static mk_status load_all(loader *l, mk_err *err) {
     return MK_OK;
 }
 
+// --- memory --------------------------------------------------------------------------------------
+// One block for all weights of a model: the kernel can use huge pages from end to end.  With a
+// block per weight, each had up to 4 MB of small pages at its ends: 60,000 page faults for a
+// gigabyte (bench/notes.md).
+
+static size_t weight_bytes(const mk_weight *w) {
+    return w->mat_bytes * (size_t)w->n_mat;  // was checked when it was laid out
+}
+
+static mk_status add_bytes(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    size_t *total = arg, n = 0;
+    (void)layer, (void)row;
+    if (!mk_add_size(weight_bytes(w), 63, &n) || !mk_add_size(*total, n / 64 * 64, total)) {
+        return MK_FAIL(err, MK_ENOMEM, "the weights do not fit any memory");
+    }
+    return MK_OK;
+}
+
+static mk_status take_bytes(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    uint8_t **at = arg;
+    (void)layer, (void)row, (void)err;
+    w->data = *at;
+    w->borrowed = true;
+    *at += (weight_bytes(w) + 63) / 64 * 64;
+    return MK_OK;
+}
+
+static mk_status reserve(mk_model *m, mk_err *err) {
+    size_t total = 0;
+    MK_TRY(mk_load_each(m, add_bytes, &total, err));
+    uint8_t *at = mk_big_alloc(total);
+    if (!at) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %zu bytes of packed weights", total);
+    }
+    m->weights = at;
+    m->weights_bytes = total;
+    return mk_load_each(m, take_bytes, &at, err);
+}
+
 mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                           mk_err *err) {
     loader l = {m, pool, progress, arg, 0, mk_source_file_bytes(m->src), NULL, NULL};
+    if (!m->packed) {
+        MK_TRY(reserve(m, err));
+    }
     return load_all(&l, err);
 }
 
@@ -236,6 +278,7 @@ void mk_load_free(mk_model *m) {
             }
         }
     }
+    mk_big_free(m->weights, m->weights_bytes);
 }
 
 // --- layouts and sizes, known before anything is packed ------------------------------------------
@@ -274,10 +317,6 @@ mk_status mk_load_layout(mk_model *m, mk_err *err) {
         }
     }
     return MK_OK;
-}
-
-static size_t weight_bytes(const mk_weight *w) {
-    return w->mat_bytes * (size_t)w->n_mat;
 }
 
 size_t mk_load_bytes(const mk_model *m, size_t *per_token) {

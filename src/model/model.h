@@ -193,6 +193,8 @@ struct mk_model {
     float *inv_freq;        // [rope_dims / 2]
     double rope_cs_factor;  // multiplies cos and sin
     mk_packfile *packed;    // the weights on disk, packed (pack_cache.h); NULL: packed at load
+    uint8_t *weights;       // one block for all that are packed at load; NULL
+    size_t weights_bytes;
     bool loaded;
 };
 

@@ -228,7 +228,7 @@ static mk_status map_weight(void *arg, mk_weight *w, int layer, int row, mk_err 
     walk *at = arg;
     (void)layer, (void)row, (void)err;
     w->data = (uint8_t *)(uintptr_t)mk_packfile_data(at->file, at->i++);
-    w->mapped = true;
+    w->borrowed = true;
     return MK_OK;
 }
 

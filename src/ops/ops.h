@@ -86,7 +86,8 @@ typedef struct {
     int64_t n_mat, n_out, n_in;
     size_t mat_bytes;  // packed bytes of one matrix
     uint8_t *data;     // n_mat * mat_bytes; 64-byte aligned
-    bool mapped;       // data lie in a packed file: read-only, not freed by mk_weight_free
+    bool borrowed;     // data belong to someone else (a packed file, a block of many weights):
+                       // mk_weight_free lets go of them
     mk_dtype dtype;    // type it was packed from
 } mk_weight;
 
@@ -119,6 +120,10 @@ mk_status mk_weight_pack_one(const mk_weight_src *src, int64_t m, mk_pool *pool,
 mk_status mk_weight_layout(const mk_weight_src *src, mk_weight *out, mk_err *err) MK_WARN_UNUSED;
 // Allocates a weight of the layout of src without filling it.
 mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err) MK_WARN_UNUSED;
+// As mk_weight_pack for a weight that was laid out for this source: into the memory it has, or its
+// own if data is NULL.
+mk_status mk_weight_fill(const mk_weight_src *src, mk_pool *pool, mk_weight *w,
+                         mk_err *err) MK_WARN_UNUSED;
 void mk_weight_free(mk_weight *w);
 
 // --- context -------------------------------------------------------------------------------------

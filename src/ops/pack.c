@@ -88,12 +88,12 @@ mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err)
 }
 
 void mk_weight_free(mk_weight *w) {
-    if (w != NULL && w->data != NULL && !w->mapped) {
+    if (w != NULL && w->data != NULL && !w->borrowed) {
         mk_big_free(w->data, w->mat_bytes * (size_t)w->n_mat);
     }
     if (w != NULL) {
         w->data = NULL;
-        w->mapped = false;
+        w->borrowed = false;
     }
 }
 
@@ -241,11 +241,19 @@ mk_status mk_weight_pack_one(const mk_weight_src *src, int64_t m, mk_pool *pool,
 }
 
 mk_status mk_weight_pack(const mk_weight_src *src, mk_pool *pool, mk_weight *out, mk_err *err) {
-    MK_TRY(mk_weight_alloc(src, out, err));
+    *out = (mk_weight){0};
+    return mk_weight_fill(src, pool, out, err);
+}
+
+mk_status mk_weight_fill(const mk_weight_src *src, mk_pool *pool, mk_weight *w, mk_err *err) {
+    if (w->data == NULL) {
+        MK_TRY(mk_weight_alloc(src, w, err));
+    }
+    MK_ASSERT(w->n_mat == src->n_mat);
     for (int64_t m = 0; m < src->n_mat; m++) {
         mk_weight_src one = *src;
         one.data = src->data + (size_t)m * src->mat_stride;
-        MK_TRY(mk_weight_pack_one(&one, m, pool, out, err));
+        MK_TRY(mk_weight_pack_one(&one, m, pool, w, err));
     }
     return MK_OK;
 }

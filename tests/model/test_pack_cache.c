@@ -134,7 +134,7 @@ static void test_mapped_is_packed(void **state) {
         assert_true(a.n == b.n && a.n > 10);
         for (size_t k = 0; k < a.n; k++) {
             const mk_weight *x = a.w[k], *y = b.w[k];
-            assert_true(!x->mapped && y->mapped && x->kind == y->kind && x->dtype == y->dtype &&
+            assert_true(y->borrowed && x->kind == y->kind && x->dtype == y->dtype &&
                         x->scales == y->scales && x->n_mat == y->n_mat && x->n_out == y->n_out &&
                         x->n_in == y->n_in && x->mat_bytes == y->mat_bytes);
             assert_memory_equal(x->data, y->data, x->mat_bytes * (size_t)x->n_mat);
