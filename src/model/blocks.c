@@ -31,7 +31,8 @@ mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, m
     mk_mat v = mk_op_new(ops, x.n_row, hp->n_kv), y = mk_op_new(ops, x.n_row, hp->n_q);
 
     mk_linear qkv[] = {{&w->wq, w->bq, q}, {&w->wk, w->bk, k}, {&w->wv, w->bv, v}};
-    mk_op_linears(ops, x, qkv, 3);  // [n_tok, n_q], [n_tok, n_kv] x 2
+    mk_normed in = {x, w->attn_norm, (float)hp->rms_eps};
+    mk_op_normed_linears(ops, in, qkv, 3);  // [n_tok, n_q], [n_tok, n_kv] x 2
     mk_rope rope = {hp->n_head, hp->d_head, 0, cs.n_col / 2, MK_ROPE_HALF};
     mk_op_rope(ops, q, &rope, cs);  // [n_tok, n_q]
     rope.n_head = hp->n_kv_head;
@@ -47,15 +48,15 @@ mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, m
     return out;
 }
 
-mk_mat mk_block_swiglu(mk_ops *ops, mk_mat x, const mk_weight *gate, const mk_weight *up,
+mk_mat mk_block_swiglu(mk_ops *ops, mk_normed x, const mk_weight *gate, const mk_weight *up,
                        const mk_weight *down) {
-    mk_mat out = mk_op_new(ops, x.n_row, down->n_out);
+    int64_t n_tok = x.x.n_row;
+    mk_mat out = mk_op_new(ops, n_tok, down->n_out);
     size_t mark = mk_op_mark(ops);
-    mk_mat g = mk_op_new(ops, x.n_row, gate->n_out), u = mk_op_new(ops, x.n_row, up->n_out);
+    mk_mat g = mk_op_new(ops, n_tok, gate->n_out), u = mk_op_new(ops, n_tok, up->n_out);
     mk_linear both[] = {{gate, NULL, g}, {up, NULL, u}};
-    mk_op_linears(ops, x, both, 2);         // [n_tok, d_ff] x 2
-    mk_op_swiglu(ops, g, g, u);             // [n_tok, d_ff]
-    mk_op_linear(ops, out, g, down, NULL);  // [n_tok, d_model]
+    mk_op_normed_linears(ops, x, both, 2);      // [n_tok, d_ff] x 2
+    mk_op_swiglu_linear(ops, out, g, u, down);  // [n_tok, d_model]
     mk_op_release(ops, mark);
     return out;
 }

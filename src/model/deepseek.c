@@ -423,17 +423,23 @@ static void copy_head_part(mk_ops *ops, mk_mat to, int64_t to_stride, int64_t to
     }
 }
 
-// Queries of all heads: [n_tok, n_head * d_qk], rotated.
-static mk_mat queries(const mk_model *m, mk_ops *ops, const mk_layer *w, mk_mat x, mk_mat cs) {
+// Queries of all heads, rotated: [n_tok, n_head * d_qk]; and the latent with the shared key part,
+// as the layer computes it: c [n_tok, kv_lora + d_rope].
+static mk_mat queries(const mk_model *m, mk_ops *ops, const mk_layer *w, mk_mat x, mk_mat c,
+                      mk_mat cs) {
     const mk_hparams *hp = &m->hp;
     mk_mat q = mk_op_new(ops, x.n_row, hp->n_q);
+    mk_normed in = {x, w->attn_norm, (float)hp->rms_eps};
     if (hp->q_lora > 0) {
         mk_mat a = mk_op_new(ops, x.n_row, hp->q_lora);
-        mk_op_linear(ops, a, x, &w->wq_a, NULL);            // [n_tok, q_lora]
-        mk_op_rmsnorm(ops, a, a, w->q_a_norm, LATENT_EPS);  // [n_tok, q_lora]
-        mk_op_linear(ops, q, a, &w->wq_b, NULL);            // [n_tok, n_head * d_qk]
+        mk_linear both[] = {{&w->wq_a, NULL, a}, {&w->wkv_a, NULL, c}};
+        mk_op_normed_linears(ops, in, both, 2);  // [n_tok, q_lora], [n_tok, kv_lora + d_rope]
+        mk_linear up = {&w->wq_b, NULL, q};
+        mk_op_normed_linears(ops, (mk_normed){a, w->q_a_norm, LATENT_EPS}, &up,
+                             1);  // [n_tok, n_head * d_qk]
     } else {
-        mk_op_linear(ops, q, x, &w->wq, NULL);  // [n_tok, n_head * d_qk]
+        mk_linear both[] = {{&w->wq, NULL, q}, {&w->wkv_a, NULL, c}};
+        mk_op_normed_linears(ops, in, both, 2);  // [n_tok, n_q], [n_tok, kv_lora + d_rope]
     }
     mk_rope rope = {hp->n_head, hp->d_qk, hp->d_nope, hp->d_rope / 2, MK_ROPE_INTERLEAVED};
     mk_op_rope(ops, q, &rope, cs);
@@ -454,8 +460,7 @@ static mk_mat latent_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat
     mk_mat y = mk_op_new(ops, x.n_row, hp->n_head * hp->kv_lora);  // [n_tok, n_head * kv_lora]
     mk_mat o = mk_op_new(ops, x.n_row, hp->n_o);                   // [n_tok, n_head * d_v]
 
-    mk_mat q = queries(m, ops, w, x, cs);
-    mk_op_linear(ops, c, x, &w->wkv_a, NULL);
+    mk_mat q = queries(m, ops, w, x, c, cs);
     mk_op_rmsnorm(ops, c_plain, c_plain, w->kv_a_norm, LATENT_EPS);
     mk_rope rope = {1, hp->n_kv_a, hp->kv_lora, hp->d_rope / 2, MK_ROPE_INTERLEAVED};
     mk_op_rope(ops, c, &rope, cs);
@@ -486,10 +491,13 @@ static mk_route route_of(const mk_hparams *hp, const mk_layer *w) {
                       .bias = w->router_bias};
 }
 
-static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_mat x) {
+static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_normed in) {
     const mk_hparams *hp = &m->hp;
     const mk_layer *w = &m->layer[layer];
     mk_route route = route_of(hp, w);
+    // normed: router, experts and shared read it
+    mk_mat x = mk_op_new(ops, in.x.n_row, hp->d_model);
+    mk_op_rmsnorm(ops, x, in.x, in.norm, in.eps);
     mk_mat out = mk_op_new(ops, x.n_row, hp->d_model);
     mk_mat logits = mk_op_new(ops, x.n_row, hp->n_expert),
            weight = mk_op_new(ops, x.n_row, hp->n_expert_used);
@@ -501,23 +509,22 @@ static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_mat x) {
     mk_moe moe = {&w->w_gate_exps, &w->w_up_exps, &w->w_down_exps, sel, weight, hp->n_expert_used};
     mk_op_moe(ops, out, x, &moe);  // [n_tok, d_model]
     if (hp->n_expert_shared > 0) {
-        mk_op_add(ops, out, mk_block_swiglu(ops, x, &w->w_gate_sh, &w->w_up_sh, &w->w_down_sh));
+        mk_op_add(
+            ops, out,
+            mk_block_swiglu(ops, (mk_normed){.x = x}, &w->w_gate_sh, &w->w_up_sh, &w->w_down_sh));
     }
     return out;
 }
 
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
-    float eps = (float)m->hp.rms_eps;
-    mk_mat x = mk_block_embed(m, ops, b);         // [n_tok, d_model]
-    mk_mat cs = mk_block_angles(m, ops, b);       // [n_tok, d_rope]
-    mk_mat n = mk_op_new(ops, x.n_row, x.n_col);  // [n_tok, d_model]
+    mk_mat x = mk_block_embed(m, ops, b);    // [n_tok, d_model]
+    mk_mat cs = mk_block_angles(m, ops, b);  // [n_tok, d_rope]
     for (int l = 0; l < m->hp.n_layer; l++) {
         const mk_layer *w = &m->layer[l];
         size_t mark = mk_op_mark(ops);
-        mk_op_rmsnorm(ops, n, x, w->attn_norm, eps);               // [n_tok, d_model]
-        mk_op_add(ops, x, latent_attention(m, ops, l, n, cs, b));  // [n_tok, d_model]
+        mk_op_add(ops, x, latent_attention(m, ops, l, x, cs, b));  // [n_tok, d_model]
         mk_op_tap(ops, "attn_out", l, x);
-        mk_op_rmsnorm(ops, n, x, w->ffn_norm, eps);  // [n_tok, d_model]
+        mk_normed n = {x, w->ffn_norm, (float)m->hp.rms_eps};
         mk_mat y = is_dense(&m->hp, l) ? mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down)
                                        : experts(m, ops, l, n);  // [n_tok, d_model]
         mk_op_add(ops, x, y);

@@ -115,16 +115,14 @@ static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
 
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     float eps = (float)m->hp.rms_eps;
-    mk_mat x = mk_block_embed(m, ops, b);         // [n_tok, d_model]
-    mk_mat cs = mk_block_angles(m, ops, b);       // [n_tok, d_head]
-    mk_mat n = mk_op_new(ops, x.n_row, x.n_col);  // [n_tok, d_model]
+    mk_mat x = mk_block_embed(m, ops, b);    // [n_tok, d_model]
+    mk_mat cs = mk_block_angles(m, ops, b);  // [n_tok, d_head]
     for (int l = 0; l < m->hp.n_layer; l++) {
         const mk_layer *w = &m->layer[l];
         size_t mark = mk_op_mark(ops);
-        mk_op_rmsnorm(ops, n, x, w->attn_norm, eps);                 // [n_tok, d_model]
-        mk_op_add(ops, x, mk_block_attention(m, ops, l, n, cs, b));  // [n_tok, d_model]
+        mk_op_add(ops, x, mk_block_attention(m, ops, l, x, cs, b));  // [n_tok, d_model]
         mk_op_tap(ops, "attn_out", l, x);
-        mk_op_rmsnorm(ops, n, x, w->ffn_norm, eps);  // [n_tok, d_model]
+        mk_normed n = {x, w->ffn_norm, eps};
         mk_op_add(ops, x,
                   mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down));  // [n_tok, d_model]
         mk_op_tap(ops, "layer_out", l, x);

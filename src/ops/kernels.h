@@ -55,6 +55,11 @@ typedef struct {
     int32_t row_div;
     int64_t n_tok, n_in;
     uint8_t *dst;  // mk_x_bytes
+    // On the way: silu(x) * up, up with x's rows and stride up_stride; (x * r[t]) * norm.  NULL:
+    // no.
+    const float *up;
+    int64_t up_stride;
+    const float *norm, *r;
 } mk_prep_job;
 
 // --- linear --------------------------------------------------------------------------------------
@@ -88,6 +93,7 @@ struct mk_kernels {
     // Row tiles [lo, hi) of 16 outputs, all tokens; indexed by mk_pack_kind.
     void (*linear[MK_PACK_N])(const mk_linear_job *job, int64_t lo, int64_t hi);
     void (*rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps);
+    float (*rms)(const float *x, int64_t n, float eps);  // 1 / sqrt(mean(x^2) + eps)
     void (*swiglu)(float *y, const float *g, const float *u, int64_t n);
     void (*axpy)(float *y, float a, const float *x, int64_t n,
                  bool first);  // y = fma(a, x, first ? 0 : y)

@@ -23,14 +23,35 @@ void mk_ops_linear_work(void *arg, int ith, int n_thread) {
     }
 }
 
+// --- preparing the activations -------------------------------------------------------------------
 typedef struct {
     const mk_kernels *k;
-    const mk_prep_job *job;
-    const mk_x_form *form;
+    mk_prep_job job[MK_X_N];
+    mk_x_form form[MK_X_N];
     int64_t n;
+    float *r;  // with a norm: of every row
+    float eps;
 } prep_work;
 
-static void run_prep(void *arg, int ith, int n_thread) {
+// Threads take whole blocks of 8 rows: the sum of squares of a row is then still in the cache when
+// the row is normed and rounded.  With few rows they take chunks of columns, r being ready.
+static void run_prep_blocks(void *arg, int ith, int n_thread) {
+    const prep_work *w = arg;
+    const mk_prep_job *job = &w->job[0];
+    int64_t chunks = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK, lo, hi;
+    mk_pool_split((job->n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK, 1, ith, n_thread, &lo, &hi);
+    for (int64_t b = lo; b < hi; b++) {
+        int64_t end = (b + 1) * MK_X_BLOCK < job->n_tok ? (b + 1) * MK_X_BLOCK : job->n_tok;
+        for (int64_t t = b * MK_X_BLOCK; job->norm != NULL && t < end; t++) {
+            w->r[t] = w->k->rms(job->x + t * job->stride, job->n_in, w->eps);
+        }
+        for (int64_t i = 0; i < w->n; i++) {
+            w->k->prep[w->form[i]](&w->job[i], b * chunks, (b + 1) * chunks);
+        }
+    }
+}
+
+static void run_prep_chunks(void *arg, int ith, int n_thread) {
     const prep_work *w = arg;
     for (int64_t i = 0; i < w->n; i++) {
         int64_t lo, hi;
@@ -41,54 +62,87 @@ static void run_prep(void *arg, int ith, int n_thread) {
     }
 }
 
-static bool prep_in_parallel(const prep_work *w) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < w->n; i++) {
-        n += w->job[i].n_tok * w->job[i].n_in;
+static void run_prep(mk_ops *ops, prep_work *w) {
+    const mk_prep_job *job = &w->job[0];
+    bool parallel = w->n * job->n_tok * job->n_in >= 16384;  // a few microseconds
+    if (job->n_tok >= 2 * MK_X_BLOCK * ops->n_thread) {
+        mk_ops_run(ops, parallel, run_prep_blocks, w);
+        return;
     }
-    return n >= 16384;  // a few microseconds
+    for (int64_t t = 0; job->norm != NULL && t < job->n_tok; t++) {
+        w->r[t] = w->k->rms(job->x + t * job->stride, job->n_in, w->eps);
+    }
+    mk_ops_run(ops, parallel, run_prep_chunks, w);
 }
 
 // --- operators -----------------------------------------------------------------------------------
 #define MAX_LINEARS 8
 
-void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
+// `in` says what is read (x, up, norm); the operators below fill it.
+static void linears(mk_ops *ops, const mk_prep_job *in, float eps, const mk_linear *list, int n) {
     mk_ops_op_begin(ops);
     MK_ASSERT(n >= 0 && n <= MAX_LINEARS);
     size_t mark = mk_op_mark(ops);
-    mk_prep_job prep[MK_X_N];
-    mk_x_form forms[MK_X_N];
     uint8_t *prepared[MK_X_N] = {NULL};
     mk_linear_item item[MAX_LINEARS];
     int64_t macs = 0;
-    prep_work pw = {ops->k, prep, forms, 0};
+    prep_work pw = {.k = ops->k, .eps = eps};
+    if (in->norm != NULL) {
+        pw.r = mk_ops_take(ops, (size_t)in->n_tok * sizeof *pw.r);
+    }
     for (int i = 0; i < n; i++) {
         const mk_weight *w = list[i].w;
-        MK_ASSERT(w->n_mat == 1 && w->n_in == x.n_col && w->n_out == list[i].y.n_col &&
-                  list[i].y.n_row == x.n_row);
+        MK_ASSERT(w->n_mat == 1 && w->n_in == in->n_in && w->n_out == list[i].y.n_col &&
+                  list[i].y.n_row == in->n_tok);
         mk_x_form form = mk_weight_form(w);
         if (prepared[form] == NULL) {
-            prepared[form] = mk_ops_take(ops, mk_x_bytes(form, x.n_row, x.n_col));
-            prep[pw.n] = (mk_prep_job){x.p, x.stride, NULL, 1, x.n_row, x.n_col, prepared[form]};
-            forms[pw.n++] = form;
+            prepared[form] = mk_ops_take(ops, mk_x_bytes(form, in->n_tok, in->n_in));
+            pw.job[pw.n] = *in;
+            pw.job[pw.n].r = pw.r;
+            pw.job[pw.n].dst = prepared[form];
+            pw.form[pw.n++] = form;
         }
-        mk_linear_job job = {w,           w->data,          prepared[form], x.n_row,
+        mk_linear_job job = {w,           w->data,          prepared[form], in->n_tok,
                              list[i].y.p, list[i].y.stride, list[i].bias};
         item[i] = (mk_linear_item){job, mk_weight_tiles(w), 1};
-        macs += x.n_row * x.n_col * w->n_out;
-        mk_ops_count_linear(ops, MK_OP_LINEAR, w, x.n_row, 1);
+        macs += in->n_tok * in->n_in * w->n_out;
+        mk_ops_count_linear(ops, MK_OP_LINEAR, w, in->n_tok, 1);
     }
-    if (!ops->dry && x.n_row > 0) {
+    if (!ops->dry && in->n_tok > 0 && n > 0) {
         mk_linear_work lw = {ops->k, item, n};
-        mk_ops_run(ops, prep_in_parallel(&pw), run_prep, &pw);
+        run_prep(ops, &pw);
         mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_ops_linear_work, &lw);
     }
     mk_op_release(ops, mark);
     mk_ops_op_end(ops, MK_OP_LINEAR);
 }
 
+static mk_prep_job input_of(mk_mat x) {
+    return (mk_prep_job){
+        .x = x.p, .stride = x.stride, .row_div = 1, .n_tok = x.n_row, .n_in = x.n_col};
+}
+
+void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
+    mk_prep_job in = input_of(x);
+    linears(ops, &in, 0, list, n);
+}
+
 void mk_op_linear(mk_ops *ops, mk_mat y, mk_mat x, const mk_weight *w, const float *bias) {
     mk_op_linears(ops, x, &(mk_linear){w, bias, y}, 1);
+}
+
+void mk_op_normed_linears(mk_ops *ops, mk_normed x, const mk_linear *list, int n) {
+    mk_prep_job in = input_of(x.x);
+    in.norm = x.norm;
+    linears(ops, &in, x.eps, list, n);
+}
+
+void mk_op_swiglu_linear(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u, const mk_weight *w) {
+    MK_ASSERT(g.n_row == u.n_row && g.n_col == u.n_col);
+    mk_prep_job in = input_of(g);
+    in.up = u.p;
+    in.up_stride = u.stride;
+    linears(ops, &in, 0, &(mk_linear){w, NULL, y}, 1);
 }
 
 // The same for a stack of matrices, one per head.
@@ -107,9 +161,12 @@ static void prep_heads(void *arg, int ith, int n_thread) {
     mk_pool_split(units * w->w->n_mat, 1, ith, n_thread, &lo, &hi);
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / units, end = (h + 1) * units < hi ? (h + 1) * units : hi;
-        mk_prep_job job = {
-            w->x.p + h * w->x_head_stride,          w->x.stride, NULL, 1, w->x.n_row, w->w->n_in,
-            w->prepared + (size_t)h * w->head_bytes};
+        mk_prep_job job = {.x = w->x.p + h * w->x_head_stride,
+                           .stride = w->x.stride,
+                           .row_div = 1,
+                           .n_tok = w->x.n_row,
+                           .n_in = w->w->n_in,
+                           .dst = w->prepared + (size_t)h * w->head_bytes};
         w->k->prep[mk_weight_form(w->w)](&job, u - h * units, end - h * units);
         u = end;
     }

@@ -142,26 +142,15 @@ static void run_prep_tokens(void *arg, int ith, int n_thread) {
     split_units(arg, ith, n_thread, prep_tokens);
 }
 
-// Units are (block of 8 rows, chunk of 32 columns): the same thread computes and prepares them.
 static void prep_hidden(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
-    int64_t chunks = (w->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
-    float *g0 = w->gate.p + w->first[a] * w->gate.stride;
-    const float *u0 = w->up.p + w->first[a] * w->up.stride;
-    for (int64_t u = lo; u < hi; u++) {
-        int64_t col = u % chunks * MK_X_CHUNK,
-                n = w->n_in - col < MK_X_CHUNK ? w->n_in - col : MK_X_CHUNK;
-        int64_t end = (u / chunks + 1) * MK_X_BLOCK;
-        for (int64_t r = u / chunks * MK_X_BLOCK; r < end && r < n_rows(w, a); r++) {
-            float *g = g0 + r * w->gate.stride + col;
-            w->k->swiglu(g, g, u0 + r * w->up.stride + col, n);
-        }
-    }
-    mk_prep_job job = {.x = g0,
+    mk_prep_job job = {.x = w->gate.p + w->first[a] * w->gate.stride,
                        .stride = w->gate.stride,
                        .row_div = 1,
                        .n_tok = n_rows(w, a),
                        .n_in = w->n_in,
-                       .dst = w->prepared + w->x_at[a]};
+                       .dst = w->prepared + w->x_at[a],
+                       .up = w->up.p + w->first[a] * w->up.stride,
+                       .up_stride = w->up.stride};
     w->k->prep[w->form](&job, lo, hi);
 }
 

@@ -196,6 +196,16 @@ typedef struct {
 void mk_op_linear(mk_ops *ops, mk_mat y, mk_mat x, const mk_weight *w, const float *bias);
 void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n);  // n <= 8
 
+// The same of rmsnorm(x) and of silu(g) * u, without writing them to memory in between: the bits
+// are those of mk_op_rmsnorm, mk_op_swiglu and mk_op_linear one after the other.
+typedef struct {
+    mk_mat x;
+    const float *norm;  // f32 [n_col], or NULL: x as it is
+    float eps;
+} mk_normed;
+void mk_op_normed_linears(mk_ops *ops, mk_normed in, const mk_linear *list, int n);
+void mk_op_swiglu_linear(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u, const mk_weight *w);
+
 // Per head h: y[t, h*n_out + o] = sum_i W[h][o,i] x[t, h*stride_in + i].  w->n_mat heads; x has
 // x_head_stride columns per head (>= n_in; the first n_in are used), y n_mat * y_head_stride
 // columns.  (MLA's absorbed projections.)

@@ -463,6 +463,91 @@ static void lists_share_the_activations(void **state) {
     mk_free(x);
 }
 
+// More tokens than one chunk and more columns than one stretch: sums wait in y in between.
+static void long_inputs_go_in_stretches(void **state) {
+    (void)state;
+    static const mk_dtype types[] = {MK_DTYPE_Q8_0, MK_DTYPE_Q6_K, MK_DTYPE_Q4_K,   MK_DTYPE_Q5_0,
+                                     MK_DTYPE_BF16, MK_DTYPE_F32,  MK_DTYPE_F8_E4M3};
+    uint64_t rng = 11;
+    enum { N_TOK = 261, N_OUT = 20 };
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        int64_t n_in = types[i] == MK_DTYPE_Q6_K || types[i] == MK_DTYPE_Q4_K ? 1280 : 1312;
+        tensor t = random_tensor(types[i], N_OUT, n_in, &rng);
+        float *x = random_floats(&rng, N_TOK * n_in), *bias = random_floats(&rng, N_OUT);
+        float *want = naive(&t, x, N_TOK, bias), *y = mk_alloc(N_TOK * N_OUT * sizeof *y);
+        for (int k = 0; mk_kernels_at(k) != NULL; k++) {
+            bench b = bench_open(mk_kernels_at(k), 2);
+            mk_weight w;
+            mk_weight_src src = source_of(&t);
+            assert_int_equal(mk_weight_pack(&src, b.pool, &w, NULL), MK_OK);
+            list_step s = {.x = {x, N_TOK, n_in, n_in}, .n = 1};
+            s.list[0] = (mk_linear){&w, bias, {y, N_TOK, N_OUT, N_OUT}};
+            run_step(&b, step_list, &s);
+            assert_same_floats(y, want, N_TOK * N_OUT, mk_dtype_get(types[i])->name);
+            mk_weight_free(&w);
+            bench_close(&b);
+        }
+        tensor_free(&t);
+        mk_free(x);
+        mk_free(bias);
+        mk_free(want);
+        mk_free(y);
+    }
+}
+
+// Inputs that are normed or gated on the way in against the operators one after the other.
+typedef struct {
+    mk_mat g, u, tmp, y[4];
+    const float *norm;
+    const mk_weight *w;
+} fused_step;
+
+static void step_fused(mk_ops *ops, void *arg) {
+    fused_step *s = arg;
+    mk_linear list = {s->w, NULL, s->y[1]};
+    mk_op_rmsnorm(ops, s->tmp, s->g, s->norm, 1e-5f);
+    mk_op_linear(ops, s->y[0], s->tmp, s->w, NULL);
+    mk_op_normed_linears(ops, (mk_normed){s->g, s->norm, 1e-5f}, &list, 1);
+    mk_op_swiglu(ops, s->tmp, s->g, s->u);
+    mk_op_linear(ops, s->y[2], s->tmp, s->w, NULL);
+    mk_op_swiglu_linear(ops, s->y[3], s->g, s->u, s->w);
+}
+
+static void fused_inputs_give_the_same_bits(void **state) {
+    (void)state;
+    static const mk_dtype types[] = {MK_DTYPE_Q8_0, MK_DTYPE_BF16, MK_DTYPE_F32};
+    static const int64_t n_toks[] = {1, 3, 9, 70};
+    enum { N_IN = 96, N_OUT = 33 };
+    uint64_t rng = 13;
+    float *g = random_floats(&rng, 70 * N_IN), *u = random_floats(&rng, 70 * N_IN);
+    float *norm = random_floats(&rng, N_IN), *buf = mk_alloc(70 * (N_IN + 4 * N_OUT) * sizeof *buf);
+    for (int c = 0; c < 3 * 4 * 2; c++) {
+        int64_t n = n_toks[c % 4];
+        tensor t = random_tensor(types[c / 4 % 3], N_OUT, N_IN, &rng);
+        for (int k = 0; mk_kernels_at(k) != NULL; k++) {
+            bench b = bench_open(mk_kernels_at(k), 1 + c / 12);
+            mk_weight w;
+            mk_weight_src src = source_of(&t);
+            assert_int_equal(mk_weight_pack(&src, b.pool, &w, NULL), MK_OK);
+            fused_step s = {
+                {g, n, N_IN, N_IN}, {u, n, N_IN, N_IN}, {buf, n, N_IN, N_IN}, {{0}}, norm, &w};
+            for (int i = 0; i < 4; i++) {
+                s.y[i] = (mk_mat){buf + n * (N_IN + i * N_OUT), n, N_OUT, N_OUT};
+            }
+            run_step(&b, step_fused, &s);
+            assert_same_floats(s.y[1].p, s.y[0].p, n * N_OUT, "normed");
+            assert_same_floats(s.y[3].p, s.y[2].p, n * N_OUT, "gated");
+            mk_weight_free(&w);
+            bench_close(&b);
+        }
+        tensor_free(&t);
+    }
+    mk_free(g);
+    mk_free(u);
+    mk_free(norm);
+    mk_free(buf);
+}
+
 typedef struct {
     mk_mat y, x;
     int64_t y_stride, x_stride;
@@ -573,6 +658,8 @@ int main(void) {
         cmocka_unit_test(one_hot_returns_the_weights),
         cmocka_unit_test(quantised_is_near_double),
         cmocka_unit_test(lists_share_the_activations),
+        cmocka_unit_test(long_inputs_go_in_stretches),
+        cmocka_unit_test(fused_inputs_give_the_same_bits),
         cmocka_unit_test(heads_use_their_own_matrix),
         cmocka_unit_test(bad_sources_are_refused),
         cmocka_unit_test(unknown_sets_are_refused),

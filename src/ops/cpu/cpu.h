@@ -14,6 +14,7 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi);
 void MK_FN(linear_f8)(const mk_linear_job *job, int64_t lo, int64_t hi);
 void MK_FN(linear_int)(const mk_linear_job *job, int64_t lo, int64_t hi);
 void MK_FN(rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps);
+float MK_FN(rms)(const float *x, int64_t n, float eps);
 void MK_FN(swiglu)(float *y, const float *g, const float *u, int64_t n);
 void MK_FN(axpy)(float *y, float a, const float *x, int64_t n, bool first);
 void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float *k,

@@ -6,14 +6,18 @@
 //     axpy:    y = fma(a, x, y)
 #include "ops/cpu/cpu.h"
 
-void MK_FN(rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps) {
+float MK_FN(rms)(const float *x, int64_t n, float eps) {
     v16f s = vf_zero();
     for (int64_t i = 0; i < n; i += 16) {
         v16f v = n - i >= 16 ? vf_load(x + i) : vf_load_n(x + i, n - i);
         s = vf_fma(v, v, s);
     }
     float mean = vf_reduce_add(s) / (float)n;
-    v16f r = vf_set1(1.0f / sqrtf(mean + eps));
+    return 1.0f / sqrtf(mean + eps);
+}
+
+void MK_FN(rmsnorm)(float *y, const float *x, const float *w, int64_t n, float eps) {
+    v16f r = vf_set1(MK_FN(rms)(x, n, eps));
     for (int64_t i = 0; i < n; i += 16) {
         if (n - i >= 16) {
             vf_store(y + i, vf_mul(vf_mul(vf_load(x + i), r), vf_load(w + i)));
@@ -24,18 +28,13 @@ void MK_FN(rmsnorm)(float *y, const float *x, const float *w, int64_t n, float e
     }
 }
 
-static v16f swiglu16(v16f g, v16f u) {
-    v16f e = vf_add(vf_set1(1.0f), vf_exp(vf_neg(g)));
-    return vf_mul(vf_div(g, e), u);
-}
-
 void MK_FN(swiglu)(float *y, const float *g, const float *u, int64_t n) {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        vf_store(y + i, swiglu16(vf_load(g + i), vf_load(u + i)));
+        vf_store(y + i, vf_swiglu(vf_load(g + i), vf_load(u + i)));
     }
     if (i < n) {
-        vf_store_n(y + i, swiglu16(vf_load_n(g + i, n - i), vf_load_n(u + i, n - i)), n - i);
+        vf_store_n(y + i, vf_swiglu(vf_load_n(g + i, n - i), vf_load_n(u + i, n - i)), n - i);
     }
 }
 

@@ -19,16 +19,29 @@ static x_block block_at(const mk_prep_job *job, int64_t b, mk_x_form form) {
                      job->dst + (size_t)first * mk_x_row_bytes(form, job->n_in)};
 }
 
-static const float *row_at(const mk_prep_job *job, int64_t t) {
-    return job->x + (job->row != NULL ? job->row[t] / job->row_div : t) * job->stride;
-}
-
-// Up to 32 columns of one row, the rest zero.
-static void load_chunk(const mk_prep_job *job, int64_t t, int64_t chunk, v16f x[2]) {
-    int64_t k = chunk * MK_X_CHUNK, n = job->n_in - k;
-    const float *p = row_at(job, t) + k;
+// Up to 32 floats, the rest zero.
+static void load32(const float *p, int64_t n, v16f x[2]) {
     x[0] = n >= 16 ? vf_load(p) : vf_load_n(p, n);
     x[1] = n >= 32 ? vf_load(p + 16) : n > 16 ? vf_load_n(p + 16, n - 16) : vf_zero();
+}
+
+// Up to 32 columns of one row, gated or normed as the job says, the rest zero.
+static void load_chunk(const mk_prep_job *job, int64_t t, int64_t chunk, v16f x[2]) {
+    int64_t k = chunk * MK_X_CHUNK, n = job->n_in - k;
+    int64_t row = job->row != NULL ? job->row[t] / job->row_div : t;
+    load32(job->x + row * job->stride + k, n, x);
+    if (job->norm != NULL) {
+        v16f w[2], r = vf_set1(job->r[t]);
+        load32(job->norm + k, n, w);
+        x[0] = vf_mul(vf_mul(x[0], r), w[0]);
+        x[1] = vf_mul(vf_mul(x[1], r), w[1]);
+    }
+    if (job->up != NULL) {
+        v16f u[2];
+        load32(job->up + row * job->up_stride + k, n, u);
+        x[0] = vf_swiglu(x[0], u[0]);
+        x[1] = vf_swiglu(x[1], u[1]);
+    }
 }
 
 // One token's 32 floats go to every tb-th place.

@@ -97,4 +97,10 @@ MK_INLINE v16f vf_exp(v16f x) {
     return vf_select_nan(x, x, y);
 }
 
+// g / (1 + exp(-g)) * u
+MK_INLINE v16f vf_swiglu(v16f g, v16f u) {
+    v16f e = vf_add(vf_set1(1.0f), vf_exp(vf_neg(g)));
+    return vf_mul(vf_div(g, e), u);
+}
+
 #endif

@@ -6,7 +6,7 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
 #define MK_STR2(x) #x
 #define MK_STR(x)  MK_STR2(x)
 #define COMMON                                                                                     \
-    .rmsnorm = MK_FN(rmsnorm), .swiglu = MK_FN(swiglu), .axpy = MK_FN(axpy),                       \
+    .rmsnorm = MK_FN(rmsnorm), .rms = MK_FN(rms), .swiglu = MK_FN(swiglu), .axpy = MK_FN(axpy),    \
     .kv_store = MK_FN(kv_store), .attention_scratch = MK_FN(attention_scratch),                    \
     .attention = MK_FN(attention), .route = MK_FN(route)
 #define LINEAR(bf16)                                                                               \
