@@ -36,6 +36,13 @@ typedef struct {
     int ith;
 } worker;
 
+// One thread's part of shared work, padded so that no two lie on one cache line.
+typedef struct {
+    atomic_llong next;
+    int64_t end;
+    char pad[2 * CACHE_LINE - 16];
+} part;
+
 struct mk_pool {
     // read by all, written by the caller between regions
     mk_pool_fn fn;
@@ -43,6 +50,8 @@ struct mk_pool {
     int n_thread;
     bool may_spin;
     worker *workers;  // n_thread - 1 of them
+    part *parts;      // n_thread; shared work of this region
+    int64_t grain;
     pthread_mutex_t lock;
     pthread_cond_t start, done;
     // what workers spin on and what they write lie on cache lines of their own
@@ -180,6 +189,7 @@ mk_pool *mk_pool_create(int n_thread) {
     // More threads than processors: whoever spins keeps the one it waits for from running.
     p->may_spin = n_thread <= mk_cpu_count();
     p->workers = mk_zalloc((size_t)n_thread * sizeof *p->workers);
+    p->parts = mk_zalloc((size_t)n_thread * sizeof *p->parts);
     p->n_thread = 1;
     sigset_t old;
     block_signals(&old);
@@ -211,11 +221,52 @@ void mk_pool_destroy(mk_pool *p) {
     pthread_cond_destroy(&p->start);
     pthread_mutex_destroy(&p->lock);
     mk_free(p->workers);
+    mk_free(p->parts);
     mk_free(p);
 }
 
 int mk_pool_n_thread(const mk_pool *p) {
     return p->n_thread;
+}
+
+void mk_pool_share(mk_pool *p, int64_t n, int64_t grain) {
+    MK_ASSERT(n >= 0 && n < INT64_MAX / 2 && grain >= 1);
+    p->grain = grain;
+    for (int i = 0; i < p->n_thread; i++) {
+        int64_t lo;
+        mk_pool_split(n, 1, i, p->n_thread, &lo, &p->parts[i].end);
+        atomic_store_explicit(&p->parts[i].next, lo, memory_order_relaxed);
+    }
+}
+
+// The region's start orders these accesses after mk_pool_share; pieces carry no data, so relaxed is
+// enough.
+static bool take_from(mk_pool *p, part *q, int64_t *lo, int64_t *hi) {
+    *lo = atomic_fetch_add_explicit(&q->next, p->grain, memory_order_relaxed);
+    *hi = *lo + p->grain < q->end ? *lo + p->grain : q->end;
+    return *lo < q->end;
+}
+
+bool mk_pool_take(mk_pool *p, int ith, int64_t *lo, int64_t *hi) {
+    if (take_from(p, &p->parts[ith], lo, hi)) {
+        return true;
+    }
+    for (;;) {
+        part *most = NULL;
+        int64_t left = 0;
+        for (int i = 0; i < p->n_thread; i++) {
+            int64_t n =
+                p->parts[i].end - atomic_load_explicit(&p->parts[i].next, memory_order_relaxed);
+            most = n > left ? &p->parts[i] : most;
+            left = n > left ? n : left;
+        }
+        if (most == NULL) {
+            return false;
+        }
+        if (take_from(p, most, lo, hi)) {
+            return true;
+        }
+    }
 }
 
 void mk_pool_split(int64_t n, int64_t grain, int ith, int n_thread, int64_t *lo, int64_t *hi) {

@@ -1,4 +1,4 @@
-// Thread pool: one parallel region at a time, static partition, spin-then-park.
+// Thread pool: one parallel region at a time, static or shared partition, spin-then-park.
 //
 // mk_pool_run calls fn(arg, ith, n_thread) on every thread, the caller being thread 0, and returns
 // when all are done.  Work must be divided so that no result depends on n_thread (house rule: over
@@ -8,6 +8,7 @@
 #ifndef MK_BASE_POOL_H
 #define MK_BASE_POOL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct mk_pool mk_pool;
@@ -21,6 +22,13 @@ void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg);
 
 // [*lo, *hi) = the ith of n_thread near-equal parts of n items, cut at multiples of `grain`.
 void mk_pool_split(int64_t n, int64_t grain, int ith, int n_thread, int64_t *lo, int64_t *hi);
+
+// Shared work for one region: [0, n) in pieces of `grain`.  mk_pool_share comes before mk_pool_run;
+// in the region every thread calls mk_pool_take until it says false.  A thread gets the pieces of
+// its own near-equal part in ascending order, then those of whoever has most left: a slow or
+// interrupted processor does not hold up the others.  Every piece is given out once.
+void mk_pool_share(mk_pool *p, int64_t n, int64_t grain);
+bool mk_pool_take(mk_pool *p, int ith, int64_t *lo, int64_t *hi);
 
 // Number of CPUs this process may use (affinity mask and cgroup quota respected), at least 1.
 int mk_cpu_count(void);

@@ -3,13 +3,9 @@
 #include "ops/ops_int.h"
 
 // --- the work ------------------------------------------------------------------------------------
-void mk_ops_linear_work(void *arg, int ith, int n_thread) {
-    const mk_linear_work *w = arg;
-    int64_t total = 0, lo, hi, at = 0;
-    for (int64_t i = 0; i < w->n; i++) {
-        total += w->item[i].tiles * w->item[i].cost;
-    }
-    mk_pool_split(total, 1, ith, n_thread, &lo, &hi);
+// Items whose tiles' units of cost lie in [lo, hi).
+static void run_units(const mk_linear_work *w, int64_t lo, int64_t hi) {
+    int64_t at = 0;
     for (int64_t i = 0; i < w->n && at < hi; i++) {
         // tiles of this item whose first unit of cost lies in [lo, hi)
         const mk_linear_item *it = &w->item[i];
@@ -21,6 +17,37 @@ void mk_ops_linear_work(void *arg, int ith, int n_thread) {
         }
         at += it->tiles * it->cost;
     }
+}
+
+static void linear_work(void *arg, int ith, int n_thread) {
+    const mk_linear_work *w = arg;
+    int64_t lo, hi;
+    (void)n_thread;
+    while (mk_pool_take(w->pool, ith, &lo, &hi)) {
+        run_units(w, lo, hi);
+    }
+}
+
+// Pieces of shared work: with few tokens long enough to stream weights, with many so long that the
+// activations are not fetched again for a handful of tiles.
+#define FEW_TOKENS  32
+#define FEW_PIECES  8  // of a thread
+#define MANY_PIECES 3
+
+void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n) {
+    mk_linear_work w = {ops->k, ops->pool, item, n};
+    int64_t total = 0, n_tok = 0;
+    for (int64_t i = 0; i < n; i++) {
+        total += item[i].tiles * item[i].cost;
+        n_tok = item[i].job.n_tok > n_tok ? item[i].job.n_tok : n_tok;
+    }
+    if (!parallel || ops->n_thread == 1) {
+        run_units(&w, 0, total);
+        return;
+    }
+    int64_t pieces = (n_tok <= FEW_TOKENS ? FEW_PIECES : MANY_PIECES) * ops->n_thread;
+    mk_pool_share(ops->pool, total, (total + pieces - 1) / pieces);
+    mk_pool_run(ops->pool, linear_work, &w);
 }
 
 // --- preparing the activations -------------------------------------------------------------------
@@ -109,9 +136,8 @@ static void linears(mk_ops *ops, const mk_prep_job *in, float eps, const mk_line
         mk_ops_count_linear(ops, MK_OP_LINEAR, w, in->n_tok, 1);
     }
     if (!ops->dry && in->n_tok > 0 && n > 0) {
-        mk_linear_work lw = {ops->k, item, n};
         run_prep(ops, &pw);
-        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_ops_linear_work, &lw);
+        mk_ops_run_linears(ops, macs >= MK_OPS_PARALLEL_MACS, item, n);
     }
     mk_op_release(ops, mark);
     mk_ops_op_end(ops, MK_OP_LINEAR);

@@ -183,25 +183,22 @@ static void run_combine(void *arg, int ith, int n_thread) {
 
 static void run_experts(mk_ops *ops, moe_work *w) {
     const mk_moe *m = w->m;
-    mk_linear_work lw = {ops->k, w->item, 2 * w->n_active};
     bool many = w->n_pair * m->gate->n_in >= 16384;
     bool worth = w->n_pair * m->gate->n_in * m->gate->n_out >= MK_OPS_PARALLEL_MACS;
     sort_pairs(w, m->gate->n_mat);
-    lw.n = 2 * w->n_active;
     place_prepared(w, mk_weight_form(m->gate), m->gate->n_in);
     mk_ops_run(ops, many, run_prep_tokens, w);
     for (int64_t a = 0; a < w->n_active; a++) {
         w->item[2 * a] = expert_item(w, a, m->gate, w->gate);
         w->item[2 * a + 1] = expert_item(w, a, m->up, w->up);
     }
-    mk_ops_run(ops, worth, mk_ops_linear_work, &lw);
+    mk_ops_run_linears(ops, worth, w->item, 2 * w->n_active);
     place_prepared(w, mk_weight_form(m->down), m->down->n_in);
     mk_ops_run(ops, many, run_prep_hidden, w);
     for (int64_t a = 0; a < w->n_active; a++) {
         w->item[a] = expert_item(w, a, m->down, w->out);
     }
-    lw.n = w->n_active;
-    mk_ops_run(ops, worth, mk_ops_linear_work, &lw);
+    mk_ops_run_linears(ops, worth, w->item, w->n_active);
     mk_ops_run(ops, w->y.n_row >= 4, run_combine, w);
 }
 

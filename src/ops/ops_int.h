@@ -74,10 +74,12 @@ typedef struct {
 } mk_linear_item;
 typedef struct {
     const mk_kernels *k;
+    mk_pool *pool;
     const mk_linear_item *item;
     int64_t n;
 } mk_linear_work;
-void mk_ops_linear_work(void *arg, int ith, int n_thread);  // arg: mk_linear_work
+// All tiles of the items, shared between the threads when `parallel`.
+void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n);
 
 static inline int64_t mk_x_units(int64_t n_tok, int64_t n_in) {
     return (n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK * ((n_in + MK_X_CHUNK - 1) / MK_X_CHUNK);

@@ -57,6 +57,50 @@ static void test_many_regions(void **state) {
     assert_int_equal(mk_alloc_live(), live);
 }
 
+// Every piece of shared work is given out once, whoever takes it, and no piece is longer than
+// asked.
+typedef struct {
+    mk_pool *pool;
+    int64_t grain;
+    atomic_int seen[1000];
+} shared;
+
+static void take_pieces(void *arg, int ith, int n_thread) {
+    shared *s = arg;
+    int64_t lo, hi;
+    (void)n_thread;
+    while (mk_pool_take(s->pool, ith, &lo, &hi)) {
+        assert_true(lo < hi && hi - lo <= s->grain);
+        for (int64_t i = lo; i < hi; i++) {
+            atomic_fetch_add(&s->seen[i], 1);
+        }
+        if (ith == 1) {
+            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);  // the others take its pieces
+        }
+    }
+}
+
+static void test_shared_work(void **state) {
+    (void)state;
+    static const int64_t grains[] = {1, 7, 64, 5000};
+    for (int n_thread = 1; n_thread <= 4; n_thread++) {
+        shared s = {.pool = mk_pool_create(n_thread)};
+        for (int c = 0; c < 4 * 5; c++) {
+            int64_t n = (int64_t)c / 4 * 249;  // 0 to 996
+            s.grain = grains[c % 4];
+            for (int i = 0; i < 1000; i++) {
+                atomic_store(&s.seen[i], 0);
+            }
+            mk_pool_share(s.pool, n, s.grain);
+            mk_pool_run(s.pool, take_pieces, &s);
+            for (int i = 0; i < 1000; i++) {
+                assert_int_equal(atomic_load(&s.seen[i]), i < n ? 1 : 0);
+            }
+        }
+        mk_pool_destroy(s.pool);
+    }
+}
+
 static void test_create_and_destroy(void **state) {
     (void)state;
     for (int i = 0; i < 200; i++) {
@@ -116,6 +160,7 @@ static void test_cpu_count(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many_regions),
+        cmocka_unit_test(test_shared_work),
         cmocka_unit_test(test_create_and_destroy),
         cmocka_unit_test(test_workers_flush_to_zero),
         cmocka_unit_test(test_split),
