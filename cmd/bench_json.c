@@ -7,7 +7,8 @@
 #include "cmd.h"
 
 const char *bench_kv_name(const bench_plan *plan) {
-    return mk_llm_engine_opts(plan->llm)->kv_type == MK_KV_F16 ? "f16" : "f32";
+    static const char *const name[] = {[MK_KV_F32] = "f32", [MK_KV_F16] = "f16", [MK_KV_Q8] = "q8"};
+    return name[mk_llm_engine_opts(plan->llm)->kv_type];
 }
 
 static json_t *samples(const bench_samples *s) {
