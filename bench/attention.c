@@ -1,11 +1,12 @@
 // Speed of attention alone: one layer, one step of `rows` tokens behind `depth` cached ones.
 //
-// Usage: attention [threads [repetitions [filter]]].  Shapes: Llama-3.2-1B (32 heads, 8 kv heads,
-// 64 wide), Llama-3.1-8B (128 wide), Qwen2.5-0.5B (14 heads, 2 kv heads) and DeepSeek-V2-Lite (16
-// heads on one latent of 512 + 64).  Prints the fastest repetition: the machine is rarely quiet,
-// and nothing makes a kernel faster than it is.  An operation is a multiplication or an addition of
-// a query with a key it sees, or of a probability with a value; the softmax counts as nothing.
-// filter: only lines whose name holds this text.
+// Usage: bench_attention [threads [repetitions [filter [rows depth]]]].  Shapes: Llama-3.2-1B (32
+// heads, 8 kv heads, 64 wide), Llama-3.1-8B (128 wide), Qwen2.5-0.5B (14 heads, 2 kv heads) and
+// DeepSeek-V2-Lite (16 heads on one latent of 512 + 64).  Prints the fastest repetition: the
+// machine is rarely quiet, and nothing makes a kernel faster than it is.  An operation is a
+// multiplication or an addition of a query with a key it sees, or of a probability with a value;
+// the softmax counts as nothing.  filter: only lines whose name holds this text; rows and depth:
+// this step instead of the usual four.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +32,8 @@ static const shape shapes[] = {
      {.n_head = 16, .n_kv_head = 1, .d_k = 576, .d_v = 512, .latent = true, .scale = 0.0722f}},
 };
 
-static const struct {
-    int64_t rows, depth;
-} steps[] = {{512, 0}, {512, 3584}, {1, 4096}, {1, 16384}};
+enum { N_STEP = 4 };
+static const int64_t usual[N_STEP][2] = {{512, 0}, {512, 3584}, {1, 4096}, {1, 16384}};
 
 static const struct {
     mk_kv_type type;
@@ -46,7 +46,9 @@ typedef struct {
     mk_kv_layer kv;
     int32_t table[MAX_T / MK_KV_BLOCK + 1], pos[MAX_T];
     const int32_t *tables[MAX_T];
-    float *x, *y;  // queries, keys and values; results
+    float *x, *y;              // queries, keys and values; results
+    int64_t steps[N_STEP][2];  // rows, depth
+    int n_step;
 } bench;
 
 static void check(mk_status st, const mk_err *err) {
@@ -112,8 +114,8 @@ static void measure(bench *b, const shape *s, size_t t, int n_rep, const mk_limi
     b->kv = (mk_kv_layer){mk_big_alloc(n_bytes), block};
     step(b, true, 0, MAX_T);
     double peak = lim->ops_per_second[a.type == MK_KV_Q8 ? MK_ARITH_INT8 : MK_ARITH_F32];
-    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        int64_t n = steps[i].rows, depth = steps[i].depth;
+    for (int i = 0; i < b->n_step; i++) {
+        int64_t n = b->steps[i][0], depth = b->steps[i][1];
         double ms = fastest_ms(b, depth, n, n_rep), ops = operations(&a, depth, n) / (ms / 1e3);
         double bytes = (double)block / MK_KV_BLOCK * (double)(depth + n) / (ms / 1e3);
         printf("%-10s %-4s %4lld rows at %5lld %9.3f ms %7.1f Gop/s %5.1f %% of peak %6.1f GB/s\n",
@@ -145,6 +147,12 @@ int main(int argc, char **argv) {
     mk_limits_close(probe);
     bench *b = mk_zalloc(sizeof *b);
     b->ops = mk_ops_create(k, pool);
+    b->n_step = argc > 5 ? 1 : N_STEP;
+    memcpy(b->steps, usual, sizeof usual);
+    if (argc > 5) {
+        b->steps[0][0] = atoi(argv[4]);
+        b->steps[0][1] = atoi(argv[5]);
+    }
     b->x = random_floats((int64_t)MAX_T * 2048);
     b->y = mk_alloc((size_t)(512 * 16 * 512) * sizeof(float));
     for (int32_t i = 0; i < MAX_T; i++) {

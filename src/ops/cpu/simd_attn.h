@@ -74,6 +74,53 @@ MK_INLINE v16i dot_values(v16i acc, v16v v, const int8_t *p) {
 }
 #endif
 
+// store_codes: 64 codes 0..127, of 16 each in a, b, c, d.
+// reduce_max16: lane i of the result is the maximum of r[i]; no NaN among them.
+#if defined(MK_ISA_AVX512)
+MK_INLINE void store_codes(int8_t *p, v16i a, v16i b, v16i c, v16i d) {
+    // packing works within 128 bits: dword 4 L + v comes out as the L-th of vector v
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i w = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, w));
+}
+// One step of a tree: lanes from x in the lower half of every group, from y in the upper.
+#define MAX_LANES(x, y, lo, hi) _mm512_max_ps(lo(x, y), hi(x, y))
+#define LANES_LOW(x, y)         _mm512_shuffle_f32x4(x, y, 0x88)
+#define LANES_HIGH(x, y)        _mm512_shuffle_f32x4(x, y, 0xDD)
+#define PAIRS_LOW(x, y)         _mm512_shuffle_ps(x, y, 0x88)
+#define PAIRS_HIGH(x, y)        _mm512_shuffle_ps(x, y, 0xDD)
+MK_INLINE v16f reduce_max16(const v16f r[16]) {
+    __m512 a[8], b[4], c[2];
+    MK_UNROLL for (int i = 0; i < 8; i++) {  // i, i + 8: quarters x0 x2 y0 y2
+        a[i] = MAX_LANES(r[i], r[i + 8], LANES_LOW, LANES_HIGH);
+    }
+    MK_UNROLL for (int i = 0; i < 4; i++) {  // quarters: i, i + 8, i + 4, i + 12
+        b[i] = MAX_LANES(a[i], a[i + 4], LANES_LOW, LANES_HIGH);
+    }
+    MK_UNROLL for (int i = 0; i < 2; i++) {
+        c[i] = MAX_LANES(b[i], b[i + 2], PAIRS_LOW, PAIRS_HIGH);
+    }
+    __m512 d = MAX_LANES(c[0], c[1], PAIRS_LOW, PAIRS_HIGH);
+    // quarter k holds 0, 2, 1, 3 of its four rows, quarters are rows 0, 8, 4, 12 and on
+    const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+    return _mm512_permutexvar_ps(order, d);
+}
+#else
+MK_INLINE void store_codes(int8_t *p, v16i a, v16i b, v16i c, v16i d) {
+    vi_store_i8(p, a);
+    vi_store_i8(p + 16, b);
+    vi_store_i8(p + 32, c);
+    vi_store_i8(p + 48, d);
+}
+MK_INLINE v16f reduce_max16(const v16f r[16]) {
+    float m[16];
+    for (int i = 0; i < 16; i++) {
+        m[i] = vf_reduce_max(r[i]);
+    }
+    return vf_load(m);
+}
+#endif
+
 #if defined(MK_ISA_AVX512) || defined(MK_ISA_AVX2)
 MK_INLINE void flip_quads(uint8_t *dst, const uint8_t *src) {
     const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
