@@ -116,6 +116,10 @@ static const uint8_t *row_of(const pack_job *job, int64_t r) {
 
 // Elements of 4 or 2 bytes, 16 rows to [k][16].
 static void tile_words(const uint8_t *const *row, int64_t k0, int64_t n, uint32_t *dst) {
+    if (row[MK_TILE - 1] != NULL && n % 4 == 0) {
+        mk_pack_words(row, (size_t)k0 * 4, n, dst);
+        return;
+    }
     for (int r = 0; r < MK_TILE; r++) {
         for (int64_t k = 0; k < n; k++) {
             uint32_t v = 0;
@@ -128,6 +132,10 @@ static void tile_words(const uint8_t *const *row, int64_t k0, int64_t n, uint32_
 }
 
 static void tile_halves(const uint8_t *const *row, int64_t k0, int64_t n, uint16_t *dst) {
+    if (row[MK_TILE - 1] != NULL && n % 8 == 0) {
+        mk_pack_halves(row, (size_t)k0 * 2, n, dst);
+        return;
+    }
     for (int r = 0; r < MK_TILE; r++) {
         for (int64_t k = 0; k < n; k++) {
             uint16_t v = 0;

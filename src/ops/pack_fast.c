@@ -1,24 +1,27 @@
 // The common quantised types repacked without a detour: bytes of the source to bytes of the tile.
 //
 // pack_int.c goes through the integers and float32 scales that define a type, 1 GB/s a thread; a
-// start packs every weight.  Here codes are moved by masks and shifts, 8 columns of one row at a
-// time, and scales are copied.  Same bytes: tests/ops/test_pack.c compares the two for every type.
+// start packs every weight.  Here a block of 16 rows is transposed word by word first: word i of
+// all rows side by side.  Then masks and shifts move the codes of 16 rows at once, in loops that
+// compilers turn into vector instructions, and scales are copied.  Same bytes:
+// tests/ops/test_pack.c compares the two for every type.
 //
 // Words of a tile (ops/cpu/linear_int.h): column groups lie one after the other; in a group word i
-// of row r is at [i][r], so a row writes every 16th word.
+// of row r is at [i][r].
 #include <string.h>
 
 #include "ops/pack_int.h"
 
-#define LOW4 UINT64_C(0x0F0F0F0F0F0F0F0F)
-
 enum { SUPER = MK_SUPER, STRIP = 32, STRIPS = SUPER / STRIP };
 
-static uint64_t load8(const uint8_t *p) {
-    uint64_t v;
-    memcpy(&v, p, 8);
-    return v;
-}
+#define LOW4 0x0F0F0F0Fu
+
+// One 4-byte word of each of 16 rows.
+typedef struct {
+    uint32_t r[MK_TILE];
+} words;
+
+#define EACH_ROW for (int r = 0; r < MK_TILE; r++)
 
 static uint32_t load4(const uint8_t *p) {
     uint32_t v;
@@ -32,35 +35,124 @@ static uint16_t load2(const uint8_t *p) {
     return v;
 }
 
-// Codes of 8 columns in the low halves of 8 bytes: columns 0-3 stay low, 4-7 go above them.
-static uint32_t fold(uint64_t v) {
-    return (uint32_t)v | (uint32_t)(v >> 32) << 4;
+// --- transposing ---------------------------------------------------------------------------------
+
+typedef uint32_t v4 __attribute__((vector_size(16)));
+
+static v4 load16(const uint8_t *p) {
+    v4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
-// The f16 a scale has after float32 and back: a signalling NaN becomes a quiet one.
-static uint16_t quiet(uint16_t h) {
-    return (h & 0x7C00) == 0x7C00 && (h & 0x03FF) != 0 ? h | 0x0200 : h;
+// Four words of four rows.
+static inline void transpose_4x4(const uint8_t *const *row, size_t at, uint32_t *out) {
+    v4 a = load16(row[0] + at), b = load16(row[1] + at), c = load16(row[2] + at),
+       d = load16(row[3] + at);
+    v4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+       ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    v4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+       cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    v4 w[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5),
+               __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
+               __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5),
+               __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; i++) {
+        memcpy(out + i * MK_TILE, &w[i], sizeof w[i]);
+    }
+}
+
+// out[i] = word i of the bytes behind row[r] + at; n: a multiple of 4.
+static inline void transpose(const uint8_t *const *row, size_t at, int n, words *out) {
+    for (int i = 0; i < n; i += 4) {
+        for (int r = 0; r < MK_TILE; r += 4) {
+            transpose_4x4(row + r, at + 4 * (size_t)i, &out[i].r[r]);
+        }
+    }
+}
+
+void mk_pack_words(const uint8_t *const *row, size_t at, int64_t n, uint32_t *dst) {
+    for (int64_t i = 0; i < n; i += 4) {
+        for (int r = 0; r < MK_TILE; r += 4) {
+            transpose_4x4(row + r, at + 4 * (size_t)i, dst + i * MK_TILE + r);
+        }
+    }
+}
+
+void mk_pack_halves(const uint8_t *const *row, size_t at, int64_t n, uint16_t *dst) {
+    for (int64_t i = 0; i < n; i += 8) {
+        words x[4];
+        transpose(row, at + 2 * (size_t)i, 4, x);
+        for (int k = 0; k < 8; k++) {
+            EACH_ROW {
+                dst[(i + k) * MK_TILE + r] = (uint16_t)(x[k / 2].r[r] >> (k % 2 * 16));
+            }
+        }
+    }
+}
+
+// --- pieces --------------------------------------------------------------------------------------
+// x: transposed words of the source; dst: place in the tile.
+
+// Codes of 8 columns, four bits at `shift` of each byte of a and b: those of b go above those of a.
+static inline void put_low(const words *a, const words *b, int shift, uint8_t *dst) {
+    words w;
+    EACH_ROW {
+        w.r[r] = (a->r[r] >> shift & LOW4) | (b->r[r] >> shift & LOW4) << 4;
+    }
+    memcpy(dst, &w, sizeof w);
+}
+
+// 32 columns in 8 words.
+static inline void put_strip(const words *x, int shift, uint8_t *dst) {
+    for (int i = 0; i < 4; i++) {
+        put_low(x + 2 * i, x + 2 * i + 1, shift, dst + (size_t)i * sizeof *x);
+    }
 }
 
 // An f16 super-scale that cannot be divided by: the group's own integer is 1 then (pack_int.c).
-static bool is_odd(uint16_t h) {
+static inline bool is_odd(uint32_t h) {
     return (h & 0x7FFF) == 0 || (h & 0x7C00) == 0x7C00;
 }
 
-// --- blocks of 32 columns, one row each ----------------------------------------------------------
-// src: a block; dst: group of the tile, at row r.
+// Byte of every row's group scale, 1 where the super-scale is odd.
+static inline void put_scale(const words *scale, const words *super, uint8_t *dst) {
+    EACH_ROW {
+        dst[r] = (uint8_t)(is_odd(super->r[r]) ? 1 : scale->r[r]);
+    }
+}
 
-// 32 columns of 4 bits, column i in the low and i + 16 in the high half of byte i.
-static void halves(const uint8_t *qs, uint32_t *dst) {
-    uint64_t a = load8(qs), b = load8(qs + 8);
-    dst[0 * MK_TILE] = fold(a & LOW4);
-    dst[1 * MK_TILE] = fold(b & LOW4);
-    dst[2 * MK_TILE] = fold(a >> 4 & LOW4);
-    dst[3 * MK_TILE] = fold(b >> 4 & LOW4);
+static inline void put_f16(const words *h, uint8_t *dst) {
+    EACH_ROW {
+        uint16_t v = (uint16_t)h->r[r];
+        memcpy(dst + 2 * r, &v, 2);
+    }
+}
+
+// --- blocks of 32 columns: an f16 scale, then codes ----------------------------------------------
+
+enum { F16_HEAD = 2 * MK_TILE };
+
+// The f16 a scale has after float32 and back: a signalling NaN becomes a quiet one.
+static inline void put_f16_scale(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    EACH_ROW {
+        uint16_t h = load2(row[r] + at);
+        h = (h & 0x7C00) == 0x7C00 && (h & 0x03FF) != 0 ? h | 0x0200 : h;
+        memcpy(dst + 2 * r, &h, 2);
+    }
+}
+
+// 32 columns of 4 bits: column i in the low and i + 16 in the high half of byte i.
+static inline void put_halves(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    words x[4];
+    transpose(row, at, 4, x);
+    for (int i = 0; i < 4; i++) {
+        put_low(&x[i % 2 * 2], &x[i % 2 * 2 + 1], i / 2 * 4, dst + (size_t)i * sizeof *x);
+    }
 }
 
 // Bits 4 s + b of v to bit s of byte b.
-static uint32_t spread_bits(uint32_t v) {
+static inline uint32_t spread_bits(uint32_t v) {
     uint32_t out = 0;
     for (int b = 0; b < 4; b++) {
         uint32_t x = v >> b & 0x11111111u;
@@ -72,146 +164,158 @@ static uint32_t spread_bits(uint32_t v) {
     return out;
 }
 
-static void q4_0(const uint8_t *src, uint32_t *dst) {
-    halves(src + 2, dst);
+static inline void q4_0(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    put_f16_scale(row, at, dst);
+    put_halves(row, at + 2, dst + F16_HEAD);
 }
 
-static void q5_0(const uint8_t *src, uint32_t *dst) {
-    halves(src + 6, dst);
-    dst[4 * MK_TILE] = spread_bits(load4(src + 2));
-}
-
-static void q8_0(const uint8_t *src, uint32_t *dst) {
-    for (int i = 0; i < STRIP / 4; i++) {
-        dst[i * MK_TILE] = load4(src + 2 + 4 * i) ^ 0x80808080u;
+static inline void q5_0(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    words high;
+    put_f16_scale(row, at, dst);
+    put_halves(row, at + 6, dst + F16_HEAD);
+    EACH_ROW {
+        high.r[r] = load4(row[r] + at + 2);
     }
-}
-
-// --- blocks of 256 columns, one row each ---------------------------------------------------------
-// A strip of 32 columns is one group of Q4_K and Q5_K, two of Q6_K.  scale, min: where the row's
-// bytes of the strip's groups go.
-
-// Scale and minimum of strip k, 6 bits each (dtype_kquants.c has the picture).
-static void k_scale(const uint8_t *s, int k, uint8_t *scale, uint8_t *min) {
-    if (k < 4) {
-        *scale = s[k] & 63;
-        *min = s[k + 4] & 63;
-    } else {
-        *scale = (uint8_t)((s[k + 4] & 15) | (s[k - 4] >> 6) << 4);
-        *min = (uint8_t)(s[k + 4] >> 4 | (s[k] >> 6) << 4);
+    EACH_ROW {
+        high.r[r] = spread_bits(high.r[r]);
     }
+    memcpy(dst + F16_HEAD + 4 * sizeof high, &high, sizeof high);
 }
 
-// Strips 2 j and 2 j + 1 of 4-bit codes: the low and the high halves of 32 bytes.
-static void two_strips(const uint8_t *qs, uint32_t *even, uint32_t *odd) {
-    for (int i = 0; i < STRIP / 8; i++) {
-        uint64_t v = load8(qs + 8 * i);
-        even[i * MK_TILE] = fold(v & LOW4);
-        odd[i * MK_TILE] = fold(v >> 4 & LOW4);
+static inline void q8_0(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    words x[8];
+    put_f16_scale(row, at, dst);
+    transpose(row, at + 2, 8, x);
+    for (int i = 0; i < 8; i++) {
+        EACH_ROW {
+            x[i].r[r] ^= 0x80808080u;
+        }
     }
+    memcpy(dst + F16_HEAD, x, sizeof x);
 }
 
-// Scales of Q4_K and Q5_K: d and dmin of the row at dst, its 8 scales and minima at the heads of 8
-// groups of `group_bytes`.
-static void k_scales(const uint8_t *src, int r, size_t group_bytes, uint8_t *dst) {
-    uint16_t d = load2(src), min = load2(src + 2) ^ 0x8000;
-    uint8_t *group = dst + 2 * MK_TILE * sizeof d;
-    memcpy(dst + 2 * r, &d, 2);
-    memcpy(dst + 2 * (MK_TILE + r), &min, 2);
-    for (int k = 0; k < STRIPS; k++, group += group_bytes) {
-        uint8_t scale, m;
-        k_scale(src + 4, k, &scale, &m);
-        group[r] = is_odd(d) ? 1 : scale;
-        group[MK_TILE + r] = is_odd(min) ? 1 : m;
-    }
-}
+// --- blocks of 256 columns -----------------------------------------------------------------------
+// A strip of 32 columns is one group of Q4_K and Q5_K, two of Q6_K.
 
 enum { K_HEAD = 4 * MK_TILE, K_SCALES = 2 * MK_TILE };
 enum { Q4_K_GROUP = K_SCALES + 16 * MK_TILE, Q5_K_GROUP = Q4_K_GROUP + 4 * MK_TILE };
 enum { Q6_K_HEAD = 2 * MK_TILE, Q6_K_GROUP = MK_TILE + 12 * MK_TILE };
 
-static void q4_k(const uint8_t *src, int r, uint8_t *dst) {
-    k_scales(src, r, Q4_K_GROUP, dst);
-    uint8_t *codes = dst + K_HEAD + K_SCALES + 4 * r;
-    for (int j = 0; j < STRIPS / 2; j++, codes += 2 * Q4_K_GROUP) {
-        two_strips(src + 16 + STRIP * j, (uint32_t *)codes, (uint32_t *)(codes + Q4_K_GROUP));
+// Byte k of a list of words.
+static inline uint32_t byte_of(const words *x, int k, int r) {
+    return x[k / 4].r[r] >> (8 * (k % 4)) & 0xFF;
+}
+
+// Scale and minimum of strip k, 6 bits each in 12 bytes (dtype_kquants.c has the picture).
+static inline void k_scale(const words *s, int k, words *scale, words *min) {
+    EACH_ROW {
+        uint32_t a = byte_of(s, k < 4 ? k : k + 4, r), b = byte_of(s, k < 4 ? k + 4 : k, r);
+        uint32_t top = byte_of(s, k < 4 ? k : k - 4, r);
+        scale->r[r] = k < 4 ? a & 63 : (a & 15) | (top >> 6) << 4;
+        min->r[r] = k < 4 ? b & 63 : a >> 4 | (b >> 6) << 4;
     }
 }
 
-static void q5_k(const uint8_t *src, int r, uint8_t *dst) {
-    k_scales(src, r, Q5_K_GROUP, dst);
-    uint8_t *codes = dst + K_HEAD + K_SCALES + 4 * r;
-    for (int j = 0; j < STRIPS / 2; j++) {
-        uint8_t *even = codes + 2 * j * Q5_K_GROUP;
-        two_strips(src + 48 + STRIP * j, (uint32_t *)even, (uint32_t *)(even + Q5_K_GROUP));
+// x: words d | dmin << 16, then the 12 bytes.  The 8 scales and minima stand at the heads of groups
+// of `group_bytes`.
+static inline void put_k_scales(const words *x, size_t group_bytes, uint8_t *dst) {
+    words d, min, scale, m;
+    EACH_ROW {
+        d.r[r] = x[0].r[r] & 0xFFFF;
+        min.r[r] = x[0].r[r] >> 16 ^ 0x8000;  // the shift is -dmin * m
     }
+    put_f16(&d, dst);
+    put_f16(&min, dst + 2 * MK_TILE);
+    uint8_t *group = dst + K_HEAD;
+    for (int k = 0; k < STRIPS; k++, group += group_bytes) {
+        k_scale(x + 1, k, &scale, &m);
+        put_scale(&scale, &d, group);
+        put_scale(&m, &min, group + MK_TILE);
+    }
+}
+
+// Codes of strips in pairs: the low and the high halves of 32 bytes.
+static inline void put_k_codes(const words *x, size_t group_bytes, uint8_t *dst) {
+    for (int k = 0; k < STRIPS; k++, dst += group_bytes) {
+        put_strip(x + k / 2 * 8, 4 * (k % 2), dst);
+    }
+}
+
+static inline void q4_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    words x[36];
+    transpose(row, at, 36, x);
+    put_k_scales(x, Q4_K_GROUP, dst);
+    put_k_codes(x + 4, Q4_K_GROUP, dst + K_HEAD + K_SCALES);
+}
+
+static inline void q5_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    words x[44];
+    transpose(row, at, 44, x);
+    put_k_scales(x, Q5_K_GROUP, dst);
+    uint8_t *codes = dst + K_HEAD + K_SCALES;
+    put_k_codes(x + 12, Q5_K_GROUP, codes);
     for (int k = 0; k < STRIPS; k++) {
-        uint32_t word = 0;
+        words high = {{0}};
         for (int s = 0; s < 8; s++) {
-            word |= (load4(src + 16 + 4 * s) >> k & 0x01010101u) << s;
+            EACH_ROW {
+                high.r[r] |= (x[4 + s].r[r] >> k & 0x01010101u) << s;
+            }
         }
-        memcpy(codes + k * Q5_K_GROUP + 16 * MK_TILE, &word, 4);
+        memcpy(codes + k * Q5_K_GROUP + 4 * sizeof high, &high, sizeof high);
     }
 }
 
-// 16 columns of strip k of a half: low, high: their bytes; nibble: shift of the low bits.
-static void q6_group(const uint8_t *low, const uint8_t *high, int nibble, int k, uint32_t *dst) {
-    uint32_t word = 0;
-    dst[0] = fold(load8(low) >> nibble & LOW4);
-    dst[MK_TILE] = fold(load8(low + 8) >> nibble & LOW4);
+// 16 columns of strip k of a half: 4 words of low bits at `shift`, 4 of high bits.
+static inline void put_q6_group(const words *low, int shift, const words *high, int k,
+                                uint8_t *dst) {
+    words w = {{0}};
+    put_low(&low[0], &low[1], shift, dst);
+    put_low(&low[2], &low[3], shift, dst + sizeof w);
     for (int s = 0; s < 4; s++) {
-        word |= (load4(high + 4 * s) >> (2 * k) & 0x03030303u) << (2 * s);
+        EACH_ROW {
+            w.r[r] |= (high[s].r[r] >> (2 * k) & 0x03030303u) << (2 * s);
+        }
     }
-    dst[2 * MK_TILE] = word;
+    memcpy(dst + 2 * sizeof w, &w, sizeof w);
 }
 
-static void q6_k(const uint8_t *src, int r, uint8_t *dst) {
-    const uint8_t *scales = src + 192;
-    uint16_t d = load2(src + 208);
-    memcpy(dst + 2 * r, &d, 2);
+// Words: 32 of low bits, 16 of high bits, 4 of scales; then d.
+static inline void q6_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
+    words x[52], d, scale;
+    transpose(row, at, 52, x);
+    EACH_ROW {
+        d.r[r] = load2(row[r] + at + 208);
+    }
+    put_f16(&d, dst);
     dst += Q6_K_HEAD;
     for (int g = 0; g < SUPER / 16; g++, dst += Q6_K_GROUP) {
-        int half = g / 8, k = g / 2 % 4, at = g % 2 * 16;
-        dst[r] = is_odd(d) ? 1 : scales[g];
-        q6_group(src + 64 * half + 32 * (k & 1) + at, src + 128 + 32 * half + at, 4 * (k >> 1), k,
-                 (uint32_t *)(dst + MK_TILE) + r);
+        int half = g / 8, k = g / 2 % 4, part = g % 2 * 4;
+        EACH_ROW {
+            scale.r[r] = byte_of(x + 48, g, r);
+        }
+        put_scale(&scale, &d, dst);
+        put_q6_group(x + 16 * half + 8 * (k & 1) + part, 4 * (k >> 1), x + 32 + 8 * half + part, k,
+                     dst + MK_TILE);
     }
 }
 
 // --- tiles ---------------------------------------------------------------------------------------
 
-// One function per type, so that the loop over the rows has the type's code inside.
+// One function per type, so that the loop over the blocks has the type's code inside.
 typedef void (*tile_fn)(const uint8_t *const *row, int64_t n_block, uint8_t *dst);
 
-enum { F16_HEAD = 2 * MK_TILE };
-
-// Blocks of 32 columns: an f16 scale, then codes.
-#define TILE_32(type, block_bytes, code_bytes)                                                     \
-    static void type##_tile(const uint8_t *const *row, int64_t n, uint8_t *dst) {                  \
-        for (int64_t b = 0; b < n; b++, dst += F16_HEAD + (code_bytes)*MK_TILE) {                  \
-            for (int r = 0; r < MK_TILE; r++) {                                                    \
-                const uint8_t *src = row[r] + (size_t)b * (block_bytes);                           \
-                uint16_t d = quiet(load2(src));                                                    \
-                memcpy(dst + 2 * r, &d, 2);                                                        \
-                type(src, (uint32_t *)(dst + F16_HEAD) + r);                                       \
-            }                                                                                      \
-        }                                                                                          \
-    }
-TILE_32(q4_0, 18, 16)
-TILE_32(q5_0, 22, 20)
-TILE_32(q8_0, 34, 32)
-
-#define TILE_256(type, block_bytes, tile_bytes)                                                    \
+#define TILE(type, block_bytes, tile_bytes)                                                        \
     static void type##_tile(const uint8_t *const *row, int64_t n, uint8_t *dst) {                  \
         for (int64_t b = 0; b < n; b++, dst += (tile_bytes)) {                                     \
-            for (int r = 0; r < MK_TILE; r++) {                                                    \
-                type(row[r] + (size_t)b * (block_bytes), r, dst);                                  \
-            }                                                                                      \
+            type(row, (size_t)b *(block_bytes), dst);                                              \
         }                                                                                          \
     }
-TILE_256(q4_k, 144, K_HEAD + STRIPS * Q4_K_GROUP)
-TILE_256(q5_k, 176, K_HEAD + STRIPS * Q5_K_GROUP)
-TILE_256(q6_k, 210, Q6_K_HEAD + SUPER / 16 * Q6_K_GROUP)
+TILE(q4_0, 18, F16_HEAD + 16 * MK_TILE)
+TILE(q5_0, 22, F16_HEAD + 20 * MK_TILE)
+TILE(q8_0, 34, F16_HEAD + 32 * MK_TILE)
+TILE(q4_k, 144, K_HEAD + STRIPS * Q4_K_GROUP)
+TILE(q5_k, 176, K_HEAD + STRIPS * Q5_K_GROUP)
+TILE(q6_k, 210, Q6_K_HEAD + SUPER / 16 * Q6_K_GROUP)
 
 static const struct {
     mk_dtype dtype;

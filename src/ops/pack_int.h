@@ -14,5 +14,8 @@ void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *ds
 // The same bytes for types that have a short way and 16 rows that are all there; false: this type
 // has none, nothing was written.
 bool mk_pack_fast_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst);
+// n elements of 4 (2) bytes of 16 rows from byte `at` on, to [n][16]; n: a multiple of 4 (8).
+void mk_pack_words(const uint8_t *const *row, size_t at, int64_t n, uint32_t *dst);
+void mk_pack_halves(const uint8_t *const *row, size_t at, int64_t n, uint16_t *dst);
 
 #endif

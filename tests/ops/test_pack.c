@@ -67,7 +67,27 @@ static void test_fast_is_general(void **state) {
     assert_int_equal(n_fast, 6 + 3);  // the K types have no rows of 480
 }
 
+static void test_words_and_halves(void **state) {
+    (void)state;
+    static rows x;
+    static uint32_t words[COLS * MK_TILE];
+    static uint16_t halves[COLS * MK_TILE];
+    fill(&x, 7);
+    for (int64_t n = 8; n <= COLS; n += n < 32 ? 8 : 240) {
+        for (size_t at = 0; at < 7; at += 2) {
+            mk_pack_words(x.row, at, n, words);
+            mk_pack_halves(x.row, at, n, halves);
+            for (int64_t i = 0; i < n * MK_TILE; i++) {
+                const uint8_t *p = x.bytes[i % MK_TILE] + at;
+                assert_memory_equal(&words[i], p + i / MK_TILE * 4, 4);
+                assert_memory_equal(&halves[i], p + i / MK_TILE * 2, 2);
+            }
+        }
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fast_is_general)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fast_is_general),
+                                       cmocka_unit_test(test_words_and_halves)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
