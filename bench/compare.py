@@ -56,6 +56,12 @@ def peer_command(args, name, model, row):
     return [args.llama_cpp, "-m", "{model}", "-p", "{p}", "-n", "{n}", "-d", "{d}", "-t", "{t}", "-r", "1", "-o", "json"]
 
 
+def file_of(args, model):
+    """The big model may carry the name of its family in front."""
+    path = args.models / f"{model}.gguf"
+    return path if path.is_file() else args.models / f"deepseek-{model}.gguf"
+
+
 def words(cmd):
     """One line that splits into these words again; quotes only where they are needed."""
     return " ".join(w if re.fullmatch(r"[\w{}.,/+:=@-]+", w) else shlex.quote(w) for w in map(str, cmd))
@@ -68,7 +74,7 @@ def run(cmd):
 
 def bench(args, model, row):
     what, peers = ROWS[row]
-    cmd = [args.minke, "bench", "-m", args.models / f"{model}.gguf", *what, "-t", args.threads, "-r", args.repeat, "--json",
+    cmd = [args.minke, "bench", "-m", file_of(args, model), *what, "-t", args.threads, "-r", args.repeat, "--json",
            "--no-packed", "--compare-timeout", "3600"]
     for name in peers:
         if args.peers[name]:
@@ -96,7 +102,7 @@ def wall_and_peak(cmd):
 
 def load_commands(args, model, cache):
     """What starts, answers with one token and ends; ours from the file and from a packed copy."""
-    path = args.models / f"{model}.gguf"
+    path = file_of(args, model)
     ours = [args.minke, "run", "-m", path, "-t", args.threads, "--ctx", "512", "--raw", "-n", "1", "a"]
     out = {"minke": [*ours, "--no-packed"]}
     if run([args.minke, "cache", "add", path, "--cache-dir", cache, "-q"]).returncode == 0:
@@ -110,7 +116,7 @@ def load_commands(args, model, cache):
 
 
 def load(args, model):
-    path = args.models / f"{model}.gguf"
+    path = file_of(args, model)
     shown = json.loads(run([args.minke, "show", path, "--ctx", "512", "--json"]).stdout)
     entry = {"model": model, "row": "load", "file_bytes": path.stat().st_size, "cache_bytes": shown["memory"]["cache"],
              "programs": []}
@@ -171,7 +177,7 @@ def facts(args, model):
     return {"date": datetime.date.today().isoformat(), "cpu": cpu_name(), "cpus": os.cpu_count(), "memory_bytes": memory_kb * 1024,
             "commit": one_line(["git", "rev-parse", "--short=12", "HEAD"]) + (" with changes" if dirty else ""),
             "threads": int(args.threads), "repetitions": args.repeat,
-            "peers": {n: peer_version(p, args.models / f"{model}.gguf") for n, p in args.peers.items() if p and model}}
+            "peers": {n: peer_version(p, file_of(args, model)) for n, p in args.peers.items() if p and model}}
 
 
 def peer_cells(test, name):
@@ -287,7 +293,7 @@ def work(args):
     wanted = args.only.split(",") if args.only else MODELS
     for model in wanted:
         rows = "speed batch long load" if args.all else MODELS.get(model, "speed")
-        if not (args.models / f"{model}.gguf").is_file():
+        if not file_of(args, model).is_file():
             missing.append(model)
             continue
         for row in rows.split():

@@ -129,6 +129,7 @@ const mk_opt_spec cmd_bench_spec = {
 
 // --- lists ---------------------------------------------------------------------------------------
 
+// The numbers of one flag, in the order in which they were given.
 typedef struct {
     int64_t v[BENCH_MAX_LIST];
     int n;
@@ -160,6 +161,7 @@ typedef struct {
     list prompt, generate, batch, depth, threads;
 } lists;
 
+// A batch goes through the engine in one pass, so it must fit into a chunk.
 static mk_status parse_lists(const bench_args *a, lists *l, mk_err *err) {
     int64_t chunk = a->model.n_chunk > 0 ? a->model.n_chunk : BENCH_MAX_BATCH;
     chunk = chunk < BENCH_MAX_BATCH ? chunk : BENCH_MAX_BATCH;
@@ -182,6 +184,7 @@ const char *bench_kind_name(bench_kind k) {
     return name[k];
 }
 
+// 0 means none; one sequence with one token is a draft of one token.
 static void add_point(bench_plan *plan, bench_kind kind, int64_t n, int64_t depth, int n_thread) {
     bool same_as_draft = kind == BENCH_SEQUENCES && n == 1;
     if (n > 0 && !same_as_draft) {
@@ -199,6 +202,7 @@ static void add_group(bench_plan *plan, const lists *l, int64_t depth, int n_thr
     }
 }
 
+// Sorted by threads, then depth, so that groups lie together.
 static mk_status make_points(bench_plan *plan, const lists *l, int n_thread, mk_err *err) {
     int n_group = l->depth.n * (l->threads.n > 0 ? l->threads.n : 1);
     int most = n_group * (l->prompt.n + l->generate.n + 2 * l->batch.n);

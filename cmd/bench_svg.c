@@ -116,6 +116,7 @@ void svg_heading(const bench_plan *plan, mk_buf *b, double x, double y, const ch
 
 #define TITLE_H 36.0
 
+// Two columns, row by row.
 void svg_place(int i, double *x, double *y) {
     *x = MARGIN + (i % 2) * SVG_PANEL_W;
     *y = TITLE_H + MARGIN + floor(i / 2) * SVG_PANEL_H;
@@ -138,6 +139,7 @@ void svg_end(mk_buf *b) {
     mk_buf_puts(b, "</svg>\n");
 }
 
+// The speeds, if wanted, and behind them the roofline.
 static void picture(const bench_plan *plan, bool speeds, mk_buf *b) {
     int n_speed = speeds ? bench_speed_panels(plan) : 0, n_roof = bench_roof_panels(plan);
     char title[256];
@@ -171,6 +173,7 @@ static const char page_head[] =
     "@media (prefers-color-scheme:dark){body{background:#0d1117;color:#c9d1d9}"
     "td,th{border-color:#2a313c}}</style></head><body>\n";
 
+// The same numbers as the text's table, for those who read it in a browser.
 static void html_row(const bench_plan *plan, const bench_point *p, mk_buf *b) {
     bench_bound w = bench_bound_of(p);
     bool memory = strcmp(w.bound, "bandwidth") == 0;
@@ -231,6 +234,7 @@ mk_status bench_check_picture(const char *path, mk_err *err) {
                          path);
 }
 
+// Atomically: a picture is whole or not there.
 static mk_status save(const mk_buf *b, const char *path, mk_err *err) {
     mk_writer *w = NULL;
     if (b->failed) {

@@ -24,6 +24,8 @@ static const char *speed_text(double v, char out[16]) {
     return out;
 }
 
+// The fraction of the limit that binds; against bandwidth also with keys and values, where they
+// show.
 static void print_row(const bench_plan *plan, const bench_point *p) {
     char test[32], mid[16], lo[16], hi[16];
     bench_bound b = bench_bound_of(p);
@@ -58,6 +60,7 @@ static void print_peers(const bench_plan *plan, const bench_point *p) {
     }
 }
 
+// Medians of the bursts, a line for each group.
 static void print_limits(const bench_plan *plan) {
     printf("\nlimits, measured in between\n"
            "   depth threads     memory  model size        f32       bf16       int8\n");
@@ -103,6 +106,7 @@ double bench_rest_seconds(const bench_point *p) {
     return s;
 }
 
+// Operators by time.  Gop/s counts all kinds of arithmetic; the limit takes each at its own peak.
 static void print_profile(const bench_point *p) {
     mk_op_time op[BENCH_MAX_OPS];
     memcpy(op, p->op, (size_t)p->n_op * sizeof *op);
@@ -122,6 +126,7 @@ static void print_profile(const bench_point *p) {
 
 // --- everything ----------------------------------------------------------------------------------
 
+// What a token reads is said without a depth: the weights alone.
 void bench_print(const bench_plan *plan) {
     const mk_model *m = mk_llm_model(plan->llm);
     char file[32], packed[32];

@@ -2,13 +2,16 @@
 import json
 import os
 import re
+import signal
 import statistics
+import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
 
 import pytest
 
+from conftest import MINKE, ROOT
 from ggufread import read_gguf
 
 QUICK = ("-p", "32", "-n", "4", "-r", "1")
@@ -277,6 +280,20 @@ def test_compare_timeout(minke, cmd):
     start = time.monotonic()
     code, err = failing(minke, cmd, "--compare-timeout", "0.5")
     assert code == 1 and "0.5 seconds" in err and time.monotonic() - start < 30
+
+
+def test_compare_interrupted(tmp_path):
+    """Ctrl-C while a peer runs ends both."""
+    mark = tmp_path / "pid"
+    p = subprocess.Popen([MINKE, "bench", "-p", "8", "-n", "0", "--compare", f"sh -c 'echo $$ > \"{mark}\"; sleep 60'"],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    start = time.monotonic()
+    while not (mark.exists() and mark.read_text().strip()) and time.monotonic() - start < 30:
+        time.sleep(0.05)
+    p.send_signal(signal.SIGINT)
+    assert p.wait(timeout=20) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
