@@ -1,7 +1,8 @@
 // Attention: how the rows and heads of a batch become jobs for the kernel.
 //
 // A job is a run of rows of one sequence, one kv head, and a range of the heads that share it: up
-// to 64 queries walk the cache together.  How rows are grouped changes speed only.
+// to 64 queries walk the cache together.  How rows are grouped changes speed only.  Keys are never
+// divided: the order of a sum over them is part of the result.
 #include "base/alloc.h"
 #include "ops/kv_q8.h"
 #include "ops/ops_int.h"
@@ -22,12 +23,19 @@ static void check_shape(const mk_attn *a) {
     MK_ASSERT(!a->latent || (a->n_kv_head == 1 && a->d_v <= a->d_k));
 }
 
+// How many rows and heads a job takes.
+typedef struct {
+    int64_t rows, heads, n_range;  // n_range: head ranges per kv head
+} job_shape;
+
 typedef struct {
     const mk_kernels *k;
+    mk_pool *pool;
     const mk_attn *a;
     mk_kv_layer kv;
     const mk_rows *rows;
     mk_mat q, v, y;  // q is also k of kv_store
+    job_shape shape;
     uint8_t *scratch;
     size_t scratch_bytes;
 } attn_work;
@@ -59,20 +67,15 @@ void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows
 }
 
 // --- attending -----------------------------------------------------------------------------------
-// How many rows and heads a job takes.
-typedef struct {
-    int64_t rows, heads, n_range;  // n_range: head ranges per kv head
-} job_shape;
-
 // With fewer jobs than threads the heads of a kv head are divided further.
 static job_shape shape_of(const mk_attn *a, int64_t n_tok, int n_thread) {
     int64_t group = a->n_head / a->n_kv_head;
     job_shape s = {1, group, 1};
-    if (group > MK_ATTN_QUERIES / 2) {
-        s.heads = MK_ATTN_QUERIES / 2;
+    if (group > MK_ATTN_QUERIES) {
+        s.heads = MK_ATTN_QUERIES;
         s.n_range = (group + s.heads - 1) / s.heads;
     } else {
-        s.rows = MK_ATTN_QUERIES / 2 / group;
+        s.rows = MK_ATTN_QUERIES / group;
     }
     int64_t n_job = (n_tok + s.rows - 1) / s.rows * a->n_kv_head * s.n_range;
     if (n_job < n_thread && n_tok > 0) {
@@ -116,27 +119,48 @@ static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64
     w->k->attention(&job);
 }
 
-// Every thread walks the same list of jobs and takes those whose first unit of cost lies in its
-// part.
-static void run_attention(void *arg, int ith, int n_thread) {
-    const attn_work *w = arg;
-    job_shape s = shape_of(w->a, w->rows->n_tok, n_thread);
-    int64_t per_run = w->a->n_kv_head * s.n_range, total = 0, lo, hi, at = 0;
+// All jobs whose first unit of cost lies in [lo, hi); `mem` is the thread's scratch.  Returns the
+// cost of all jobs.
+static int64_t run_units(const attn_work *w, int64_t lo, int64_t hi, uint8_t *mem) {
+    const job_shape s = w->shape;
+    int64_t per_run = w->a->n_kv_head * s.n_range, at = 0;
     for (int64_t t = 0, e; t < w->rows->n_tok; t = e) {
-        e = run_end(w->rows, t, s.rows);
-        total += job_cost(w->rows, t, e) * per_run;
-    }
-    mk_pool_split(total, 1, ith, n_thread, &lo, &hi);
-    for (int64_t t = 0, e; t < w->rows->n_tok && at < hi; t = e) {
         e = run_end(w->rows, t, s.rows);
         int64_t cost = job_cost(w->rows, t, e);
         for (int64_t i = 0; i < per_run; i++, at += cost) {
             if (at >= lo && at < hi) {
-                run_job(w, s, t, e, i / s.n_range, i % s.n_range,
-                        w->scratch + (size_t)ith * w->scratch_bytes);
+                run_job(w, s, t, e, i / s.n_range, i % s.n_range, mem);
             }
         }
     }
+    return at;
+}
+
+static void run_attention(void *arg, int ith, int n_thread) {
+    const attn_work *w = arg;
+    int64_t lo, hi;
+    (void)n_thread;
+    while (mk_pool_take(w->pool, ith, &lo, &hi)) {
+        run_units(w, lo, hi, w->scratch + (size_t)ith * w->scratch_bytes);
+    }
+}
+
+// of a thread's share: later rows of a prompt cost more, and so may a slow processor
+#define PIECES 8
+
+static void attend(mk_ops *ops, attn_work *w) {
+    // about one multiplication per query, key and column
+    const mk_attn *a = w->a;
+    int64_t n_tok = w->rows->n_tok, keys = n_tok * (w->rows->pos[n_tok - 1] + MK_KV_BLOCK);
+    if (keys * a->n_head * (a->d_k + a->d_v) < MK_OPS_PARALLEL_MACS || ops->n_thread == 1) {
+        w->shape = shape_of(a, n_tok, 1);
+        run_units(w, 0, INT64_MAX, w->scratch);
+        return;
+    }
+    w->shape = shape_of(a, n_tok, ops->n_thread);
+    int64_t total = run_units(w, 0, 0, NULL), pieces = (int64_t)ops->n_thread * PIECES;
+    mk_pool_share(ops->pool, total, (total + pieces - 1) / pieces);
+    mk_pool_run(ops->pool, run_attention, w);
 }
 
 void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_layer kv,
@@ -146,14 +170,11 @@ void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_la
     MK_ASSERT(q.n_row == rows->n_tok && y.n_row == rows->n_tok);
     MK_ASSERT(q.n_col == a->n_head * a->d_k && y.n_col == a->n_head * a->d_v);
     size_t mark = mk_op_mark(ops);
-    attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = q, .y = y};
+    attn_work w = {.k = ops->k, .pool = ops->pool, .a = a, .kv = kv, .rows = rows, .q = q, .y = y};
     w.scratch_bytes = ops->k->attention_scratch(a);
     w.scratch = mk_ops_take(ops, w.scratch_bytes * (size_t)ops->n_thread);
     if (!ops->dry && rows->n_tok > 0) {
-        // about one multiplication per query, key and column
-        int64_t keys = rows->n_tok * (rows->pos[rows->n_tok - 1] + MK_KV_BLOCK);
-        bool worth = keys * a->n_head * (a->d_k + a->d_v) >= MK_OPS_PARALLEL_MACS;
-        mk_ops_run(ops, worth, run_attention, &w);
+        attend(ops, &w);
     }
     mk_op_release(ops, mark);
     mk_ops_count_attention(ops, a, rows);

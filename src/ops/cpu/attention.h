@@ -4,10 +4,11 @@
 #define MK_OPS_CPU_ATTENTION_H
 
 #include "ops/cpu/cpu.h"
+#include "ops/cpu/simd_attn.h"
 #include "ops/kv_q8.h"
 
 #define KEY_GROUPS (MK_KV_BLOCK / 16)
-#define SUB        8  // queries that share one walk over a block
+#define WALK       16  // queries that go through a block together
 
 MK_INLINE size_t pad64(size_t n_bytes) {
     return (n_bytes + 63) / 64 * 64;
@@ -50,6 +51,30 @@ MK_INLINE float *output_at(const job_queries *s, int64_t i) {
     const mk_attn_job *job = s->job;
     return job->y.p + (job->row_lo + i / s->n_head) * job->y.stride +
            (job->head_lo + i % s->n_head) * job->a->d_v;
+}
+
+// Vector g of one query's 64, of which n are visible, and `other` behind them.
+MK_INLINE v16f seen_or(const bool full, int64_t n, int64_t g, v16f x, v16f other) {
+    return full || n == MK_KV_BLOCK ? x : vf_select_below(n - 16 * g, x, other);
+}
+
+// The largest visible score of each of n queries, s [n][64]; the rest -inf.
+MK_INLINE v16f largest_scores(const bool full, const float *s, int64_t n, const int64_t *seen) {
+    const v16f low = vf_set1(-INFINITY);
+    v16f top[WALK];
+    for (int64_t k = 0; k < n; k++) {
+        const float *x = s + k * MK_KV_BLOCK;
+        top[k] = low;
+        MK_UNROLL for (int g = 0; g < KEY_GROUPS; g++) {
+            if (full || 16 * g < seen[k]) {
+                top[k] = vf_max(seen_or(full, seen[k], g, vf_load(x + 16 * g), low), top[k]);
+            }
+        }
+    }
+    for (int64_t k = n; k < WALK; k++) {
+        top[k] = low;
+    }
+    return reduce_max16(top);
 }
 
 // Asks for n_bytes of what will be read a block later: blocks lie far apart, so the hardware's own

@@ -12,9 +12,6 @@
 // every a, so it does not matter whether a query meets it beside others that see its keys.  The
 // layout of a block is in kv_q8.h.
 #include "ops/cpu/attention.h"
-#include "ops/cpu/simd_attn.h"
-
-#define WALK 16  // queries that go through a block together
 
 // 32 columns of 16 queries: four columns of each query side by side.
 typedef struct {
@@ -204,28 +201,9 @@ static void scores(const q8_state *s, const query_group *q, int64_t n, const uin
 // The n queries of a walk go through every step together: their maxima come out of one tree, and
 // what one waits for another can use.  `full`: all of them see all keys of the block.
 
-// Score vector g of one query, of which n keys are visible.
-MK_INLINE v16f seen_or(const bool full, int64_t n, int64_t g, v16f x, v16f other) {
-    return full || n == MK_KV_BLOCK ? x : vf_select_below(n - 16 * g, x, other);
-}
-
 // The largest score of each query so far, and by how much that shrinks what was summed before.
 MK_INLINE void new_maxima(const bool full, q8_state *s, int64_t i, int64_t n, const int64_t *seen) {
-    const v16f low = vf_set1(-INFINITY);
-    v16f top[WALK];
-    for (int64_t k = 0; k < n; k++) {
-        const float *x = s->s + k * MK_KV_BLOCK;
-        top[k] = low;
-        MK_UNROLL for (int g = 0; g < KEY_GROUPS; g++) {
-            if (full || 16 * g < seen[k]) {
-                top[k] = vf_max(seen_or(full, seen[k], g, vf_load(x + 16 * g), low), top[k]);
-            }
-        }
-    }
-    for (int64_t k = n; k < WALK; k++) {
-        top[k] = low;
-    }
-    v16f before = vf_load(s->max + i), now = vf_max(reduce_max16(top), before);
+    v16f before = vf_load(s->max + i), now = vf_max(largest_scores(full, s->s, n, seen), before);
     vf_store(s->corr, vf_exp2(vf_sub(before, now)));
     vf_store(s->max + i, now);
 }
