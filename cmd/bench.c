@@ -184,6 +184,15 @@ const char *bench_kind_name(bench_kind k) {
     return name[k];
 }
 
+const char *bench_kind_about(bench_kind k) {
+    static const char *const about[BENCH_N_KIND] = {
+#define X(id, name, what) what,
+        BENCH_KINDS(X)
+#undef X
+    };
+    return about[k];
+}
+
 // 0 means none; one sequence with one token is a draft of one token.
 static void add_point(bench_plan *plan, bench_kind kind, int64_t n, int64_t depth, int n_thread) {
     bool same_as_draft = kind == BENCH_SEQUENCES && n == 1;

@@ -43,6 +43,7 @@ typedef enum {
         BENCH_N_KIND
 } bench_kind;
 const char *bench_kind_name(bench_kind k);
+const char *bench_kind_about(bench_kind k);
 
 // --- samples -------------------------------------------------------------------------------------
 // Grows up to BENCH_MAX_SAMPLES; what comes after that is dropped.

@@ -107,7 +107,8 @@ static void collect(panel *c, const bench_point *head) {
 }
 
 static void grid(const panel *c) {
-    static const char *const unit[N_AXIS] = {"tokens", "tokens in the cache", "threads"};
+    const char *const unit[N_AXIS] = {bench_kind_about(c->p[0]->kind), "tokens in the cache",
+                                      "threads"};
     const svg_pane *a = &c->pane;
     char text[24];
     double step = svg_step(c->max, 5);
@@ -194,7 +195,8 @@ void bench_speed_panel(const bench_plan *plan, mk_buf *b, int i, double x, doubl
             snprintf(title + at, sizeof title - (size_t)at, ", depth %lld", (long long)head->depth);
     }
     if (c.axis != AXIS_THREADS) {
-        snprintf(title + at, sizeof title - (size_t)at, ", %d threads", head->n_thread);
+        snprintf(title + at, sizeof title - (size_t)at, ", %d thread%s", head->n_thread,
+                 head->n_thread == 1 ? "" : "s");
     }
     svg_heading(plan, b, x, y + 14, title, true);
     grid(&c);

@@ -201,7 +201,8 @@ void bench_roof_panel(const bench_plan *plan, mk_buf *b, int i, double x, double
               .head = roof_head(plan, i),
               .pane = {b, x + 56, y + 56, SVG_PANEL_W - 80, SVG_PANEL_H - 116}};
     char title[64];
-    snprintf(title, sizeof title, "roofline, Gop/s, %d threads", r.head->n_thread);
+    snprintf(title, sizeof title, "roofline, Gop/s, %d thread%s", r.head->n_thread,
+             r.head->n_thread == 1 ? "" : "s");
     svg_heading(plan, b, x, y + 14, title, true);
     set_axes(&r);
     grid(&r);

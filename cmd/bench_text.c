@@ -111,8 +111,9 @@ static void print_profile(const bench_point *p) {
     mk_op_time op[BENCH_MAX_OPS];
     memcpy(op, p->op, (size_t)p->n_op * sizeof *op);
     qsort(op, (size_t)p->n_op, sizeof *op, by_time);
-    printf("\nprofile of %s %lld at depth %lld, %d threads: %.2f ms\n", bench_kind_name(p->kind),
-           (long long)p->n, (long long)p->depth, p->n_thread, p->profile_s * 1e3);
+    printf("\nprofile of %s %lld at depth %lld, %d thread%s: %.2f ms\n", bench_kind_name(p->kind),
+           (long long)p->n, (long long)p->depth, p->n_thread, p->n_thread == 1 ? "" : "s",
+           p->profile_s * 1e3);
     printf("  operator              ms   share    calls    Gop/s     GB/s  of its limit\n");
     for (int i = 0; i < p->n_op; i++) {
         double ns = (double)op[i].ns;

@@ -14,11 +14,11 @@
 
 #define TOTAL_BYTES    ((size_t)512 << 20)
 #define SMALLEST_BYTES ((size_t)1 << 20)
-#define BURST_BYTES    ((size_t)256 << 20)  // read in one try, by each way of reading
-#define READ_TRIES     2
-#define LOOPS          1000000  // of one compute run: some milliseconds
-#define COMPUTE_TRIES  4
-#define CHAINS         12  // independent accumulators: more than latency times ports
+#define BURST_BYTES    ((size_t)128 << 20)  // read in one try
+#define READ_NS        60000000  // a burst of reading takes so long, and two tries at least
+#define LOOPS          400000    // of one compute run: a millisecond or two
+#define COMPUTE_NS     10000000  // a burst of each kind takes so long, and two tries at least
+#define CHAINS         12        // independent accumulators: more than latency times ports
 
 // A loop returns something that depends on all its work, so that the compiler keeps it.
 typedef double (*loop_fn)(int64_t n);
@@ -262,14 +262,16 @@ static void compute_part(void *arg, int ith, int n_thread) {
     p->sink[ith % MAX_THREADS] = p->loop(LOOPS);
 }
 
-// Operations per second of all threads together, best of some tries.
+// Operations per second of all threads together, best of the tries.
 static double measure_compute(mk_limits_probe *p, mk_arith kind) {
     double n_op = p->loops->n_op[kind] * LOOPS * (double)mk_pool_n_thread(p->pool), best = 0;
+    uint64_t start = mk_now_ns(), t = start;
     p->loop = p->loops->fn[kind];
-    for (int i = 0; i < COMPUTE_TRIES; i++) {
-        uint64_t t = mk_now_ns();
+    for (int i = 0; i < 2 || t - start < COMPUTE_NS; i++) {
+        uint64_t begin = t;
         mk_pool_run(p->pool, compute_part, p);
-        double rate = n_op / ((double)(mk_now_ns() - t) / 1e9);
+        t = mk_now_ns();
+        double rate = n_op / ((double)(t - begin) / 1e9);
         best = rate > best ? rate : best;
     }
     return best;
@@ -308,11 +310,13 @@ static double measure_read(mk_limits_probe *p, size_t n_bytes) {
     double best = 0;
     p->n = n_bytes / sizeof *p->data;
     p->n_time = (BURST_BYTES + n_bytes - 1) / n_bytes;
-    for (int i = 0; i < 2 * READ_TRIES; i++) {
+    uint64_t start = mk_now_ns(), t = start;
+    for (int i = 0; i < 2 || t - start < READ_NS; i++) {
         p->read = way[i % 2];
-        uint64_t t = mk_now_ns();
+        uint64_t begin = t;
         mk_pool_run(p->pool, read_part, p);
-        double rate = (double)n_bytes * (double)p->n_time / ((double)(mk_now_ns() - t) / 1e9);
+        t = mk_now_ns();
+        double rate = (double)n_bytes * (double)p->n_time / ((double)(t - begin) / 1e9);
         best = rate > best ? rate : best;
     }
     return best;
