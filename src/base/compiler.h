@@ -14,4 +14,7 @@
 #error "minke needs gcc or clang"
 #endif
 
+// The compiler must compute x, although nothing is done with it.
+#define MK_KEEP(x) __asm__ volatile("" : : "r"(x))
+
 #endif
