@@ -115,13 +115,20 @@ static inline mk_x_form mk_weight_form(const mk_weight *w) {
 #define MK_F8_GROUP 128
 #define MK_SUPER    256  // columns that share an f16 scale (MK_SCALE_SUPER)
 
-// Bytes of the scales and shifts of n columns of one tile.
-static inline size_t mk_weight_scale_bytes(const mk_weight *w, size_t n) {
+// Integer kinds: bytes of the head of n <= MK_SUPER columns of a tile, that is all their scales and
+// shifts, padded so that the codes behind it begin on a cache line.
+static inline size_t mk_int_head_bytes(mk_scale_kind scales, bool shift, size_t group, size_t n) {
     static const size_t per_group[] = {
         [MK_SCALE_F32] = 64, [MK_SCALE_F16] = 32, [MK_SCALE_SUPER] = 16};
-    size_t bytes = n / (size_t)w->group * per_group[w->scales];
-    bytes += w->scales == MK_SCALE_SUPER ? n / MK_SUPER * 32 : 0;
-    return w->has_shift ? 2 * bytes : bytes;
+    size_t bytes = n / group * per_group[scales] + (scales == MK_SCALE_SUPER ? 32 : 0);
+    return ((shift ? 2 * bytes : bytes) + 63) / 64 * 64;
+}
+// Bytes of n <= MK_SUPER columns of one tile: head and codes.
+static inline size_t mk_int_block_bytes(const mk_weight *w, size_t n) {
+    static const size_t per_column[] = {
+        [MK_PACK_I8] = 16, [MK_PACK_I4] = 8, [MK_PACK_I5] = 10, [MK_PACK_I6] = 12};
+    return mk_int_head_bytes(w->scales, w->has_shift, (size_t)w->group, n) +
+           n * per_column[w->kind];
 }
 // Bytes of n columns of one tile of 16 rows, n being n_in or a multiple of MK_SUPER; overflow-safe
 // only for shapes that mk_weight_packed_bytes accepted.
@@ -136,15 +143,14 @@ static inline size_t mk_weight_stretch_bytes(const mk_weight *w, size_t n) {
     case MK_PACK_F8:
         return (n + MK_F8_GROUP - 1) / MK_F8_GROUP * 64 + n * 16;
     case MK_PACK_I8:
-        return mk_weight_scale_bytes(w, n) + n * 16;
     case MK_PACK_I4:
-        return mk_weight_scale_bytes(w, n) + n * 8;
     case MK_PACK_I5:
-        return mk_weight_scale_bytes(w, n) + n * 10;
     case MK_PACK_I6:
         break;
     }
-    return mk_weight_scale_bytes(w, n) + n * 12;
+    size_t rest = n % MK_SUPER;
+    return n / MK_SUPER * mk_int_block_bytes(w, MK_SUPER) +
+           (rest > 0 ? mk_int_block_bytes(w, rest) : 0);
 }
 static inline size_t mk_weight_tile_bytes(const mk_weight *w) {
     return mk_weight_stretch_bytes(w, (size_t)w->n_in);

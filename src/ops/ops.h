@@ -50,7 +50,7 @@ static inline mk_mat mk_mat_cols(mk_mat m, int64_t first, int64_t n) {
 // Version of the layouts below: raised with every change of packed bytes, so that packed files made
 // before are not used (docs/pack-cache.md; tests/model/test_pack_cache.c knows the bytes of each
 // version).
-#define MK_PACK_LAYOUT 1
+#define MK_PACK_LAYOUT 2
 
 typedef enum {
     MK_PACK_F32,   // [n_out/16][n_in][16] f32

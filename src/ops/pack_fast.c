@@ -6,8 +6,8 @@
 // compilers turn into vector instructions, and scales are copied.  Same bytes:
 // tests/ops/test_pack.c compares the two for every type.
 //
-// Words of a tile (ops/cpu/linear_int.h): column groups lie one after the other; in a group word i
-// of row r is at [i][r].
+// A tile (ops/cpu/linear_int.h) is blocks of 256 columns: a head with the scales, then the codes;
+// in the codes of a group word i of row r is at [i][r].
 #include <string.h>
 
 #include "base/compiler.h"
@@ -132,8 +132,6 @@ static inline void put_f16(const words *h, uint8_t *dst) {
 
 // --- blocks of 32 columns: an f16 scale, then codes ----------------------------------------------
 
-enum { F16_HEAD = 2 * MK_TILE };
-
 // The f16 a scale has after float32 and back: a signalling NaN becomes a quiet one.
 static inline void put_f16_scale(const uint8_t *const *row, size_t at, uint8_t *dst) {
     EACH_ROW {
@@ -165,42 +163,50 @@ static inline uint32_t spread_bits(uint32_t v) {
     return out;
 }
 
-static inline void q4_0(const uint8_t *const *row, size_t at, uint8_t *dst) {
-    put_f16_scale(row, at, dst);
-    put_halves(row, at + 2, dst + F16_HEAD);
+// One block of 32 columns of the source: `scale` and `codes` are its places in the tile.
+static inline void q4_0(const uint8_t *const *row, size_t at, uint8_t *scale, uint8_t *codes) {
+    put_f16_scale(row, at, scale);
+    put_halves(row, at + 2, codes);
 }
 
-static inline void q5_0(const uint8_t *const *row, size_t at, uint8_t *dst) {
+static inline void q5_0(const uint8_t *const *row, size_t at, uint8_t *scale, uint8_t *codes) {
     words high;
-    put_f16_scale(row, at, dst);
-    put_halves(row, at + 6, dst + F16_HEAD);
+    put_f16_scale(row, at, scale);
+    put_halves(row, at + 6, codes);
     EACH_ROW {
         high.r[r] = load4(row[r] + at + 2);
     }
     EACH_ROW {
         high.r[r] = spread_bits(high.r[r]);
     }
-    memcpy(dst + F16_HEAD + 4 * sizeof high, &high, sizeof high);
+    memcpy(codes + 4 * sizeof high, &high, sizeof high);
 }
 
-static inline void q8_0(const uint8_t *const *row, size_t at, uint8_t *dst) {
+static inline void q8_0(const uint8_t *const *row, size_t at, uint8_t *scale, uint8_t *codes) {
     words x[8];
-    put_f16_scale(row, at, dst);
+    put_f16_scale(row, at, scale);
     transpose(row, at + 2, 8, x);
     for (int i = 0; i < 8; i++) {
         EACH_ROW {
             x[i].r[r] ^= 0x80808080u;
         }
     }
-    memcpy(dst + F16_HEAD, x, sizeof x);
+    memcpy(codes, x, sizeof x);
 }
 
 // --- blocks of 256 columns -----------------------------------------------------------------------
 // A strip of 32 columns is one group of Q4_K and Q5_K, two of Q6_K.
 
-enum { K_HEAD = 4 * MK_TILE, K_SCALES = 2 * MK_TILE };
-enum { Q4_K_GROUP = K_SCALES + 16 * MK_TILE, Q5_K_GROUP = Q4_K_GROUP + 4 * MK_TILE };
-enum { Q6_K_HEAD = 2 * MK_TILE, Q6_K_GROUP = MK_TILE + 12 * MK_TILE };
+enum {
+    K_HEAD = 4 * MK_TILE + STRIPS * 2 * MK_TILE,
+    Q4_K_CODES = 16 * MK_TILE,
+    Q5_K_CODES = 20 * MK_TILE
+};
+enum {
+    Q6_K_SCALES = 2 * MK_TILE,
+    Q6_K_HEAD = Q6_K_SCALES + 16 * MK_TILE + 32,
+    Q6_K_CODES = 12 * MK_TILE
+};
 
 // Byte k of a list of words.
 static inline uint32_t byte_of(const words *x, int k, int r) {
@@ -217,9 +223,8 @@ static inline void k_scale(const words *s, int k, words *scale, words *min) {
     }
 }
 
-// x: words d | dmin << 16, then the 12 bytes.  The 8 scales and minima stand at the heads of groups
-// of `group_bytes`.
-static inline void put_k_scales(const words *x, size_t group_bytes, uint8_t *dst) {
+// x: words d | dmin << 16, then the 12 bytes.
+static inline void put_k_scales(const words *x, uint8_t *dst) {
     words d, min, scale, m;
     EACH_ROW {
         d.r[r] = x[0].r[r] & 0xFFFF;
@@ -227,8 +232,8 @@ static inline void put_k_scales(const words *x, size_t group_bytes, uint8_t *dst
     }
     put_f16(&d, dst);
     put_f16(&min, dst + 2 * MK_TILE);
-    uint8_t *group = dst + K_HEAD;
-    for (int k = 0; k < STRIPS; k++, group += group_bytes) {
+    uint8_t *group = dst + 4 * MK_TILE;
+    for (int k = 0; k < STRIPS; k++, group += 2 * MK_TILE) {
         k_scale(x + 1, k, &scale, &m);
         put_scale(&scale, &d, group);
         put_scale(&m, &min, group + MK_TILE);
@@ -245,16 +250,16 @@ static inline void put_k_codes(const words *x, size_t group_bytes, uint8_t *dst)
 static inline void q4_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
     words x[36];
     transpose(row, at, 36, x);
-    put_k_scales(x, Q4_K_GROUP, dst);
-    put_k_codes(x + 4, Q4_K_GROUP, dst + K_HEAD + K_SCALES);
+    put_k_scales(x, dst);
+    put_k_codes(x + 4, Q4_K_CODES, dst + K_HEAD);
 }
 
 static inline void q5_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
     words x[44];
     transpose(row, at, 44, x);
-    put_k_scales(x, Q5_K_GROUP, dst);
-    uint8_t *codes = dst + K_HEAD + K_SCALES;
-    put_k_codes(x + 12, Q5_K_GROUP, codes);
+    put_k_scales(x, dst);
+    uint8_t *codes = dst + K_HEAD;
+    put_k_codes(x + 12, Q5_K_CODES, codes);
     for (int k = 0; k < STRIPS; k++) {
         words high = {{0}};
         for (int s = 0; s < 8; s++) {
@@ -262,7 +267,7 @@ static inline void q5_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
                 high.r[r] |= (x[4 + s].r[r] >> k & 0x01010101u) << s;
             }
         }
-        memcpy(codes + k * Q5_K_GROUP + 4 * sizeof high, &high, sizeof high);
+        memcpy(codes + k * Q5_K_CODES + 4 * sizeof high, &high, sizeof high);
     }
 }
 
@@ -288,15 +293,16 @@ static inline void q6_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
         d.r[r] = load2(row[r] + at + 208);
     }
     put_f16(&d, dst);
-    dst += Q6_K_HEAD;
-    for (int g = 0; g < SUPER / 16; g++, dst += Q6_K_GROUP) {
+    memset(dst + Q6_K_HEAD - 32, 0, 32);
+    uint8_t *group = dst + Q6_K_SCALES, *codes = dst + Q6_K_HEAD;
+    for (int g = 0; g < SUPER / 16; g++, group += MK_TILE, codes += Q6_K_CODES) {
         int half = g / 8, k = g / 2 % 4, part = g % 2 * 4;
         EACH_ROW {
             scale.r[r] = byte_of(x + 48, g, r);
         }
-        put_scale(&scale, &d, dst);
+        put_scale(&scale, &d, group);
         put_q6_group(x + 16 * half + 8 * (k & 1) + part, 4 * (k >> 1), x + 32 + 8 * half + part, k,
-                     dst + MK_TILE);
+                     codes);
     }
 }
 
@@ -305,18 +311,33 @@ static inline void q6_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
 // One function per type, so that the loop over the blocks has the type's code inside.
 typedef void (*tile_fn)(const uint8_t *const *row, int64_t n_block, uint8_t *dst);
 
-#define TILE(type, block_bytes, tile_bytes)                                                        \
+#define SUPER_TILE(type, block_bytes, tile_bytes)                                                  \
     static void type##_tile(const uint8_t *const *row, int64_t n, uint8_t *dst) {                  \
         for (int64_t b = 0; b < n; b++, dst += (tile_bytes)) {                                     \
             type(row, (size_t)b *(block_bytes), dst);                                              \
         }                                                                                          \
     }
-TILE(q4_0, 18, F16_HEAD + 16 * MK_TILE)
-TILE(q5_0, 22, F16_HEAD + 20 * MK_TILE)
-TILE(q8_0, 34, F16_HEAD + 32 * MK_TILE)
-TILE(q4_k, 144, K_HEAD + STRIPS * Q4_K_GROUP)
-TILE(q5_k, 176, K_HEAD + STRIPS * Q5_K_GROUP)
-TILE(q6_k, 210, Q6_K_HEAD + SUPER / 16 * Q6_K_GROUP)
+SUPER_TILE(q4_k, 144, K_HEAD + STRIPS * Q4_K_CODES)
+SUPER_TILE(q5_k, 176, K_HEAD + STRIPS * Q5_K_CODES)
+SUPER_TILE(q6_k, 210, Q6_K_HEAD + SUPER / 16 * Q6_K_CODES)
+
+// Eight blocks of 32 columns share a head; the last ones may be fewer.
+#define STRIP_TILE(type, block_bytes, code_bytes)                                                  \
+    static void type##_tile(const uint8_t *const *row, int64_t n, uint8_t *dst) {                  \
+        for (int64_t b = 0; b < n; b += STRIPS) {                                                  \
+            int64_t m = n - b < STRIPS ? n - b : STRIPS;                                           \
+            size_t used = (size_t)m * 2 * MK_TILE, head = (used + 63) / 64 * 64;                   \
+            memset(dst + used, 0, head - used);                                                    \
+            for (int64_t i = 0; i < m; i++) {                                                      \
+                type(row, (size_t)(b + i) * (block_bytes), dst + i * 2 * MK_TILE,                  \
+                     dst + head + i * (code_bytes));                                               \
+            }                                                                                      \
+            dst += head + (size_t)m * (code_bytes);                                                \
+        }                                                                                          \
+    }
+STRIP_TILE(q4_0, 18, 16 * MK_TILE)
+STRIP_TILE(q5_0, 22, 20 * MK_TILE)
+STRIP_TILE(q8_0, 34, 32 * MK_TILE)
 
 static const struct {
     mk_dtype dtype;

@@ -210,7 +210,9 @@ static uint8_t *put_codes(const mk_weight *w, const int_chunk *c, int64_t k, uin
     return (uint8_t *)p + w->group * 2 * bits;
 }
 
+// A block of up to 256 columns: head (super-scales, then scale and shift of each group), codes.
 static uint8_t *put_chunk(const mk_weight *w, int_chunk *c, int64_t n, uint8_t *dst) {
+    uint8_t *codes = dst + mk_int_head_bytes(w->scales, w->has_shift, (size_t)w->group, (size_t)n);
     if (w->scales == MK_SCALE_SUPER) {
         memcpy(dst, c->d, sizeof c->d);
         dst += sizeof c->d;
@@ -219,14 +221,16 @@ static uint8_t *put_chunk(const mk_weight *w, int_chunk *c, int64_t n, uint8_t *
             dst += sizeof c->min;
         }
     }
+    uint8_t *end = codes;
     for (int64_t i = 0; i < n; i += w->group) {
         dst = put_scales(w->scales, c->scale, c->d, i / w->group, dst);
         if (w->has_shift) {
             dst = put_scales(w->scales, c->shift, c->min, i / w->group, dst);
         }
-        dst = put_codes(w, c, i, dst);
+        end = put_codes(w, c, i, end);
     }
-    return dst;
+    memset(dst, 0, (size_t)(codes - dst));
+    return end;
 }
 
 void mk_pack_int_tile(const mk_weight *w, const uint8_t *const *row, uint8_t *dst) {

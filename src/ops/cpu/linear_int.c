@@ -40,18 +40,18 @@ MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const i
 MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc, const int_type ty,
                          const int part, wt_lut table) {
     const size_t sb = int_scale_bytes(ty.scales);
-    const uint8_t *codes = at->w + (ty.shift ? 2 * sb : sb);
     v16i sum[8];
-    int_sums(T, codes, x, ty, part, table, sum);
-    v16f scale = int_load_scale(ty.scales, at->w, at->super);
-    v16f shift = ty.shift ? int_load_scale(ty.scales, at->w + sb, at->super_shift) : vf_zero();
+    int_sums(T, at->codes, x, ty, part, table, sum);
+    v16f scale = int_load_scale(ty.scales, at->scale, at->super);
+    v16f shift = ty.shift ? int_load_scale(ty.scales, at->scale + sb, at->super_shift) : vf_zero();
     MK_UNROLL for (int t = 0; t < T; t++) {
         acc[t] = vf_fma(vf_from_int(sum[t]), vf_mul(scale, vf_set1(x[t].d)), acc[t]);
         if (ty.shift) {
             acc[t] = vf_fma(shift, vf_set1(x[t].dsum[part]), acc[t]);
         }
     }
-    at->w = codes + int_code_bytes(ty);
+    at->scale += ty.shift ? 2 * sb : sb;
+    at->codes += int_code_bytes(ty);
 }
 
 // The 32 columns of one record of activations.
@@ -66,24 +66,22 @@ MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *ac
 }
 
 MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_type ty) {
-    int_place at = {p->w, vf_zero(), vf_zero()};
-    const uint8_t *fetch = p->fetch;
+    const uint8_t *w = p->w, *fetch = p->fetch;
     v16f acc[8];
     wt_lut table = wt_table(p->table);
     (void)R;
     load_acc(p, 0, acc, T);
     const mk_x_i8 *x = (const mk_x_i8 *)p->x;
-    const int64_t stretch = ty.scales == MK_SCALE_SUPER ? MK_SUPER : p->n_in;
-    for (int64_t k = 0; k < p->n_in; k += stretch) {
-        if (ty.scales == MK_SCALE_SUPER) {
-            int_load_super(&at, ty.shift);
-        }
-        for (int64_t i = 0; i < stretch; i += 32, x += p->tb) {
+    for (int64_t k = 0; k < p->n_in; k += MK_SUPER) {
+        int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;
+        int_place at = int_block(ty, w, n);
+        for (int64_t i = 0; i < n; i += 32, x += p->tb) {
             for (int64_t f = 0; T == 8 && f < p->fetch_lines; f++, fetch += 64) {
                 __builtin_prefetch(fetch);
             }
             int_record(T, &at, x, acc, ty, table);
         }
+        w = at.codes;
     }
     store_tile(p, 0, acc, T);
 }

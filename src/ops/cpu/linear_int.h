@@ -7,11 +7,13 @@
 //         acc  = fma(shift[o,g], dsum[t,g], acc)                    (types with a shift)
 //     y = acc (+ bias)
 //
-// One tile of 16 rows is, per group: scale[16], shift[16] if any, codes.  Scales are f32, f16, or
-// int8 times an f16[16] that stands in front of every 256 columns (and another for the shifts).
-// int8 codes: for every 4 columns 16 rows x 4 bytes.  Codes of 4 bits: for every 8 columns 16 rows
-// x 4 bytes, low nibbles the first four columns, high the next.  Codes of 5 and 6 bits: their low
-// four bits like that, then one plane of 64 bytes for every 32 (16) columns, see wt_add_high.
+// One tile of 16 rows is blocks of 256 columns (the last may be shorter): a head with all scales,
+// padded to a cache line, then all codes, so that no load of codes crosses a line.  The head is
+// scale[16] and, if any, shift[16] of each group; scales are f32, f16, or int8 times an f16[16]
+// that stands in front (and another for the shifts).  int8 codes: for every 4 columns 16 rows x 4
+// bytes.  Codes of 4 bits: for every 8 columns 16 rows x 4 bytes, low nibbles the first four
+// columns, high the next.  Codes of 5 and 6 bits: their low four bits like that, then one plane of
+// 64 bytes for every 32 (16) columns, see wt_add_high.
 #ifndef MK_OPS_CPU_LINEAR_INT_H
 #define MK_OPS_CPU_LINEAR_INT_H
 
@@ -26,9 +28,9 @@ typedef struct {
     mk_scale_kind scales;
 } int_type;
 
-// Where a pass is in the tile and, for MK_SCALE_SUPER, the scale and shift of the 256 columns.
+// Where a pass is in a block and, for MK_SCALE_SUPER, the block's scale and shift.
 typedef struct {
-    const uint8_t *w;
+    const uint8_t *scale, *codes;
     v16f super, super_shift;
 } int_place;
 
@@ -50,12 +52,19 @@ MK_INLINE v16f int_load_scale(const mk_scale_kind kind, const uint8_t *p, v16f s
                                   : vf_mul(super, vf_load_i8(p));
 }
 
-MK_INLINE void int_load_super(int_place *at, const bool shift) {
-    at->super = vf_load_f16((const uint16_t *)at->w);
-    if (shift) {
-        at->super_shift = vf_load_f16((const uint16_t *)at->w + 16);
+// Goes to the block of n columns at w.
+MK_INLINE int_place int_block(const int_type ty, const uint8_t *w, int64_t n) {
+    int_place at = {w, w + mk_int_head_bytes(ty.scales, ty.shift, (size_t)ty.group, (size_t)n),
+                    vf_zero(), vf_zero()};
+    if (ty.scales == MK_SCALE_SUPER) {
+        at.super = vf_load_f16((const uint16_t *)w);
+        at.scale += 32;
+        if (ty.shift) {
+            at.super_shift = vf_load_f16((const uint16_t *)w + 16);
+            at.scale += 32;
+        }
     }
-    at->w += shift ? 64 : 32;
+    return at;
 }
 
 // Steps s and s + 1 (s even) of a group whose codes begin at w: columns 4 s .. 4 s + 7.
