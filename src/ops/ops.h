@@ -50,7 +50,7 @@ static inline mk_mat mk_mat_cols(mk_mat m, int64_t first, int64_t n) {
 // Version of the layouts below: raised with every change of packed bytes, so that packed files made
 // before are not used (docs/pack-cache.md; tests/model/test_pack_cache.c knows the bytes of each
 // version).
-#define MK_PACK_LAYOUT 2
+#define MK_PACK_LAYOUT 3
 
 typedef enum {
     MK_PACK_F32,   // [n_out/16][n_in][16] f32
@@ -62,8 +62,8 @@ typedef enum {
     MK_PACK_I8,
     // the same with 4-bit codes: code - offset, or a 16-entry int8 table (IQ4_NL, MXFP4)
     MK_PACK_I4,
-    MK_PACK_I5,  // 5-bit codes, code - offset: the low four bits, then a plane of the fifth
-    MK_PACK_I6   // 6-bit codes, code - offset: the low four bits, then a plane of the other two
+    MK_PACK_I5,  // 5-bit codes, code - offset: a plane of the fifth bits, then the low four
+    MK_PACK_I6   // 6-bit codes, code - offset: a plane of the upper two bits, then the low four
 } mk_pack_kind;
 #define MK_PACK_N (MK_PACK_I6 + 1)
 

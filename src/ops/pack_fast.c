@@ -172,14 +172,14 @@ static inline void q4_0(const uint8_t *const *row, size_t at, uint8_t *scale, ui
 static inline void q5_0(const uint8_t *const *row, size_t at, uint8_t *scale, uint8_t *codes) {
     words high;
     put_f16_scale(row, at, scale);
-    put_halves(row, at + 6, codes);
+    put_halves(row, at + 6, codes + sizeof high);
     EACH_ROW {
         high.r[r] = load4(row[r] + at + 2);
     }
     EACH_ROW {
         high.r[r] = spread_bits(high.r[r]);
     }
-    memcpy(codes + 4 * sizeof high, &high, sizeof high);
+    memcpy(codes, &high, sizeof high);
 }
 
 static inline void q8_0(const uint8_t *const *row, size_t at, uint8_t *scale, uint8_t *codes) {
@@ -259,7 +259,7 @@ static inline void q5_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
     transpose(row, at, 44, x);
     put_k_scales(x, dst);
     uint8_t *codes = dst + K_HEAD;
-    put_k_codes(x + 12, Q5_K_CODES, codes);
+    put_k_codes(x + 12, Q5_K_CODES, codes + sizeof *x);
     for (int k = 0; k < STRIPS; k++) {
         words high = {{0}};
         for (int s = 0; s < 8; s++) {
@@ -267,7 +267,7 @@ static inline void q5_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
                 high.r[r] |= (x[4 + s].r[r] >> k & 0x01010101u) << s;
             }
         }
-        memcpy(codes + k * Q5_K_CODES + 4 * sizeof high, &high, sizeof high);
+        memcpy(codes + k * Q5_K_CODES, &high, sizeof high);
     }
 }
 
@@ -275,14 +275,14 @@ static inline void q5_k(const uint8_t *const *row, size_t at, uint8_t *dst) {
 static inline void put_q6_group(const words *low, int shift, const words *high, int k,
                                 uint8_t *dst) {
     words w = {{0}};
-    put_low(&low[0], &low[1], shift, dst);
-    put_low(&low[2], &low[3], shift, dst + sizeof w);
+    put_low(&low[0], &low[1], shift, dst + sizeof w);
+    put_low(&low[2], &low[3], shift, dst + 2 * sizeof w);
     for (int s = 0; s < 4; s++) {
         EACH_ROW {
             w.r[r] |= (high[s].r[r] >> (2 * k) & 0x03030303u) << (2 * s);
         }
     }
-    memcpy(dst + 2 * sizeof w, &w, sizeof w);
+    memcpy(dst, &w, sizeof w);
 }
 
 // Words: 32 of low bits, 16 of high bits, 4 of scales; then d.

@@ -201,13 +201,12 @@ static uint8_t *put_codes(const mk_weight *w, const int_chunk *c, int64_t k, uin
         put_i8(c, k, w->group, p);
         return dst + w->group * MK_TILE;
     }
-    p = put_low(c, k, w->group, p);
-    if (w->kind == MK_PACK_I4) {
-        return (uint8_t *)p;
+    if (w->kind != MK_PACK_I4) {
+        int bits = w->kind == MK_PACK_I5 ? 1 : 2;
+        put_high(c, k, w->group, bits, p);
+        p += w->group * bits / 2;
     }
-    int bits = w->kind == MK_PACK_I5 ? 1 : 2;
-    put_high(c, k, w->group, bits, p);
-    return (uint8_t *)p + w->group * 2 * bits;
+    return (uint8_t *)put_low(c, k, w->group, p);
 }
 
 // A block of up to 256 columns: head (super-scales, then scale and shift of each group), codes.

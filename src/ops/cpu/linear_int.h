@@ -12,8 +12,9 @@
 // scale[16] and, if any, shift[16] of each group; scales are f32, f16, or int8 times an f16[16]
 // that stands in front (and another for the shifts).  int8 codes: for every 4 columns 16 rows x 4
 // bytes.  Codes of 4 bits: for every 8 columns 16 rows x 4 bytes, low nibbles the first four
-// columns, high the next.  Codes of 5 and 6 bits: their low four bits like that, then one plane of
-// 64 bytes for every 32 (16) columns, see wt_add_high.
+// columns, high the next.  Codes of 5 and 6 bits: a plane of 64 bytes for every 32 (16)
+// columns with the upper bits, see wt_add_high, then the low four bits like that: lines are read in
+// ascending order, which is what the processor fetches ahead.
 #ifndef MK_OPS_CPU_LINEAR_INT_H
 #define MK_OPS_CPU_LINEAR_INT_H
 
@@ -75,8 +76,9 @@ MK_INLINE void int_load_pair(const int_type ty, const uint8_t *w, const int s, w
         *hi = wt_load_i8(w + 64 * (s + 1));
         return;
     }
+    const uint8_t *plane = w;
+    w += ty.code == WT_U5 ? ty.group * 2 : ty.code == WT_U6 ? ty.group * 4 : 0;
     wt_load_low(ty.code, w + 32 * s, table, lo, hi);
-    const uint8_t *plane = w + ty.group * 8;
     if (ty.code == WT_U5) {
         *lo = wt_add_high(WT_U5, *lo, plane, s);
         *hi = wt_add_high(WT_U5, *hi, plane, s + 1);
