@@ -60,7 +60,8 @@ size_t MK_FN(attention_scratch)(const mk_attn *a) {
 
 static void state_init(attn_state *s, const mk_attn_job *job) {
     const mk_attn *a = job->a;
-    *s = (attn_state){.job = job, .queries = queries_of(job)};
+    *s = (attn_state){.job = job};
+    queries_of(&s->queries, job);
     layout(s, a, job->scratch);
     s->n_query = s->queries.n;
     s->staged = a->type == MK_KV_F16 && s->n_query >= STAGE_FROM;
@@ -72,7 +73,7 @@ static void state_init(attn_state *s, const mk_attn_job *job) {
         s->max[i] = i < s->n_query ? -INFINITY : 0.0f;
     }
     for (int64_t i = 0; i < s->n_query; i++) {
-        const float *src = query_at(&s->queries, i);
+        const float *src = next_query(&s->queries, i);
         float *dst = s->q + i / WALK * WALK * a->d_k + i % WALK;
         for (int64_t d = 0; d < a->d_k; d++) {
             dst[d * WALK] = src[d];
@@ -353,7 +354,7 @@ static void finish(const attn_state *s) {
     int64_t d_v = s->job->a->d_v;
     for (int64_t i = 0; i < s->n_query; i++) {
         v16f inv = vf_set1(1.0f / vf_reduce_add(vf_load(s->sum + 16 * i)));
-        float *y = output_at(&s->queries, i);
+        float *y = next_output(&s->queries, i);
         for (int64_t c = 0; c < d_v; c += 16) {
             vf_store_n(y + c, vf_mul(vf_load(s->acc + i * s->dv_pad + c), inv), d_v - c);
         }

@@ -28,17 +28,31 @@ MK_INLINE void *take(uint8_t **p, size_t n_bytes) {
 typedef struct {
     const mk_attn_job *job;
     int64_t n, n_head;
+    int32_t pos[MK_ATTN_QUERIES];
 } job_queries;
 
-MK_INLINE job_queries queries_of(const mk_attn_job *job) {
-    int64_t n_head = job->head_hi - job->head_lo;
-    return (job_queries){job, (job->row_hi - job->row_lo) * n_head, n_head};
+static inline void queries_of(job_queries *s, const mk_attn_job *job) {
+    s->job = job;
+    s->n_head = job->head_hi - job->head_lo;
+    s->n = 0;
+    for (int64_t row = job->row_lo; row < job->row_hi; row++) {
+        for (int64_t h = 0; h < s->n_head; h++) {
+            s->pos[s->n++] = job->rows->pos[row];
+        }
+    }
 }
 
 // Keys of block b that query i sees: 0..64.
 MK_INLINE int64_t n_visible(const job_queries *s, int64_t i, int64_t b) {
-    int64_t n = s->job->rows->pos[s->job->row_lo + i / s->n_head] + 1 - b * (int64_t)MK_KV_BLOCK;
+    int64_t n = s->pos[i] + 1 - b * (int64_t)MK_KV_BLOCK;
     return n < 0 ? 0 : n > MK_KV_BLOCK ? MK_KV_BLOCK : n;
+}
+
+// Asks for n_bytes of what will be read soon and lies where the hardware does not expect it.
+MK_INLINE void prefetch_bytes(const void *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) {
+        __builtin_prefetch((const uint8_t *)p + i);
+    }
 }
 
 MK_INLINE const float *query_at(const job_queries *s, int64_t i) {
@@ -51,6 +65,24 @@ MK_INLINE float *output_at(const job_queries *s, int64_t i) {
     const mk_attn_job *job = s->job;
     return job->y.p + (job->row_lo + i / s->n_head) * job->y.stride +
            (job->head_lo + i % s->n_head) * job->a->d_v;
+}
+
+#define QUERIES_AHEAD 8
+
+// Query i, asking for one that comes later: the heads of a job are a small part of each row.
+MK_INLINE const float *next_query(const job_queries *s, int64_t i) {
+    if (i + QUERIES_AHEAD < s->n) {
+        prefetch_bytes(query_at(s, i + QUERIES_AHEAD), (size_t)s->job->a->d_k * sizeof(float));
+    }
+    return query_at(s, i);
+}
+
+// Where the result of query i goes, asking for the place of a later one.
+MK_INLINE float *next_output(const job_queries *s, int64_t i) {
+    if (i + QUERIES_AHEAD < s->n) {
+        prefetch_bytes(output_at(s, i + QUERIES_AHEAD), (size_t)s->job->a->d_v * sizeof(float));
+    }
+    return output_at(s, i);
 }
 
 // Vector g of one query's 64, of which n are visible, and `other` behind them.
@@ -77,14 +109,6 @@ MK_INLINE v16f largest_scores(const bool full, const float *s, int64_t n, const 
     return reduce_max16(top);
 }
 
-// Asks for n_bytes of what will be read a block later: blocks lie far apart, so the hardware's own
-// prefetching stops at every border.
-MK_INLINE void prefetch_bytes(const uint8_t *p, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i += 64) {
-        __builtin_prefetch(p + i);
-    }
-}
-
 // --- int8, as activations are quantised (cpu/prep.c) ---------------------------------------------
 MK_INLINE void load_group(const float *x, int64_t n, v16f v[2]) {
     v[0] = n >= 16 ? vf_load(x) : vf_load_n(x, n);
@@ -96,19 +120,23 @@ static inline float group_amax(const float *x, int64_t n) {
     load_group(x, n, v);
     return vf_reduce_max(vf_max(vf_abs(v[0]), vf_max(vf_abs(v[1]), vf_zero())));
 }
-// Codes x * (127 / amax) to the nearest even, the rest of 32 zero; returns their scale amax / 127.
-static inline float quantise_group(const float *x, int64_t n, float amax, int8_t *q) {
+// Codes x * (127 / amax) to the nearest even, the rest of 32 zero, and their sum; returns their
+// scale amax / 127.
+static inline float quantise_group(const float *x, int64_t n, float amax, int8_t *q, int32_t *sum) {
     bool zero = amax < 0x1p-100f;
     const v16f inv = vf_set1(zero ? 0.0f : 127.0f / amax), top = vf_set1(127.0f);
     v16f v[2];
+    v16i codes[2];
     load_group(x, n, v);
     for (int i = 0; i < 2; i++) {
         v16f y = vf_mul(v[i], inv);
         y = vf_select_nan(y, vf_zero(), y);
         y = vf_select_gt(y, top, top, y);
         y = vf_select_gt(vf_neg(top), y, vf_neg(top), y);
-        vi_store_i8(q + 16 * i, vi_round(y));
+        codes[i] = vi_round(y);
+        vi_store_i8(q + 16 * i, codes[i]);
     }
+    *sum = vi_reduce_add(vi_add(codes[0], codes[1]));
     return zero ? 0.0f : amax / 127.0f;
 }
 

@@ -70,11 +70,8 @@ size_t MK_FN(attention_q8_scratch)(const mk_attn *a) {
 // --- queries -------------------------------------------------------------------------------------
 static void put_query(query_group *g, int slot, const float *x, int64_t n, float scale) {
     int8_t q[32];
-    float d = quantise_group(x, n, group_amax(x, n), q);
-    int32_t sum = 0;
-    for (int i = 0; i < 32; i++) {
-        sum += q[i];
-    }
+    int32_t sum;
+    float d = quantise_group(x, n, group_amax(x, n), q, &sum);
     for (int i = 0; i < 8; i++) {
         memcpy(g->q[i][slot], q + 4 * i, 4);
     }
@@ -84,7 +81,8 @@ static void put_query(query_group *g, int slot, const float *x, int64_t n, float
 
 static void state_init(q8_state *s, const mk_attn_job *job) {
     const mk_attn *a = job->a;
-    *s = (q8_state){.job = job, .shape = mk_q8_shape_of(a), .queries = queries_of(job)};
+    *s = (q8_state){.job = job, .shape = mk_q8_shape_of(a)};
+    queries_of(&s->queries, job);
     const mk_q8_shape *h = &s->shape;
     layout(s, a, job->scratch);
     s->n_pad = (s->queries.n + WALK - 1) / WALK * WALK;
@@ -97,7 +95,7 @@ static void state_init(q8_state *s, const mk_attn_job *job) {
         s->max[i] = i < s->queries.n ? -INFINITY : 0.0f;
     }
     for (int64_t i = 0; i < s->queries.n; i++) {
-        const float *x = query_at(&s->queries, i);
+        const float *x = next_query(&s->queries, i);
         query_group *q = s->q + i / WALK * h->n_group;
         for (int64_t g = 0; g < h->n_group; g++) {
             int64_t n, first = mk_q8_group_at(a, h, g, &n);
@@ -422,7 +420,7 @@ static void finish(const q8_state *s) {
     for (int64_t i = 0; i < s->queries.n; i++) {
         v16f inv = vf_set1(1.0f / vf_reduce_add(vf_load(s->sum + 16 * i)));
         const float *acc = s->acc + i / WALK * WALK * s->shape.v_cols + i % WALK * 16;
-        float *y = output_at(&s->queries, i);
+        float *y = next_output(&s->queries, i);
         for (int64_t c = 0; c < n_col; c++) {
             v16f v = vf_mul(vf_load(acc + c * WALK * 16), inv);
             vf_store_n(y + 16 * c, v, d_v - 16 * c);

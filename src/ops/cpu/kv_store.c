@@ -71,8 +71,9 @@ static void put_key_q8(const mk_attn *a, const mk_q8_shape *s, uint8_t *head, in
         }
         for (; g < end; g++) {
             int8_t q[32];
+            int32_t sum;
             int64_t n, first = mk_q8_group_at(a, s, g, &n);
-            scales[16 * at] = quantise_group(x + first, n, amax, q);
+            scales[16 * at] = quantise_group(x + first, n, amax, q, &sum);
             for (int i = 0; i < 8; i++) {
                 uint8_t four[4];
                 for (int j = 0; j < 4; j++) {
@@ -98,7 +99,8 @@ static void put_value_q8(const mk_attn *a, const mk_q8_shape *s, uint8_t *head, 
         }
         for (int64_t c = lo; c < hi; c += 32) {
             int8_t q[32];
-            scales[16 * v] = quantise_group(x + c, hi - c, amax, q);
+            int32_t sum;
+            scales[16 * v] = quantise_group(x + c, hi - c, amax, q, &sum);
             for (int64_t i = 0; i < 32 && c + i < hi; i++) {
                 codes[(c + i) / 16 * 1024 + (c + i) % 16 * 4] = (uint8_t)q[i];
             }
