@@ -25,12 +25,13 @@ typedef enum {
     MK_X_N
 } mk_x_form;
 
-// 32 activations as int8, and what their sums contribute.  Halves of 16 come first, then the whole.
+// 32 activations as int8, and their sums: halves of 16 come first, then the whole.  Two records of
+// 64 columns share one d.
 typedef struct {
     int8_t q[32];
     float d;                   // x ~ d * q
-    float dsum[3];             // d * (float)sum(q)
-    int32_t minus_128_sum[3];  // -128 * sum(q)
+    float sum[3];              // of q
+    int32_t minus_128_sum[3];  // -128 * sum
     int32_t unused;
 } mk_x_i8;
 

@@ -135,7 +135,7 @@ static const row quantised[] = {
     {"gguf/qwen2-q8_0", 0.045, 0.9},
     {"gguf/qwen2-q4_0", 0.045, 0.9},
     {"gguf/qwen2_tied-q8_0", 0.045, 0.9},
-    {"gguf/deepseek_v2-b-q8_0", 0.045, 0.9},
+    {"gguf/deepseek_v2-b-q8_0", 0.045, 0.85},
     {"gguf/deepseek_v2lite-a-q4_0", 0.045, 0.9},
     {"gguf/deepseek_v3-c-q8_0", 0.045, 0.9},
     {"gguf/deepseek_v3-c-q4_0", 0.045, 0.9},

@@ -143,13 +143,13 @@ static float naive_float(const tensor *t, int64_t o, const float *x) {
     return acc;
 }
 
-static void naive_quantise(const float *x, int8_t q[32], float *d) {
+static void naive_quantise(const float *x, int64_t n, int8_t q[64], float *d) {
     float amax = 0;
-    for (int i = 0; i < 32; i++) {
+    for (int64_t i = 0; i < n; i++) {
         amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
     }
     *d = amax < 0x1p-100f ? 0 : amax / 127.0f;
-    for (int i = 0; i < 32; i++) {
+    for (int64_t i = 0; i < n; i++) {
         float v = *d == 0 ? 0 : rintf(x[i] * (127.0f / amax));
         v = v != v ? 0 : v > 127 ? 127 : v < -127 ? -127 : v;
         q[i] = (int8_t)v;
@@ -162,21 +162,24 @@ static float naive_int(const tensor *t, int64_t o, const float *x) {
     int8_t *q = mk_alloc(n);
     float *scale = mk_alloc(n * 4), *shift = mk_alloc(n * 4), acc = 0;
     mk_dtype_row_ints(t->dtype, t->data + (size_t)o * t->row_bytes, t->n_in, q, scale, shift);
-    for (int64_t k = 0; k < t->n_in; k += 32) {
-        int8_t xq[32];
-        float d;
-        naive_quantise(x + k, xq, &d);
-        for (int64_t g = k; g < k + 32; g += info->group) {
+    for (int64_t k = 0; k < t->n_in; k += 64) {
+        int8_t xq[64];
+        float d, p = 0;
+        int64_t end = k + 64 < t->n_in ? k + 64 : t->n_in;
+        naive_quantise(x + k, end - k, xq, &d);
+        for (int64_t g = k; g < end; g += info->group) {
             int32_t sum = 0, xsum = 0;
             for (int64_t i = g; i < g + info->group; i++) {
                 sum += q[i] * xq[i - k];
                 xsum += xq[i - k];
             }
-            acc = fmaf((float)sum, scale[g / info->group] * d, acc);
+            float s = scale[g / info->group];
+            p = g == k ? (float)sum * s : fmaf((float)sum, s, p);
             if (info->has_shift) {
-                acc = fmaf(shift[g / info->group], d * (float)xsum, acc);
+                p = fmaf(shift[g / info->group], (float)xsum, p);
             }
         }
+        acc = fmaf(p, d, acc);
     }
     mk_free(q);
     mk_free(scale);

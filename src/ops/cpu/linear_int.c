@@ -36,18 +36,20 @@ MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const i
     }
 }
 
-// One weight group: integer sums, then the float accumulators; steps to the next group.
-MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc, const int_type ty,
-                         const int part, wt_lut table) {
+// One weight group: integer sums, then the sums p of its 64 columns, which the first group begins;
+// steps to the next group.
+MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *p, const int_type ty,
+                         const bool first, const int part, wt_lut table) {
     const size_t sb = int_scale_bytes(ty.scales);
     v16i sum[8];
     int_sums(T, at->codes, x, ty, part, table, sum);
     v16f scale = int_load_scale(ty.scales, at->scale, at->super);
     v16f shift = ty.shift ? int_load_scale(ty.scales, at->scale + sb, at->super_shift) : vf_zero();
     MK_UNROLL for (int t = 0; t < T; t++) {
-        acc[t] = vf_fma(vf_from_int(sum[t]), vf_mul(scale, vf_set1(x[t].d)), acc[t]);
+        v16f s = vf_from_int(sum[t]);
+        p[t] = first ? vf_mul(s, scale) : vf_fma(s, scale, p[t]);
         if (ty.shift) {
-            acc[t] = vf_fma(shift, vf_set1(x[t].dsum[part]), acc[t]);
+            p[t] = vf_fma(shift, vf_set1(x[t].sum[part]), p[t]);
         }
     }
     at->scale += ty.shift ? 2 * sb : sb;
@@ -55,13 +57,13 @@ MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *acc
 }
 
 // The 32 columns of one record of activations.
-MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *acc,
-                          const int_type ty, wt_lut table) {
+MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *p, const int_type ty,
+                          const bool first, wt_lut table) {
     if (ty.group == 32) {
-        int_group(T, at, x, acc, ty, 2, table);
+        int_group(T, at, x, p, ty, first, 2, table);
     } else {
-        int_group(T, at, x, acc, ty, 0, table);
-        int_group(T, at, x, acc, ty, 1, table);
+        int_group(T, at, x, p, ty, first, 0, table);
+        int_group(T, at, x, p, ty, false, 1, table);
     }
 }
 
@@ -75,11 +77,18 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
     for (int64_t k = 0; k < p->n_in; k += MK_SUPER) {
         int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;
         int_place at = int_block(ty, w, n);
-        for (int64_t i = 0; i < n; i += 32, x += p->tb) {
-            for (int64_t f = 0; T == 8 && f < p->fetch_lines; f++, fetch += 64) {
+        for (int64_t i = 0; i < n; i += 64, x += 2 * p->tb) {
+            for (int64_t f = 0; T == 8 && f < 2 * p->fetch_lines; f++, fetch += 64) {
                 __builtin_prefetch(fetch);
             }
-            int_record(T, &at, x, acc, ty, table);
+            v16f sum[8];
+            int_record(T, &at, x, sum, ty, true, table);
+            if (i + 32 < n) {
+                int_record(T, &at, x + p->tb, sum, ty, false, table);
+            }
+            MK_UNROLL for (int t = 0; t < T; t++) {
+                acc[t] = vf_fma(sum[t], vf_set1(x[t].d), acc[t]);
+            }
         }
         w = at.codes;
     }

@@ -1,10 +1,12 @@
 // Integer weights: how a type is stored, its scales, and how
 // 4 columns of 16 rows come into a register.
 //
-//     acc = 0;  for every weight group g of 16 or 32 columns, ascending:
-//         isum = sum of q_w * q_x over the group                    (exact, int32)
-//         acc  = fma((float)isum, scale[o,g] * d[t,g], acc)
-//         acc  = fma(shift[o,g], dsum[t,g], acc)                    (types with a shift)
+//     acc = 0;  for every 64 columns, ascending, of which activations share d:
+//         for every weight group g of 16 or 32 columns of them, ascending:
+//             isum = sum of q_w * q_x over the group                (exact, int32)
+//             p    = fma((float)isum, scale[o,g], p)                (the first: (float)isum * scale)
+//             p    = fma(shift[o,g], (float)sum of q_x, p)          (types with a shift)
+//         acc  = fma(p, d, acc)
 //     y = acc (+ bias)
 //
 // One tile of 16 rows is blocks of 256 columns (the last may be shorter): a head with all scales,

@@ -1,7 +1,7 @@
 // Activations made ready for the linear kernels: interleaved blocks of up to 8 tokens
 // (ops/kernels.h).
 //
-// int8 form, per row and group of 32 columns:
+// int8 form, per row and group of 64 columns (the last may be 32):
 //     amax = max |x|  (a NaN is ignored);  amax < 2^-100: all zero, d = 0
 //     d = amax / 127;  inv = 127 / amax;  q = clamp(round_to_nearest_even(x * inv), -127, 127), 0 for NaN
 // An infinity makes d infinite, so the output becomes NaN instead of something plausible.
@@ -118,35 +118,51 @@ static v16i quantise16(v16f x, v16f inv) {
     return vi_round(v);
 }
 
-static void quantise32(const v16f x[2], mk_x_i8 *r) {
-    float amax = vf_reduce_max(vf_max(vf_abs(x[0]), vf_max(vf_abs(x[1]), vf_zero())));
-    bool zero = amax < 0x1p-100f;
-    float inv = zero ? 0.0f : 127.0f / amax;
-    r->d = zero ? 0.0f : amax / 127.0f;
-    v16i a = quantise16(x[0], vf_set1(inv)), b = quantise16(x[1], vf_set1(inv));
+static void put_record(const v16f x[2], float d, v16f inv, mk_x_i8 *r) {
+    v16i a = quantise16(x[0], inv), b = quantise16(x[1], inv);
     vi_store_i8(r->q, a);
     vi_store_i8(r->q + 16, b);
     int32_t sum[3] = {vi_reduce_add(a), vi_reduce_add(b), 0};
     sum[2] = sum[0] + sum[1];
+    r->d = d;
     for (int i = 0; i < 3; i++) {
-        r->dsum[i] = r->d * (float)sum[i];
+        r->sum[i] = (float)sum[i];
         r->minus_128_sum[i] = -128 * sum[i];
     }
     r->unused = 0;
 }
 
+// 64 columns of one token to records `next` apart; n = 1: the last 32 alone.
+static void quantise64(v16f x[2][2], int n, mk_x_i8 *r, int64_t next) {
+    v16f top = vf_zero();
+    for (int i = 0; i < n; i++) {
+        top = vf_max(vf_abs(x[i][0]), vf_max(vf_abs(x[i][1]), top));
+    }
+    float amax = vf_reduce_max(top);
+    bool zero = amax < 0x1p-100f;
+    v16f inv = vf_set1(zero ? 0.0f : 127.0f / amax);
+    for (int i = 0; i < n; i++) {
+        put_record(x[i], zero ? 0.0f : amax / 127.0f, inv, r + i * next);
+    }
+}
+
+// The unit of an even chunk makes the chunk behind it as well: they share their d.
 void MK_FN(prep_i8)(const mk_prep_job *job, int64_t lo, int64_t hi) {
     int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
     for (int64_t u = lo; u < hi; u++) {
         x_block b = block_at(job, u / n_chunk, MK_X_I8);
         int64_t chunk = u % n_chunk;
+        if (chunk % 2 != 0) {
+            continue;
+        }
         mk_x_i8 *dst = (mk_x_i8 *)b.dst + chunk * b.tb;
+        int n = chunk + 1 < n_chunk ? 2 : 1;
         for (int64_t t = 0; t < b.tb; t++) {
-            v16f x[2] = {vf_zero(), vf_zero()};
-            if (t < b.n_tok) {
-                load_chunk(job, b.first + t, chunk, x);
+            v16f x[2][2] = {{vf_zero(), vf_zero()}, {vf_zero(), vf_zero()}};
+            for (int i = 0; i < n && t < b.n_tok; i++) {
+                load_chunk(job, b.first + t, chunk + i, x[i]);
             }
-            quantise32(x, dst + t);
+            quantise64(x, n, dst + t, b.tb);
         }
     }
 }
