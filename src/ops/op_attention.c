@@ -36,6 +36,7 @@ typedef struct {
     const mk_rows *rows;
     mk_mat q, v, y;  // q is also k of kv_store
     job_shape shape;
+    bool one_each;  // few jobs: each is one unit of cost, so that none falls to the wrong thread
     uint8_t *scratch;
     size_t scratch_bytes;
 } attn_work;
@@ -126,7 +127,7 @@ static int64_t run_units(const attn_work *w, int64_t lo, int64_t hi, uint8_t *me
     int64_t per_run = w->a->n_kv_head * s.n_range, at = 0;
     for (int64_t t = 0, e; t < w->rows->n_tok; t = e) {
         e = run_end(w->rows, t, s.rows);
-        int64_t cost = job_cost(w->rows, t, e);
+        int64_t cost = w->one_each ? 1 : job_cost(w->rows, t, e);
         for (int64_t i = 0; i < per_run; i++, at += cost) {
             if (at >= lo && at < hi) {
                 run_job(w, s, t, e, i / s.n_range, i % s.n_range, mem);
@@ -158,7 +159,12 @@ static void attend(mk_ops *ops, attn_work *w) {
         return;
     }
     w->shape = shape_of(a, n_tok, ops->n_thread);
+    w->one_each = true;
     int64_t total = run_units(w, 0, 0, NULL), pieces = (int64_t)ops->n_thread * PIECES;
+    if (total > pieces) {
+        w->one_each = false;
+        total = run_units(w, 0, 0, NULL);
+    }
     mk_pool_share(ops->pool, total, (total + pieces - 1) / pieces);
     mk_pool_run(ops->pool, run_attention, w);
 }
