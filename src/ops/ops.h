@@ -41,7 +41,10 @@ typedef struct {
     int64_t n_row, n_col, stride;
 } mk_mat;
 
-// Columns [first, first + n) of every row, without a copy.
+// Rows [first, first + n), and columns [first, first + n) of every row, without a copy.
+static inline mk_mat mk_mat_rows(mk_mat m, int64_t first, int64_t n) {
+    return (mk_mat){m.p + first * m.stride, n, m.n_col, m.stride};
+}
 static inline mk_mat mk_mat_cols(mk_mat m, int64_t first, int64_t n) {
     return (mk_mat){m.p + first, m.n_row, n, m.stride};
 }
