@@ -26,15 +26,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # model: what is measured of it
 MODELS = {
-    "llama-1b-q4_k_m": "speed batch long load",
+    "llama-1b-q4_k_m": "speed batch depth long long-q8 depth-q8 load",
+    "qwen-0.5b-q8_0": "speed batch",
     "llama-1b-q8_0": "speed",
     "qwen-0.5b-q4_k_m": "speed",
-    "qwen-0.5b-q8_0": "speed batch",
+    "v2-lite-q4_k_m": "speed load",
     "llama-1b-bf16": "speed",
     "qwen-0.5b-bf16": "speed",
     "llama-1b-f32": "speed",
     "qwen-0.5b-f32": "speed",
-    "v2-lite-q4_k_m": "speed load",
 }
 MLA = ("v2-lite",)  # models for which one peer has options of its own
 
@@ -42,8 +42,10 @@ MLA = ("v2-lite",)  # models for which one peer has options of its own
 ROWS = {
     "speed": (["-p", "512", "-n", "128"], ("ik", "llama.cpp")),
     "batch": (["-p", "0", "-n", "0", "-b", "1,2,4,8,16"], ("ik", "llama.cpp")),
-    "long": (["-p", "512,4096", "-n", "0"], ("ik", "llama.cpp")),
-    "depth": (["-p", "0", "-n", "32", "-d", "0,4096,16384"], ("ik",)),
+    "long": (["-p", "512,4096", "-n", "0"], ("ik",)),
+    "depth": (["-p", "0", "-n", "32", "-d", "0,4096"], ("ik",)),
+    "long-q8": (["-p", "512,4096", "-n", "0", "--kv-type", "q8"], ()),
+    "depth-q8": (["-p", "0", "-n", "32", "-d", "0,4096,16384", "--kv-type", "q8"], ()),
 }
 
 
@@ -276,7 +278,7 @@ def arguments():
     a.add_argument("--repeat", default=5, type=int)
     a.add_argument("--out", default=ROOT / "bench" / "results", type=pathlib.Path)
     a.add_argument("--only", default="", help="models, with commas between them")
-    a.add_argument("--rows", default="speed,batch,long,load", help="what is measured, of what a model is listed with")
+    a.add_argument("--rows", default="speed,batch,long,depth,long-q8,depth-q8,load", help="what is measured, of what a model is listed with")
     a.add_argument("--all", action="store_true", help="every row of every model")
     a.add_argument("--scratch", type=pathlib.Path, help="folder for packed copies while they are measured")
     args = a.parse_args()
@@ -292,13 +294,13 @@ def work(args):
     todo, missing = [], []
     wanted = args.only.split(",") if args.only else MODELS
     for model in wanted:
-        rows = "speed batch long load" if args.all else MODELS.get(model, "speed")
+        rows = " ".join([*ROWS, "load"]) if args.all else MODELS.get(model, "speed")
         if not file_of(args, model).is_file():
             missing.append(model)
             continue
         for row in rows.split():
             if row in args.rows.split(","):
-                todo += [(model, row)] + ([(model, "depth")] if row == "long" else [])
+                todo.append((model, row))
     return todo, missing
 
 
