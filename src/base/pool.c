@@ -14,7 +14,9 @@
 // reads the word it waits for; the waker writes that word and then reads the announcement.  All
 // four are sequentially consistent, so at least one of the two sees the other; the sleeper holds
 // `lock` from its announcement to its wait, and the waker takes `lock` before it signals.  A late
-// signal of an earlier region is harmless: every wait is a loop.
+// signal of an earlier region is harmless: every wait is a loop.  And no wait is without an end:
+// condition variables of glibc before 2.41 can lose a wake-up (its bug 25847), so a sleeper looks
+// for itself from time to time.
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -22,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
@@ -29,6 +32,7 @@
 #include "base/status.h"
 
 enum { SPIN_NS = 20000, SPIN_BATCH = 32, CACHE_LINE = 64 };
+enum { LOOK_MS = 500 };  // longest sleep without looking
 
 typedef struct {
     mk_pool *pool;
@@ -101,6 +105,16 @@ static bool spin_until(mk_pool *p, bool (*ready)(mk_pool *, unsigned), unsigned 
     return false;
 }
 
+// Sleeps until a signal, or LOOK_MS.  The lock is held.
+static void sleep_on(mk_pool *p, pthread_cond_t *cond) {
+    struct timespec end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_nsec += LOOK_MS * 1000000L;
+    end.tv_sec += end.tv_nsec / 1000000000L;
+    end.tv_nsec %= 1000000000L;
+    pthread_cond_timedwait(cond, &p->lock, &end);
+}
+
 static void wait_for_region(mk_pool *p, unsigned seen) {
     if (spin_until(p, new_epoch, seen)) {
         return;
@@ -108,7 +122,7 @@ static void wait_for_region(mk_pool *p, unsigned seen) {
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->n_parked, 1);
     while (atomic_load(&p->epoch) == seen) {
-        pthread_cond_wait(&p->start, &p->lock);
+        sleep_on(p, &p->start);
     }
     atomic_fetch_sub(&p->n_parked, 1);
     pthread_mutex_unlock(&p->lock);
@@ -148,7 +162,7 @@ static void wait_for_workers(mk_pool *p) {
     pthread_mutex_lock(&p->lock);
     atomic_store(&p->caller_parked, true);
     while (atomic_load(&p->pending) != 0) {
-        pthread_cond_wait(&p->done, &p->lock);
+        sleep_on(p, &p->done);
     }
     atomic_store(&p->caller_parked, false);
     pthread_mutex_unlock(&p->lock);
@@ -184,8 +198,12 @@ mk_pool *mk_pool_create(int n_thread) {
     MK_ASSERT(n_thread >= 1);
     mk_pool *p = mk_zalloc(sizeof *p);
     pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->start, NULL);
-    pthread_cond_init(&p->done, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->start, &monotonic);
+    pthread_cond_init(&p->done, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     // More threads than processors: whoever spins keeps the one it waits for from running.
     p->may_spin = n_thread <= mk_cpu_count();
     p->workers = mk_zalloc((size_t)n_thread * sizeof *p->workers);
