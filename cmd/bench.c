@@ -117,15 +117,14 @@ const mk_opt_spec cmd_bench_spec = {
              "machine: the fraction reached is speed divided by what these limits allow.",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
-    .more =
-        "In the command of --compare {model}, {p}, {n}, {d} and {t} stand for the file\n"
-        "and the numbers of a measurement (p is 0 for generation, n for a prompt).  It is\n"
-        "run for what it names: without {n} not for generation, without {d} not at\n"
-        "depth.  Its output is that of llama-bench: JSON, CSV or Markdown.  There is no\n"
-        "shell; quotes are understood.\n"
-        "\n"
-        "  minke bench -m a.gguf -p 512,4096 -n 128 -r 5 --chart speed.html \\\n"
-        "    --compare 'llama-bench -m {model} -p {p} -n {n} -d {d} -t {t} -r 1 -o json'\n",
+    .more = "In the command of --compare {model}, {p}, {n}, {d} and {t} stand for the file\n"
+            "and the numbers of a measurement (p is 0 for generation, n for a prompt).  It is\n"
+            "run for what it names: without {n} not for generation, without {d} not at\n"
+            "depth.  Its output is that of llama-bench: JSON, CSV or Markdown.  There is no\n"
+            "shell; quotes are understood.\n"
+            "\n"
+            "  minke bench -m a.gguf -p 512,4096 -n 128 -r 5 --chart speed.html \\\n"
+            "    --compare 'llama-bench -m {model} -p {p} -n {n} -d {d} -t {t} -r 1 -o json'\n",
 };
 
 // --- lists ---------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ static job_shape shape_of(const mk_attn *a, int64_t n_tok, int n_thread) {
         s.rows = MK_ATTN_QUERIES / group;
     }
     int64_t n_job = (n_tok + s.rows - 1) / s.rows * a->n_kv_head * s.n_range;
-    if (n_job < n_thread && n_tok > 0) {
+    if (n_job > 0 && n_job < n_thread) {
         s.n_range *= (n_thread + n_job - 1) / n_job;
         s.n_range = s.n_range < group ? s.n_range : group;
         s.heads = (group + s.n_range - 1) / s.n_range;

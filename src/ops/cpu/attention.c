@@ -295,11 +295,11 @@ MK_INLINE void values(const bool f16, const attn_state *s, pv_job *b, int64_t i,
 // Up to 16 queries from i on against block blk.
 MK_INLINE void walk(const bool f16_k, const bool f16_v, attn_state *s, int64_t i, int64_t blk,
                     const uint8_t *k, pv_job *b) {
-    int64_t n = s->n_query - i < WALK ? s->n_query - i : WALK, seen[WALK];
+    int64_t n = s->n_query - i < WALK ? s->n_query - i : WALK, seen[WALK], most = 0;
     for (int64_t j = 0; j < n; j++) {
         seen[j] = n_visible(&s->queries, i + j, blk);
+        most = seen[j];  // rows ascend
     }
-    int64_t most = seen[n - 1];  // rows ascend
     if (most == 0) {
         return;
     }

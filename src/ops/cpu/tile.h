@@ -36,7 +36,7 @@ typedef struct {
     size_t column_bytes;  // of one token, per column of a record
 } tile_ops;
 
-#define CHUNK_TOKENS  128            // tokens walked per pass over the weights
+#define CHUNK_TOKENS  128          // tokens walked per pass over the weights
 #define STRETCH_BYTES (512 << 10)  // of prepared activations in use at a time
 #define BURST_LINES   16           // fetched at once before a pass; more is spread over the pass
 
