@@ -31,7 +31,11 @@
 #include "base/mathx.h"
 #include "base/status.h"
 
-enum { SPIN_NS = 20000, SPIN_BATCH = 32, CACHE_LINE = 64 };
+// How long to busy-wait.  A worker: longer than the gaps between the regions of a token.  The
+// caller: many ticks of the system's clock, because if it slept at once while a worker waits for
+// the same processor, the two would take turns, never look like too much work for one processor,
+// and stay there.
+enum { WORKER_SPIN_NS = 500000, CALLER_SPIN_NS = 20000000, SPIN_BATCH = 32, CACHE_LINE = 64 };
 enum { LOOK_MS = 500 };  // longest sleep without looking
 
 typedef struct {
@@ -85,15 +89,14 @@ static bool all_done(mk_pool *p, unsigned unused) {
     return atomic_load_explicit(&p->pending, memory_order_acquire) == 0;
 }
 
-// Busy-waits a few microseconds, which is what a gap between two regions of one token lasts.
-static bool spin_until(mk_pool *p, bool (*ready)(mk_pool *, unsigned), unsigned seen) {
+static bool spin_until(mk_pool *p, bool (*ready)(mk_pool *, unsigned), unsigned seen, uint64_t ns) {
     if (ready(p, seen)) {
         return true;
     }
     if (!p->may_spin) {
         return false;
     }
-    uint64_t end = mk_now_ns() + SPIN_NS;
+    uint64_t end = mk_now_ns() + ns;
     do {
         for (int i = 0; i < SPIN_BATCH; i++) {
             if (ready(p, seen)) {
@@ -116,7 +119,7 @@ static void sleep_on(mk_pool *p, pthread_cond_t *cond) {
 }
 
 static void wait_for_region(mk_pool *p, unsigned seen) {
-    if (spin_until(p, new_epoch, seen)) {
+    if (spin_until(p, new_epoch, seen, WORKER_SPIN_NS)) {
         return;
     }
     pthread_mutex_lock(&p->lock);
@@ -156,7 +159,7 @@ static void start_region(mk_pool *p) {
 }
 
 static void wait_for_workers(mk_pool *p) {
-    if (spin_until(p, all_done, 0)) {
+    if (spin_until(p, all_done, 0, CALLER_SPIN_NS)) {
         return;
     }
     pthread_mutex_lock(&p->lock);
