@@ -61,7 +61,7 @@ typedef enum {
     MK_PACK_BF16,  // [n_out/16][n_in/2][16][2] bf16; activations rounded to bf16
     // [n_out/16][n_in][16] e4m3 with a float32 scale per row and 128 columns; activations float32
     MK_PACK_F8,
-    // int8 with a float32 scale (and shift) per row and group; activations int8 per group of 32
+    // int8 with a float32 scale (and shift) per row and group; activations int8 per group of 64
     MK_PACK_I8,
     // the same with 4-bit codes: code - offset, or a 16-entry int8 table (IQ4_NL, MXFP4)
     MK_PACK_I4,

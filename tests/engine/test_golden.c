@@ -124,7 +124,7 @@ static void test_logits(void **state) {
 }
 
 // Quantised GGUF files: the reference ran in float32 on the dequantised weights.  What is left is
-// minke's rounding of activations to int8 per group of 32 (max |x| / 127, so about 2^-8.6 rms of a
+// minke's rounding of activations to int8 per group of 64 (max |x| / 127, so about 2^-8.6 rms of a
 // typical element) in every layer.  The bound is on the median row, just under the smallest mistake
 // golden.json lists (a bias in the expert weights: 0.049): where a router is nearly tied, the
 // rounding may pick another expert, and that one row is far off (0.7 in deepseek_v3-c-q4_0).
