@@ -326,7 +326,8 @@ SUPER_TILE(q6_k, 210, Q6_K_HEAD + SUPER / 16 * Q6_K_CODES)
     static void type##_tile(const uint8_t *const *row, int64_t n, uint8_t *dst) {                  \
         for (int64_t b = 0; b < n; b += STRIPS) {                                                  \
             int64_t m = n - b < STRIPS ? n - b : STRIPS;                                           \
-            size_t used = (size_t)m * 2 * MK_TILE, head = (used + 63) / 64 * 64;                   \
+            size_t used = (size_t)m * 2 * MK_TILE;                                                 \
+            size_t head = mk_int_head_bytes(MK_SCALE_F16, false, STRIP, (size_t)m * STRIP);        \
             memset(dst + used, 0, head - used);                                                    \
             for (int64_t i = 0; i < m; i++) {                                                      \
                 type(row, (size_t)(b + i) * (block_bytes), dst + i * 2 * MK_TILE,                  \

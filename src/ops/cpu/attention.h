@@ -110,30 +110,22 @@ MK_INLINE v16f largest_scores(const bool full, const float *s, int64_t n, const 
 }
 
 // --- int8, as activations are quantised (cpu/prep.c) ---------------------------------------------
-MK_INLINE void load_group(const float *x, int64_t n, v16f v[2]) {
-    v[0] = n >= 16 ? vf_load(x) : vf_load_n(x, n);
-    v[1] = n >= 32 ? vf_load(x + 16) : n > 16 ? vf_load_n(x + 16, n - 16) : vf_zero();
-}
 // max |x| of the first n of 32; NaN ignored.
 static inline float group_amax(const float *x, int64_t n) {
     v16f v[2];
-    load_group(x, n, v);
+    vf_load32(x, n, v);
     return vf_reduce_max(vf_max(vf_abs(v[0]), vf_max(vf_abs(v[1]), vf_zero())));
 }
 // Codes x * (127 / amax) to the nearest even, the rest of 32 zero, and their sum; returns their
 // scale amax / 127.
 static inline float quantise_group(const float *x, int64_t n, float amax, int8_t *q, int32_t *sum) {
     bool zero = amax < 0x1p-100f;
-    const v16f inv = vf_set1(zero ? 0.0f : 127.0f / amax), top = vf_set1(127.0f);
+    const v16f inv = vf_set1(zero ? 0.0f : 127.0f / amax);
     v16f v[2];
     v16i codes[2];
-    load_group(x, n, v);
+    vf_load32(x, n, v);
     for (int i = 0; i < 2; i++) {
-        v16f y = vf_mul(v[i], inv);
-        y = vf_select_nan(y, vf_zero(), y);
-        y = vf_select_gt(y, top, top, y);
-        y = vf_select_gt(vf_neg(top), y, vf_neg(top), y);
-        codes[i] = vi_round(y);
+        codes[i] = vi_codes(v[i], inv);
         vi_store_i8(q + 16 * i, codes[i]);
     }
     *sum = vi_reduce_add(vi_add(codes[0], codes[1]));

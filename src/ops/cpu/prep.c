@@ -19,26 +19,20 @@ static x_block block_at(const mk_prep_job *job, int64_t b, mk_x_form form) {
                      job->dst + (size_t)first * mk_x_row_bytes(form, job->n_in)};
 }
 
-// Up to 32 floats, the rest zero.
-static void load32(const float *p, int64_t n, v16f x[2]) {
-    x[0] = n >= 16 ? vf_load(p) : vf_load_n(p, n);
-    x[1] = n >= 32 ? vf_load(p + 16) : n > 16 ? vf_load_n(p + 16, n - 16) : vf_zero();
-}
-
 // Up to 32 columns of one row, gated or normed as the job says, the rest zero.
 static void load_chunk(const mk_prep_job *job, int64_t t, int64_t chunk, v16f x[2]) {
     int64_t k = chunk * MK_X_CHUNK, n = job->n_in - k;
     int64_t row = job->row != NULL ? job->row[t] / job->row_div : t;
-    load32(job->x + row * job->stride + k, n, x);
+    vf_load32(job->x + row * job->stride + k, n, x);
     if (job->norm != NULL) {
         v16f w[2], r = vf_set1(job->r[t]);
-        load32(job->norm + k, n, w);
+        vf_load32(job->norm + k, n, w);
         x[0] = vf_mul(vf_mul(x[0], r), w[0]);
         x[1] = vf_mul(vf_mul(x[1], r), w[1]);
     }
     if (job->up != NULL) {
         v16f u[2];
-        load32(job->up + row * job->up_stride + k, n, u);
+        vf_load32(job->up + row * job->up_stride + k, n, u);
         x[0] = vf_swiglu(x[0], u[0]);
         x[1] = vf_swiglu(x[1], u[1]);
     }
@@ -109,17 +103,8 @@ void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
 }
 #endif
 
-static v16i quantise16(v16f x, v16f inv) {
-    const v16f top = vf_set1(127.0f), bottom = vf_set1(-127.0f);
-    v16f v = vf_mul(x, inv);
-    v = vf_select_nan(v, vf_zero(), v);
-    v = vf_select_gt(v, top, top, v);
-    v = vf_select_gt(bottom, v, bottom, v);
-    return vi_round(v);
-}
-
 static void put_record(const v16f x[2], float d, v16f inv, mk_x_i8 *r) {
-    v16i a = quantise16(x[0], inv), b = quantise16(x[1], inv);
+    v16i a = vi_codes(x[0], inv), b = vi_codes(x[1], inv);
     vi_store_i8(r->q, a);
     vi_store_i8(r->q + 16, b);
     int32_t sum[3] = {vi_reduce_add(a), vi_reduce_add(b), 0};

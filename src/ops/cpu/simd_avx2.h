@@ -216,21 +216,6 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return wt_signed(_mm256_xor_si256(_mm256_loadu_si256((const __m256i *)p), offset),
                      _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(p + 32)), offset));
 }
-MK_INLINE v16w wt_load_u(const uint8_t *p) {
-    __m256i a = _mm256_loadu_si256((const __m256i *)p);
-    __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
-    return (v16w){a, b, a, b};
-}
-// What wt_load_i8 and wt_load_u read.
-MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
-    _mm256_storeu_si256((__m256i *)p, w.a);
-    _mm256_storeu_si256((__m256i *)(p + 32), w.b);
-}
-MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
-    const __m256i offset = _mm256_set1_epi8((char)0x80);
-    _mm256_storeu_si256((__m256i *)p, _mm256_xor_si256(w.a, offset));
-    _mm256_storeu_si256((__m256i *)(p + 32), _mm256_xor_si256(w.b, offset));
-}
 // 16 rows x 8 columns of 4-bit codes.
 MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     const __m256i nibble = _mm256_set1_epi8(15);

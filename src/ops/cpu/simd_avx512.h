@@ -191,16 +191,6 @@ MK_INLINE v16i dot_end(wt_code code, v16i sum, v16i part) {
 MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return _mm512_loadu_si512(p);
 }
-MK_INLINE v16w wt_load_u(const uint8_t *p) {
-    return _mm512_loadu_si512(p);
-}
-// What wt_load_i8 and wt_load_u read.
-MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
-    _mm512_storeu_si512(p, w);
-}
-MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
-    _mm512_storeu_si512(p, w);
-}
 // 16 rows x 8 columns of 4-bit codes; the table holds value + 128.
 MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     const __m512i nibble = _mm512_set1_epi8(15);

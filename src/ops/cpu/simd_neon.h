@@ -264,24 +264,6 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     }
     return w;
 }
-MK_INLINE v16w wt_load_u(const uint8_t *p) {
-    v16w w;
-    QUADS(i) {
-        w.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i));
-    }
-    return w;
-}
-// What wt_load_i8 and wt_load_u read.
-MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
-    QUADS(i) {
-        vst1q_u8(p + 16 * i, veorq_u8(vreinterpretq_u8_s8(w.v[i]), vdupq_n_u8(0x80)));
-    }
-}
-MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
-    QUADS(i) {
-        vst1q_u8(p + 16 * i, vreinterpretq_u8_s8(w.v[i]));
-    }
-}
 // 16 rows x 8 columns of 4-bit codes.
 MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     QUADS(i) {

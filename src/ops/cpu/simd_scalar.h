@@ -249,20 +249,6 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     }
     return w;
 }
-MK_INLINE v16w wt_load_u(const uint8_t *p) {
-    v16w w;
-    memcpy(w.v, p, 64);
-    return w;
-}
-// What wt_load_i8 and wt_load_u read.
-MK_INLINE void wt_store_i8(uint8_t *p, v16w w) {
-    for (int i = 0; i < 64; i++) {
-        p[i] = (uint8_t)w.v[i] ^ 0x80;
-    }
-}
-MK_INLINE void wt_store_u(uint8_t *p, v16w w) {
-    memcpy(p, w.v, 64);
-}
 // 16 rows x 8 columns of 4-bit codes.
 MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
     for (int i = 0; i < 64; i++) {
