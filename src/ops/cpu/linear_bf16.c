@@ -12,7 +12,7 @@
 MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        load_acc(p, r, acc[r], T);
+        load_acc(p, acc[r], T);
     }
     const float *x = (const float *)p->x;
     int64_t n_pair = (p->n_in + 1) / 2;
@@ -50,7 +50,7 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        load_acc(p, r, acc[r], T);
+        load_acc(p, acc[r], T);
     }
     const uint32_t *x = (const uint32_t *)p->x;
     int64_t n_pair = (p->n_in + 1) / 2;

@@ -20,7 +20,7 @@ MK_INLINE v16f load_weights(const flt_kind kind, const uint8_t *tile, int64_t k)
 MK_INLINE void flt_pass(const int R, const int T, const tile_pass *p, const flt_kind kind) {
     v16f acc[4][8];
     MK_UNROLL for (int r = 0; r < R; r++) {
-        load_acc(p, r, acc[r], T);
+        load_acc(p, acc[r], T);
     }
     const float *x = (const float *)p->x;
     for (int64_t k = 0; k < p->n_in; k++, x += p->tb) {
@@ -62,7 +62,7 @@ MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
     const uint8_t *w[4];
     MK_UNROLL for (int r = 0; r < R; r++) {
         w[r] = p->w + (size_t)r * p->tile_bytes;
-        load_acc(p, r, acc[r], T);
+        load_acc(p, acc[r], T);
     }
     const float *x = (const float *)p->x;
     for (int64_t k = 0; k < p->n_in; k += MK_F8_GROUP, x += MK_F8_GROUP * p->tb) {

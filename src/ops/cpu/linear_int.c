@@ -43,8 +43,9 @@ MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *p, 
     const size_t sb = int_scale_bytes(ty.scales);
     v16i sum[8];
     int_sums(T, at->codes, x, ty, part, table, sum);
-    v16f scale = int_load_scale(ty.scales, at->scale, at->super);
-    v16f shift = ty.shift ? int_load_scale(ty.scales, at->scale + sb, at->super_shift) : vf_zero();
+    v16f scale = int_load_scale(ty.scales, at->scale, at->super, int_down(ty));
+    v16f shift =
+        ty.shift ? int_load_scale(ty.scales, at->scale + sb, at->super_shift, 1) : vf_zero();
     MK_UNROLL for (int t = 0; t < T; t++) {
         v16f s = vf_from_int(sum[t]);
         p[t] = first ? vf_mul(s, scale) : vf_fma(s, scale, p[t]);
@@ -72,7 +73,7 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
     v16f acc[8];
     wt_lut table = wt_table(p->table);
     (void)R;
-    load_acc(p, 0, acc, T);
+    load_acc(p, acc, T);
     const mk_x_i8 *x = (const mk_x_i8 *)p->x;
     for (int64_t k = 0; k < p->n_in; k += MK_SUPER) {
         int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;

@@ -49,10 +49,20 @@ MK_INLINE size_t int_code_bytes(const int_type ty) {
                                                   : 8);
 }
 
-MK_INLINE v16f int_load_scale(const mk_scale_kind kind, const uint8_t *p, v16f super) {
-    return kind == MK_SCALE_F32   ? vf_load((const float *)p)
-           : kind == MK_SCALE_F16 ? vf_load_f16((const uint16_t *)p)
-                                  : vf_mul(super, vf_load_i8(p));
+// What takes back that the codes are shifted up in their bytes.
+MK_INLINE float int_down(const int_type ty) {
+    return 1.0f / (float)(1 << WT_UP(ty.code, ty.log2_offset));
+}
+
+// The scale (or, with `down` 1, the shift) of a group.
+MK_INLINE v16f int_load_scale(const mk_scale_kind kind, const uint8_t *p, v16f super,
+                              const float down) {
+    if (kind == MK_SCALE_SUPER) {
+        return vf_mul(super, vf_load_i8(p));
+    }
+    v16f scale =
+        kind == MK_SCALE_F32 ? vf_load((const float *)p) : vf_load_f16((const uint16_t *)p);
+    return down == 1 ? scale : vf_mul(scale, vf_set1(down));
 }
 
 // Goes to the block of n columns at w.
@@ -61,6 +71,9 @@ MK_INLINE int_place int_block(const int_type ty, const uint8_t *w, int64_t n) {
                     vf_zero(), vf_zero()};
     if (ty.scales == MK_SCALE_SUPER) {
         at.super = vf_load_f16((const uint16_t *)w);
+        if (int_down(ty) != 1) {
+            at.super = vf_mul(at.super, vf_set1(int_down(ty)));
+        }
         at.scale += 32;
         if (ty.shift) {
             at.super_shift = vf_load_f16((const uint16_t *)w + 16);
@@ -80,13 +93,14 @@ MK_INLINE void int_load_pair(const int_type ty, const uint8_t *w, const int s, w
     }
     const uint8_t *plane = w;
     w += ty.code == WT_U5 ? ty.group * 2 : ty.code == WT_U6 ? ty.group * 4 : 0;
-    wt_load_low(ty.code, w + 32 * s, table, lo, hi);
+    const int up = WT_UP(ty.code, ty.log2_offset);
+    wt_load_low(ty.code, up, w + 32 * s, table, lo, hi);
     if (ty.code == WT_U5) {
-        *lo = wt_add_high(WT_U5, *lo, plane, s);
-        *hi = wt_add_high(WT_U5, *hi, plane, s + 1);
+        *lo = wt_add_high(WT_U5, up, *lo, plane, s);
+        *hi = wt_add_high(WT_U5, up, *hi, plane, s + 1);
     } else if (ty.code == WT_U6) {
-        *lo = wt_add_high(WT_U6, *lo, plane + s / 4 * 64, s % 4);
-        *hi = wt_add_high(WT_U6, *hi, plane + s / 4 * 64, s % 4 + 1);
+        *lo = wt_add_high(WT_U6, up, *lo, plane + s / 4 * 64, s % 4);
+        *hi = wt_add_high(WT_U6, up, *hi, plane + s / 4 * 64, s % 4 + 1);
     }
 }
 

@@ -46,8 +46,9 @@ typedef enum {
 // The exact integer dot step, 16 rows x 4 columns at a time:
 //     sum  = dot_init(code, log2 offset or -1, -128 * sum(x))        the zero point of the codes
 //     part = dot_begin(code, sum); up to DOT_RUN(code) times part = dot_step(...); sum = dot_end(code, sum, part)
-// Sets differ in what they can multiply (u8 x s8, s8 x s8, with 16-bit partial sums): the integers
-// that come out are the same.
+// Codes of 4, 5, 6 bits may come shifted up by WT_UP bits, which the scales take back (exactly: a
+// power of two).  Sets differ in what they can multiply (u8 x s8, s8 x s8, with 16-bit partial
+// sums): the integers that come out are the same.
 
 #if defined(MK_ISA_AVX512)
 #include "ops/cpu/simd_avx512.h"
@@ -57,6 +58,10 @@ typedef enum {
 #include "ops/cpu/simd_neon.h"
 #else
 #include "ops/cpu/simd_scalar.h"
+#endif
+
+#ifndef WT_UP
+#define WT_UP(code, log2_offset) ((void)(code), (void)(log2_offset), 0)
 #endif
 
 #ifndef MK_HAS_TRANSPOSE

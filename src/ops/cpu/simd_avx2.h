@@ -217,7 +217,9 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
                      _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(p + 32)), offset));
 }
 // 16 rows x 8 columns of 4-bit codes.
-MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE void wt_load_low(wt_code code, const int up, const uint8_t *p, wt_lut table, v16w *lo,
+                           v16w *hi) {
+    (void)up;
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i a = _mm256_loadu_si256((const __m256i *)p);
     __m256i b = _mm256_loadu_si256((const __m256i *)(p + 32));
@@ -239,7 +241,8 @@ MK_INLINE __m256i wt_add_high8(wt_code code, __m256i w, const uint8_t *plane, co
     return _mm256_or_si256(w, _mm256_and_si256(h, _mm256_set1_epi8(code == WT_U5 ? 0x10 : 0x30)));
 }
 // Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
-MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+MK_INLINE v16w wt_add_high(wt_code code, const int up, v16w w, const uint8_t *plane, const int s) {
+    (void)up;
     __m256i a = wt_add_high8(code, w.a, plane, s), b = wt_add_high8(code, w.b, plane + 32, s);
     return (v16w){a, b, a, b};
 }

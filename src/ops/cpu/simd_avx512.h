@@ -171,13 +171,12 @@ MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
 
 // The dot step is unsigned x signed here, so the sum starts at -offset * sum(x).
 #define DOT_RUN(code) 8
+// Codes with an offset lie so far up in their bytes that it becomes 128: one start for all.
+#define WT_UP(code, log2_offset)                                                                   \
+    ((code) == WT_I8 || (code) == WT_I4T || (log2_offset) < 0 ? 0 : 7 - (log2_offset))
 MK_INLINE v16i dot_init(wt_code code, const int log2_offset, int32_t minus_128_sum) {
-    if (code == WT_I8 || code == WT_I4T) {
-        return _mm512_set1_epi32(minus_128_sum);
-    }
-    return log2_offset < 0
-               ? _mm512_setzero_si512()
-               : _mm512_srai_epi32(_mm512_set1_epi32(minus_128_sum), (unsigned)(7 - log2_offset));
+    bool offset = code == WT_I8 || code == WT_I4T || log2_offset >= 0;
+    return offset ? _mm512_set1_epi32(minus_128_sum) : _mm512_setzero_si512();
 }
 MK_INLINE v16i dot_begin(wt_code code, v16i sum) {
     (void)code;
@@ -191,32 +190,39 @@ MK_INLINE v16i dot_end(wt_code code, v16i sum, v16i part) {
 MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return _mm512_loadu_si512(p);
 }
+// Bits up by n (down if negative); what crosses into the next byte is masked off afterwards.
+MK_INLINE __m512i wt_shift(__m512i w, const int n) {
+    return n == 0  ? w
+           : n > 0 ? _mm512_slli_epi16(w, (unsigned)n)
+                   : _mm512_srli_epi16(w, (unsigned)-n);
+}
 // 16 rows x 8 columns of 4-bit codes; the table holds value + 128.
-MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
-    const __m512i nibble = _mm512_set1_epi8(15);
+MK_INLINE void wt_load_low(wt_code code, const int up, const uint8_t *p, wt_lut table, v16w *lo,
+                           v16w *hi) {
+    const __m512i nibble = _mm512_set1_epi8((char)(15 << up));
     __m512i w = _mm512_loadu_si512(p);
-    *lo = _mm512_and_si512(w, nibble);
-    *hi = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
+    *lo = _mm512_and_si512(wt_shift(w, up), nibble);
+    *hi = _mm512_and_si512(wt_shift(w, up - 4), nibble);
     if (code == WT_I4T) {
         *lo = _mm512_shuffle_epi8(table, *lo);
         *hi = _mm512_shuffle_epi8(table, *hi);
     }
 }
 // Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
-MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
-    const int left = code == WT_U5 ? 4 - s : 4 - 2 * s;
-    const __m512i mask = _mm512_set1_epi8(code == WT_U5 ? 0x10 : 0x30);
-    __m512i h = _mm512_loadu_si512(plane);
-    h = left >= 0 ? _mm512_slli_epi16(h, (unsigned)left) : _mm512_srli_epi16(h, (unsigned)-left);
+MK_INLINE v16w wt_add_high(wt_code code, const int up, v16w w, const uint8_t *plane, const int s) {
+    const int left = up + (code == WT_U5 ? 4 - s : 4 - 2 * s);
+    const __m512i mask = _mm512_set1_epi8((char)((code == WT_U5 ? 0x10 : 0x30) << up));
+    __m512i h = wt_shift(_mm512_loadu_si512(plane), left);
     return _mm512_ternarylogic_epi32(w, h, mask, 0xF8);  // w | (h & mask)
 }
 MK_INLINE wt_lut wt_table(const int8_t table[16]) {
     __m128i t = _mm_xor_si128(_mm_loadu_si128((const __m128i *)table), _mm_set1_epi8((char)0x80));
     return _mm512_broadcast_i32x4(t);
 }
+// As text, because gcc 12 has no pattern for the broadcast operand and makes two instructions: 6-9
+// % slower, more when a neighbour shares the core.
 MK_INLINE v16i dot_step(wt_code code, v16i part, v16w w, const int8_t *x) {
-    int32_t x4;
     (void)code;
-    memcpy(&x4, x, 4);
-    return _mm512_dpbusd_epi32(part, w, _mm512_set1_epi32(x4));
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(part) : "v"(w), "m"(*(const int8_t(*)[4])x));
+    return part;
 }

@@ -265,7 +265,9 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return w;
 }
 // 16 rows x 8 columns of 4-bit codes.
-MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE void wt_load_low(wt_code code, const int up, const uint8_t *p, wt_lut table, v16w *lo,
+                           v16w *hi) {
+    (void)up;
     QUADS(i) {
         uint8x16_t w = vld1q_u8(p + 16 * i);
         uint8x16_t l = vandq_u8(w, vdupq_n_u8(15)), h = vshrq_n_u8(w, 4);
@@ -274,7 +276,8 @@ MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *l
     }
 }
 // Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
-MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+MK_INLINE v16w wt_add_high(wt_code code, const int up, v16w w, const uint8_t *plane, const int s) {
+    (void)up;
     const int8x16_t by = vdupq_n_s8((int8_t)(code == WT_U5 ? 4 - s : 4 - 2 * s));
     const uint8x16_t mask = vdupq_n_u8(code == WT_U5 ? 0x10 : 0x30);
     QUADS(i) {

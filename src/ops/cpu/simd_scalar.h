@@ -250,7 +250,9 @@ MK_INLINE v16w wt_load_i8(const uint8_t *p) {
     return w;
 }
 // 16 rows x 8 columns of 4-bit codes.
-MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *lo, v16w *hi) {
+MK_INLINE void wt_load_low(wt_code code, const int up, const uint8_t *p, wt_lut table, v16w *lo,
+                           v16w *hi) {
+    (void)up;
     for (int i = 0; i < 64; i++) {
         int l = p[i] & 15, h = p[i] >> 4;
         lo->v[i] = code == WT_I4T ? table[l] : (int8_t)l;
@@ -258,7 +260,8 @@ MK_INLINE void wt_load_low(wt_code code, const uint8_t *p, wt_lut table, v16w *l
     }
 }
 // Adds the upper bits of a plane of 64 bytes: those of step s lie at bit s (U5) or 2 s (U6).
-MK_INLINE v16w wt_add_high(wt_code code, v16w w, const uint8_t *plane, const int s) {
+MK_INLINE v16w wt_add_high(wt_code code, const int up, v16w w, const uint8_t *plane, const int s) {
+    (void)up;
     for (int i = 0; i < 64; i++) {
         int bits = code == WT_U5 ? plane[i] >> s & 1 : plane[i] >> (2 * s) & 3;
         w.v[i] = (int8_t)(w.v[i] | bits << 4);

@@ -1,10 +1,11 @@
-// What the linear kernels share: one pass over a stretch of K for R row tiles and T tokens, and the
-// walk over stretches, tiles and blocks.
+// What the linear kernels share: one pass over a run of K for R row tiles and T tokens, and the
+// walk over tokens, tiles and runs of K.
 //
-// With many tokens the activations of a stretch stay in the second-level cache (STRETCH_BYTES)
-// while all row tiles pass over them, and the accumulators wait in y between stretches: storing and
-// loading a float changes no bit.  The order of every sum is fixed by K alone, so R, T, the block
-// sizes and the cut of the work change none either.
+// Few tokens: a tile's whole K at once, because memory is read fastest in one long stream.  Many
+// tokens: BLOCK_COLS columns at a time of GROUP_TILES tiles, so that weights and activations of a
+// block stay in the nearest caches; the accumulators wait in a buffer between blocks, and storing
+// and loading a float changes no bit.  The order of every sum is fixed by K alone, so R, T, the
+// block sizes and the cut of the work change none either.
 #ifndef MK_OPS_CPU_TILE_H
 #define MK_OPS_CPU_TILE_H
 
@@ -14,8 +15,9 @@ typedef struct {
     const uint8_t *w;  // first of R tiles, tile_bytes apart
     size_t tile_bytes;
     const uint8_t *x;                // block of activations, at the first of T tokens
-    int64_t tb, n_in;                // columns of this stretch
-    bool first, last;                // stretch: sums begin at 0, or in y; the bias is added
+    int64_t tb, n_in;                // columns of this block
+    bool first, last;                // block of K: sums begin at 0; they go to y, with the bias
+    float *sums;                     // else f32[T][16] of the (single) tile, 64-byte aligned
     float *y;                        // first output of the first token
     int64_t y_stride, n_tok, n_out;  // n_tok <= T and n_out <= 16 R are stored
     const float *bias;
@@ -36,33 +38,37 @@ typedef struct {
     size_t column_bytes;  // of one token, per column of a record
 } tile_ops;
 
-#define CHUNK_TOKENS  128          // tokens walked per pass over the weights
-#define STRETCH_BYTES (512 << 10)  // of prepared activations in use at a time
-#define BURST_LINES   16           // fetched at once before a pass; more is spread over the pass
+#define FEW_TOKENS   32          // at most: the walk in whole tiles
+#define CHUNK_TOKENS 128         // walked per pass over the weights
+#define BLOCK_COLS   1024        // whole multiples of 256: every layout repeats after them
+#define GROUP_TILES  8           // whose sums wait in a buffer of 64 KB
+#define NEAR_BYTES   (20 << 10)  // of weights that stay in the first-level cache
+#define BURST_LINES  16          // fetched at once before a pass; more is spread over the pass
 
 MK_INLINE int t_index(int64_t t) {
     return t >= 8 ? 3 : t >= 4 ? 2 : t >= 2 ? 1 : 0;
 }
 
-// The accumulators of row tile r, for T tokens.
-MK_INLINE void load_acc(const tile_pass *p, int64_t r, v16f *acc, const int T) {
-    int64_t left = p->n_out - 16 * r;
+// The accumulators of a row tile, for T tokens.
+MK_INLINE void load_acc(const tile_pass *p, v16f *acc, const int T) {
     MK_UNROLL for (int t = 0; t < T; t++) {
-        acc[t] = vf_zero();
-        if (!p->first && t < p->n_tok && left > 0) {
-            const float *y = p->y + t * p->y_stride + 16 * r;
-            acc[t] = left >= 16 ? vf_load(y) : vf_load_n(y, left);
-        }
+        acc[t] = p->first ? vf_zero() : vf_load(p->sums + 16 * t);
     }
 }
 
-// acc[T] of one row tile goes to y, after the last stretch with the bias.
+// acc[T] of row tile r wait in sums, or go to y with the bias.
 MK_INLINE void store_tile(const tile_pass *p, int64_t r, const v16f *acc, const int T) {
+    if (!p->last) {
+        MK_UNROLL for (int t = 0; t < T; t++) {
+            vf_store(p->sums + 16 * t, acc[t]);
+        }
+        return;
+    }
     int64_t left = p->n_out - 16 * r;
     if (left <= 0) {
         return;
     }
-    bool add = p->bias != NULL && p->last;
+    bool add = p->bias != NULL;
     v16f b = add ? vf_load_n(p->bias + 16 * r, left < 16 ? left : 16) : vf_zero();
     MK_UNROLL for (int t = 0; t < T; t++) {
         if (t < p->n_tok) {
@@ -82,104 +88,162 @@ typedef struct {
     const tile_ops *ops;
     const mk_linear_job *job;
     int max_t;
-    int64_t k0, cols;             // the stretch
-    int64_t t0, t1;               // the tokens
-    size_t w_at, w_bytes;         // of the stretch in a tile
-    int64_t fetched, fetch_each;  // lines of the next tile's stretch, per pass
+    int64_t t0, t1;        // the tokens
+    int64_t k0;            // where the block of K begins
+    size_t w_at, w_bytes;  // the block in a tile
     tile_pass p;
 } tile_walk;
 
-// Asks for this pass' share of the weights that come next: a few lines at once, many spread over
-// the pass (with 8 tokens the arithmetic of a line takes so long that the hardware's own
-// prefetching falls asleep; with fewer tokens ours only gets in its way).
-static inline void plan_fetch(tile_walk *w, const uint8_t *next, int64_t step) {
-    tile_pass *p = &w->p;
+// Goes to the block of activations whose first token is `first`; returns how many tokens it has.
+static inline int64_t at_tokens(tile_walk *w, int64_t first, const uint8_t **block) {
+    const mk_linear_job *job = w->job;
+    int64_t left = job->n_tok - first;
+    w->p.tb = mk_x_tb(left);
+    *block = job->x + (size_t)first * mk_x_row_bytes(w->ops->form, job->w->n_in) +
+             (size_t)(w->k0 * w->p.tb) * w->ops->column_bytes;
+    return left < MK_X_BLOCK ? left : MK_X_BLOCK;
+}
+
+static inline void at_tile(tile_walk *w, int64_t tile, int64_t token) {
+    const mk_linear_job *job = w->job;
+    w->p.w = job->data + (size_t)tile * w->p.tile_bytes + w->w_at;
+    w->p.y = job->y + token * job->y_stride + 16 * tile;
+    w->p.n_out = job->w->n_out - 16 * tile;
+    w->p.bias = job->bias != NULL ? job->bias + 16 * tile : NULL;
+}
+
+// --- few tokens
+// Asks for one pass' share of the weights that come next: a few lines at once, many spread over the
+// pass (with 8 tokens the arithmetic of a line takes so long that the hardware's own prefetching
+// falls asleep; with fewer tokens ours only gets in its way).
+static inline void plan_fetch(tile_pass *p, const uint8_t *next, int64_t n_line, int64_t step) {
     p->fetch_lines = 0;
     if (step < MK_X_BLOCK) {
         return;
     }
-    p->fetch = next + 64 * w->fetched;
-    w->fetched += w->fetch_each;
-    if (w->fetch_each > BURST_LINES) {
-        p->fetch_lines = (w->fetch_each * 32 + w->cols - 1) / w->cols;
+    p->fetch = next;
+    if (n_line > BURST_LINES) {
+        p->fetch_lines = (n_line * 32 + p->n_in - 1) / p->n_in;
         return;
     }
-    for (int64_t i = 0; i < w->fetch_each; i++) {
-        __builtin_prefetch(p->fetch + 64 * i);
+    for (int64_t i = 0; i < n_line; i++) {
+        __builtin_prefetch(next + 64 * i);
     }
 }
 
-// The tokens of one block for the row tiles [lo, hi).
-static inline void walk_block(tile_walk *w, int64_t lo, int64_t hi, int64_t first,
-                              const uint8_t *next) {
-    const mk_linear_job *job = w->job;
-    tile_pass *p = &w->p;
-    int64_t left = job->n_tok - first, n_tok = left < MK_X_BLOCK ? left : MK_X_BLOCK;
-    p->tb = mk_x_tb(left);
-    const uint8_t *block = job->x + (size_t)first * mk_x_row_bytes(w->ops->form, job->w->n_in) +
-                           (size_t)(w->k0 * p->tb) * w->ops->column_bytes;
-    int64_t step = p->tb < w->max_t ? p->tb : w->max_t;
+// One block of tokens for the row tiles [lo, hi), meanwhile n_line lines from `next`.
+static inline void few_block(tile_walk *w, int64_t lo, int64_t hi, int64_t first,
+                             const uint8_t *next, int64_t n_line) {
+    const uint8_t *block;
+    int64_t n_tok = at_tokens(w, first, &block);
+    int64_t step = w->p.tb < w->max_t ? w->p.tb : w->max_t;
     int ti = t_index(step);
     for (int64_t t = 0; t < n_tok; t += step) {
-        p->x = block + (size_t)t * w->ops->token_bytes;
-        p->n_tok = n_tok - t;
+        w->p.x = block + (size_t)t * w->ops->token_bytes;
+        w->p.n_tok = n_tok - t;
         for (int64_t tile = lo; tile < hi;) {
             bool many = tile + w->ops->r[ti] <= hi;
-            p->w = job->data + (size_t)tile * p->tile_bytes + w->w_at;
-            p->y = job->y + (first + t) * job->y_stride + 16 * tile;
-            p->n_out = job->w->n_out - 16 * tile;
-            p->bias = job->bias != NULL ? job->bias + 16 * tile : NULL;
-            plan_fetch(w, next, step);
-            (many ? w->ops->many : w->ops->single)[ti](p);
+            at_tile(w, tile, first + t);
+            plan_fetch(&w->p, next, n_line, step);
+            (many ? w->ops->many : w->ops->single)[ti](&w->p);
             tile += many ? w->ops->r[ti] : 1;
         }
     }
 }
 
-// All row tiles for the tokens and the stretch of w.
-static inline void walk_stretch(tile_walk *w, int64_t lo, int64_t hi) {
+static inline void walk_few(tile_walk *w, int64_t lo, int64_t hi) {
     const mk_linear_job *job = w->job;
-    int64_t n_tok = w->t1 - w->t0, tb = n_tok >= MK_X_BLOCK ? MK_X_BLOCK : mk_x_tb(n_tok);
+    int64_t tb = mk_x_tb(job->n_tok), n_block = (job->n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK;
     int64_t group = w->ops->r[t_index(tb < w->max_t ? tb : w->max_t)];
-    int64_t n_block = (n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK;
-    w->p.n_in = w->cols;
-    w->p.first = w->k0 == 0;
-    w->p.last = w->k0 + w->cols == job->w->n_in;
-    w->fetch_each = ((int64_t)w->w_bytes / 64 + n_block - 1) / n_block;
+    int64_t n_line = ((int64_t)w->p.tile_bytes / 64 + n_block - 1) / n_block;
+    w->p.n_in = job->w->n_in;
+    w->p.first = w->p.last = true;
     for (int64_t tile = lo; tile < hi; tile += group) {
         int64_t end = tile + group < hi ? tile + group : hi;
-        // behind the last tile comes the first one's next stretch
-        const uint8_t *next = end < hi
-                                  ? job->data + (size_t)end * w->p.tile_bytes + w->w_at
-                                  : job->data + (size_t)lo * w->p.tile_bytes + w->w_at + w->w_bytes;
-        w->fetched = 0;
-        for (int64_t t = w->t0; t < w->t1; t += MK_X_BLOCK) {
-            walk_block(w, tile, end, t, next);
+        const uint8_t *next = job->data + (size_t)end * w->p.tile_bytes;
+        for (int64_t b = 0; b < n_block; b++) {
+            few_block(w, tile, end, b * MK_X_BLOCK, next + 64 * b * n_line, n_line);
+        }
+    }
+}
+
+// --- many tokens
+// A block of K of the row tiles [lo, hi), whose sums begin at `sums`, for all tokens; meanwhile
+// memory is asked for the block at `next` in a tile, and the same in those that follow it.
+static inline void many_block(tile_walk *w, int64_t lo, int64_t hi, float *sums,
+                              const uint8_t *next) {
+    tile_pass *p = &w->p;
+    int64_t n_block = (w->t1 - w->t0 + MK_X_BLOCK - 1) / MK_X_BLOCK;
+    int64_t n_line = ((int64_t)w->w_bytes / 64 + n_block - 1) / n_block;
+    for (int64_t b = 0; b < n_block; b++) {
+        int64_t first = w->t0 + b * MK_X_BLOCK;
+        const uint8_t *block;
+        int64_t n_tok = at_tokens(w, first, &block);
+        int64_t step = p->tb < w->max_t ? p->tb : w->max_t;
+        tile_fn pass = w->ops->single[t_index(step)];
+        for (int64_t i = 0; i < hi - lo; i++) {
+            const uint8_t *line = next + (size_t)i * p->tile_bytes + 64 * b * n_line;
+            for (int64_t j = 0; j < n_line; j++) {
+                __builtin_prefetch(line + 64 * j);
+            }
+            at_tile(w, lo + i, first);
+            p->sums = sums + (i * CHUNK_TOKENS + b * MK_X_BLOCK) * 16;
+            p->x = block;
+            for (p->n_tok = n_tok; p->n_tok > 0; p->n_tok -= step) {
+                pass(p);
+                p->sums += 16 * step;
+                p->x += (size_t)step * w->ops->token_bytes;
+                p->y += step * p->y_stride;
+            }
+        }
+    }
+}
+
+// At most GROUP_TILES row tiles [lo, hi); behind them come those from `then`.
+static inline void many_group(tile_walk *w, int64_t lo, int64_t hi, int64_t then) {
+    _Alignas(64) float sums[GROUP_TILES * CHUNK_TOKENS * 16];
+    const mk_linear_job *job = w->job;
+    int64_t n_in = job->w->n_in;
+    size_t whole = BLOCK_COLS / MK_SUPER * mk_weight_stretch_bytes(job->w, MK_SUPER);
+    int64_t near = NEAR_BYTES / (int64_t)whole < 1 ? 1 : NEAR_BYTES / (int64_t)whole;
+    for (w->k0 = 0, w->w_at = 0; w->k0 < n_in; w->k0 += w->p.n_in, w->w_at += w->w_bytes) {
+        w->p.first = w->k0 == 0;
+        w->p.last = n_in - w->k0 <= BLOCK_COLS;
+        w->p.n_in = w->p.last ? n_in - w->k0 : BLOCK_COLS;
+        w->w_bytes = w->p.last ? w->p.tile_bytes - w->w_at : whole;
+        for (int64_t t = lo; t < hi; t += near) {
+            int64_t end = t + near < hi ? t + near : hi;
+            int64_t next = end < hi ? end : w->p.last ? then : lo;
+            size_t at = end < hi ? w->w_at : w->p.last ? 0 : w->w_at + w->w_bytes;
+            many_block(w, t, end, sums + (t - lo) * CHUNK_TOKENS * 16,
+                       job->data + (size_t)next * w->p.tile_bytes + at);
+        }
+    }
+}
+
+static inline void walk_many(tile_walk *w, int64_t lo, int64_t hi) {
+    int64_t n_tok = w->job->n_tok;
+    for (w->t0 = 0; w->t0 < n_tok; w->t0 = w->t1) {
+        w->t1 = w->t0 + CHUNK_TOKENS < n_tok ? w->t0 + CHUNK_TOKENS : n_tok;
+        for (int64_t g = lo; g < hi; g += GROUP_TILES) {
+            int64_t end = g + GROUP_TILES < hi ? g + GROUP_TILES : hi;
+            many_group(w, g, end, end < hi ? end : lo);
         }
     }
 }
 
 static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int64_t lo, int64_t hi,
                               int max_t) {
-    size_t tile_bytes = mk_weight_tile_bytes(job->w);
-    tile_walk w = {
-        .ops = ops,
-        .job = job,
-        .max_t = max_t,
-        .p = {.tile_bytes = tile_bytes, .y_stride = job->y_stride, .table = job->w->table}};
-    int64_t n_in = job->w->n_in;
-    for (w.t0 = 0; w.t0 < job->n_tok; w.t0 = w.t1) {
-        w.t1 = w.t0 + CHUNK_TOKENS < job->n_tok ? w.t0 + CHUNK_TOKENS : job->n_tok;
-        // whole multiples of 256 columns: every layout repeats after them
-        int64_t most = STRETCH_BYTES / ((w.t1 - w.t0) * (int64_t)ops->column_bytes);
-        most = most < MK_SUPER ? MK_SUPER : most / MK_SUPER * MK_SUPER;
-        for (w.k0 = 0, w.w_at = 0; w.k0 < n_in; w.k0 += w.cols, w.w_at += w.w_bytes) {
-            w.cols = n_in - w.k0 < most ? n_in - w.k0 : most;
-            w.w_bytes = w.cols < n_in - w.k0 ? (size_t)(w.cols / MK_SUPER) *
-                                                   mk_weight_stretch_bytes(job->w, MK_SUPER)
-                                             : tile_bytes - w.w_at;
-            walk_stretch(&w, lo, hi);
-        }
+    tile_walk w = {.ops = ops,
+                   .job = job,
+                   .max_t = max_t,
+                   .p = {.tile_bytes = mk_weight_tile_bytes(job->w),
+                         .y_stride = job->y_stride,
+                         .table = job->w->table}};
+    if (job->n_tok <= FEW_TOKENS) {
+        walk_few(&w, lo, hi);
+    } else {
+        walk_many(&w, lo, hi);
     }
 }
 
