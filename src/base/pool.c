@@ -263,9 +263,18 @@ void mk_pool_share(mk_pool *p, int64_t n, int64_t grain) {
 // The region's start orders these accesses after mk_pool_share; pieces carry no data, so relaxed is
 // enough.
 static bool take_from(mk_pool *p, part *q, int64_t *lo, int64_t *hi) {
-    *lo = atomic_fetch_add_explicit(&q->next, p->grain, memory_order_relaxed);
-    *hi = *lo + p->grain < q->end ? *lo + p->grain : q->end;
-    return *lo < q->end;
+    long long at = atomic_load_explicit(&q->next, memory_order_relaxed);
+    do {
+        int64_t left = q->end - at, n = left - left / 2;
+        if (left <= 0) {
+            return false;
+        }
+        n = n > p->grain ? n : p->grain < left ? p->grain : left;
+        *lo = at;
+        *hi = at + n;
+    } while (!atomic_compare_exchange_weak_explicit(&q->next, &at, *hi, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
 }
 
 bool mk_pool_take(mk_pool *p, int ith, int64_t *lo, int64_t *hi) {

@@ -23,10 +23,11 @@ void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg);
 // [*lo, *hi) = the ith of n_thread near-equal parts of n items, cut at multiples of `grain`.
 void mk_pool_split(int64_t n, int64_t grain, int ith, int n_thread, int64_t *lo, int64_t *hi);
 
-// Shared work for one region: [0, n) in pieces of `grain`.  mk_pool_share comes before mk_pool_run;
-// in the region every thread calls mk_pool_take until it says false.  A thread gets the pieces of
-// its own near-equal part in ascending order, then those of whoever has most left: a slow or
-// interrupted processor does not hold up the others.  Every piece is given out once.
+// Shared work for one region: [0, n) in pieces of `grain` and more.  mk_pool_share comes before
+// mk_pool_run; in the region every thread calls mk_pool_take until it says false.  A thread gets
+// half of what is left of its own near-equal part, ascending, again and again, then pieces of
+// whoever has most left: long pieces while there is much to do, and a slow or interrupted processor
+// does not hold up the others at the end.  Every item is given out once.
 void mk_pool_share(mk_pool *p, int64_t n, int64_t grain);
 bool mk_pool_take(mk_pool *p, int ith, int64_t *lo, int64_t *hi);
 

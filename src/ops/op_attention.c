@@ -146,8 +146,7 @@ static void run_attention(void *arg, int ith, int n_thread) {
     }
 }
 
-// of a thread's share: later rows of a prompt cost more, and so may a slow processor
-#define PIECES 8
+#define PIECES 32  // the smallest piece of a thread's share
 
 static void attend(mk_ops *ops, attn_work *w) {
     // about one multiplication per query, key and column

@@ -28,24 +28,19 @@ static void linear_work(void *arg, int ith, int n_thread) {
     }
 }
 
-// Pieces of shared work: with few tokens long enough to stream weights, with many so long that the
-// activations are not fetched again for a handful of tiles.
-#define FEW_TOKENS  32
-#define FEW_PIECES  8  // of a thread
-#define MANY_PIECES 3
+#define PIECES 32  // the smallest piece of a thread's share
 
 void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n) {
     mk_linear_work w = {ops->k, ops->pool, item, n};
-    int64_t total = 0, n_tok = 0;
+    int64_t total = 0;
     for (int64_t i = 0; i < n; i++) {
         total += item[i].tiles * item[i].cost;
-        n_tok = item[i].job.n_tok > n_tok ? item[i].job.n_tok : n_tok;
     }
     if (!parallel || ops->n_thread == 1) {
         run_units(&w, 0, total);
         return;
     }
-    int64_t pieces = (n_tok <= FEW_TOKENS ? FEW_PIECES : MANY_PIECES) * ops->n_thread;
+    int64_t pieces = PIECES * (int64_t)ops->n_thread;
     mk_pool_share(ops->pool, total, (total + pieces - 1) / pieces);
     mk_pool_run(ops->pool, linear_work, &w);
 }

@@ -57,11 +57,11 @@ static void test_many_regions(void **state) {
     assert_int_equal(mk_alloc_live(), live);
 }
 
-// Every piece of shared work is given out once, whoever takes it, and no piece is longer than
-// asked.
+// Every item of shared work is given out once, whoever takes it, and no piece is longer than half a
+// thread's part or the grain.
 typedef struct {
     mk_pool *pool;
-    int64_t grain;
+    int64_t longest;
     atomic_int seen[1000];
 } shared;
 
@@ -70,7 +70,7 @@ static void take_pieces(void *arg, int ith, int n_thread) {
     int64_t lo, hi;
     (void)n_thread;
     while (mk_pool_take(s->pool, ith, &lo, &hi)) {
-        assert_true(lo < hi && hi - lo <= s->grain);
+        assert_true(lo < hi && hi - lo <= s->longest);
         for (int64_t i = lo; i < hi; i++) {
             atomic_fetch_add(&s->seen[i], 1);
         }
@@ -87,11 +87,12 @@ static void test_shared_work(void **state) {
         shared s = {.pool = mk_pool_create(n_thread)};
         for (int c = 0; c < 4 * 5; c++) {
             int64_t n = (int64_t)c / 4 * 249;  // 0 to 996
-            s.grain = grains[c % 4];
+            int64_t grain = grains[c % 4], part = (n + n_thread - 1) / n_thread;
+            s.longest = grain > (part + 1) / 2 ? grain : (part + 1) / 2;
             for (int i = 0; i < 1000; i++) {
                 atomic_store(&s.seen[i], 0);
             }
-            mk_pool_share(s.pool, n, s.grain);
+            mk_pool_share(s.pool, n, grain);
             mk_pool_run(s.pool, take_pieces, &s);
             for (int i = 0; i < 1000; i++) {
                 assert_int_equal(atomic_load(&s.seen[i]), i < n ? 1 : 0);

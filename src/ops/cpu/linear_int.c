@@ -79,7 +79,8 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
         int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;
         int_place at = int_block(ty, w, n);
         for (int64_t i = 0; i < n; i += 64, x += 2 * p->tb) {
-            for (int64_t f = 0; T == 8 && f < 2 * p->fetch_lines; f++, fetch += 64) {
+            for (int64_t f = 0; T == 8 && f < p->fetch_lines && fetch < p->fetch_end;
+                 f++, fetch += 64) {
                 __builtin_prefetch(fetch);
             }
             v16f sum[8];
@@ -103,7 +104,8 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
                                         .r = {1, 1, 1, 1},                                         \
                                         .form = MK_X_I8,                                           \
                                         .token_bytes = sizeof(mk_x_i8),                            \
-                                        .column_bytes = sizeof(mk_x_i8) / 32};
+                                        .column_bytes = sizeof(mk_x_i8) / 32,                      \
+                                        .spreads_fetch = true};
 #if MK_INT_T == 8
 #define INT_PASSES(name, ...)                                                                      \
     TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \

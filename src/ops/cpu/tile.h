@@ -22,8 +22,8 @@ typedef struct {
     int64_t y_stride, n_tok, n_out;  // n_tok <= T and n_out <= 16 R are stored
     const float *bias;
     const int8_t *table;
-    // what to ask memory for meanwhile: lines per 32 columns
-    const uint8_t *fetch;
+    // what to ask memory for meanwhile, in passes for 8 tokens: so many lines per 64 columns
+    const uint8_t *fetch, *fetch_end;
     int64_t fetch_lines;
 } tile_pass;
 
@@ -36,6 +36,7 @@ typedef struct {
     mk_x_form form;
     size_t token_bytes;   // from one token's record to the next in a block
     size_t column_bytes;  // of one token, per column of a record
+    bool spreads_fetch;   // the passes look at fetch
 } tile_ops;
 
 #define FEW_TOKENS   32          // at most: the walk in whole tiles
@@ -65,20 +66,18 @@ MK_INLINE void store_tile(const tile_pass *p, int64_t r, const v16f *acc, const 
         return;
     }
     int64_t left = p->n_out - 16 * r;
-    if (left <= 0) {
+    if (left >= 16 && p->n_tok >= T && p->bias == NULL) {  // nearly always
+        MK_UNROLL for (int t = 0; t < T; t++) {
+            vf_store(p->y + t * p->y_stride + 16 * r, acc[t]);
+        }
         return;
     }
-    bool add = p->bias != NULL;
-    v16f b = add ? vf_load_n(p->bias + 16 * r, left < 16 ? left : 16) : vf_zero();
-    MK_UNROLL for (int t = 0; t < T; t++) {
-        if (t < p->n_tok) {
-            v16f v = add ? vf_add(acc[t], b) : acc[t];
-            float *y = p->y + t * p->y_stride + 16 * r;
-            if (left >= 16) {
-                vf_store(y, v);
-            } else {
-                vf_store_n(y, v, left);
-            }
+    left = left < 16 ? left : 16;
+    v16f bias = p->bias != NULL && left > 0 ? vf_load_n(p->bias + 16 * r, left) : vf_zero();
+    MK_UNROLL for (int t = 0; t < T; t++) {  // unrolled, so that acc stays in registers
+        if (t < p->n_tok && left > 0) {
+            v16f v = p->bias != NULL ? vf_add(acc[t], bias) : acc[t];
+            vf_store_n(p->y + t * p->y_stride + 16 * r, v, left);
         }
     }
 }
@@ -112,25 +111,27 @@ static inline void at_tile(tile_walk *w, int64_t tile, int64_t token) {
     w->p.bias = job->bias != NULL ? job->bias + 16 * tile : NULL;
 }
 
-// --- few tokens
-// Asks for one pass' share of the weights that come next: a few lines at once, many spread over the
-// pass (with 8 tokens the arithmetic of a line takes so long that the hardware's own prefetching
-// falls asleep; with fewer tokens ours only gets in its way).
-static inline void plan_fetch(tile_pass *p, const uint8_t *next, int64_t n_line, int64_t step) {
+// Asks for one pass' share of the weights that come next: spread over the pass, or (what has no
+// place for that) at once.  With 8 tokens the arithmetic of a line takes so long that the
+// hardware's own prefetching falls asleep; with fewer tokens ours only gets in its way.
+static inline void plan_fetch(tile_walk *w, const uint8_t *next, int64_t n_line, int64_t step) {
+    tile_pass *p = &w->p;
     p->fetch_lines = 0;
     if (step < MK_X_BLOCK) {
         return;
     }
-    p->fetch = next;
-    if (n_line > BURST_LINES) {
-        p->fetch_lines = (n_line * 32 + p->n_in - 1) / p->n_in;
+    if (w->ops->spreads_fetch) {
+        p->fetch = next;
+        p->fetch_end = next + 64 * n_line;
+        p->fetch_lines = (n_line * 64 + p->n_in - 1) / p->n_in;
         return;
     }
-    for (int64_t i = 0; i < n_line; i++) {
+    for (int64_t i = 0; n_line <= BURST_LINES && i < n_line; i++) {
         __builtin_prefetch(next + 64 * i);
     }
 }
 
+// --- few tokens
 // One block of tokens for the row tiles [lo, hi), meanwhile n_line lines from `next`.
 static inline void few_block(tile_walk *w, int64_t lo, int64_t hi, int64_t first,
                              const uint8_t *next, int64_t n_line) {
@@ -144,7 +145,7 @@ static inline void few_block(tile_walk *w, int64_t lo, int64_t hi, int64_t first
         for (int64_t tile = lo; tile < hi;) {
             bool many = tile + w->ops->r[ti] <= hi;
             at_tile(w, tile, first + t);
-            plan_fetch(&w->p, next, n_line, step);
+            plan_fetch(w, next, n_line, step);
             (many ? w->ops->many : w->ops->single)[ti](&w->p);
             tile += many ? w->ops->r[ti] : 1;
         }
@@ -182,10 +183,7 @@ static inline void many_block(tile_walk *w, int64_t lo, int64_t hi, float *sums,
         int64_t step = p->tb < w->max_t ? p->tb : w->max_t;
         tile_fn pass = w->ops->single[t_index(step)];
         for (int64_t i = 0; i < hi - lo; i++) {
-            const uint8_t *line = next + (size_t)i * p->tile_bytes + 64 * b * n_line;
-            for (int64_t j = 0; j < n_line; j++) {
-                __builtin_prefetch(line + 64 * j);
-            }
+            plan_fetch(w, next + (size_t)i * p->tile_bytes + 64 * b * n_line, n_line, step);
             at_tile(w, lo + i, first);
             p->sums = sums + (i * CHUNK_TOKENS + b * MK_X_BLOCK) * 16;
             p->x = block;
