@@ -30,7 +30,6 @@ typedef struct {
 
 typedef struct {
     const mk_kernels *k;
-    mk_pool *pool;
     const mk_attn *a;
     mk_kv_layer kv;
     const mk_rows *rows;
@@ -42,10 +41,9 @@ typedef struct {
 } attn_work;
 
 // --- storing -------------------------------------------------------------------------------------
-static void run_store(void *arg, int ith, int n_thread) {
+static void run_store(void *arg, int ith, int64_t lo, int64_t hi) {
     const attn_work *w = arg;
-    int64_t lo, hi;
-    mk_pool_split(w->rows->n_tok, 1, ith, n_thread, &lo, &hi);
+    (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         int32_t pos = w->rows->pos[t], block = w->rows->table[t][pos / MK_KV_BLOCK];
         w->k->kv_store(w->a, w->kv.base + (size_t)block * w->kv.block_stride, pos % MK_KV_BLOCK,
@@ -61,7 +59,8 @@ void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows
     MK_ASSERT(a->latent || (v.n_row == rows->n_tok && v.n_col == a->n_kv_head * a->d_v));
     if (!ops->dry) {
         attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = k, .v = v};
-        mk_ops_run(ops, rows->n_tok > 1 && rows->n_tok * k.n_col >= 8192, run_store, &w);
+        mk_ops_run(ops, rows->n_tok > 1 && rows->n_tok * k.n_col >= 8192, rows->n_tok, 4, run_store,
+                   &w);
     }
     mk_ops_count_rows(ops, MK_OP_KV_STORE, k, 0, a->latent ? 1 : 2);
     mk_ops_op_end(ops, MK_OP_KV_STORE);
@@ -137,13 +136,9 @@ static int64_t run_units(const attn_work *w, int64_t lo, int64_t hi, uint8_t *me
     return at;
 }
 
-static void run_attention(void *arg, int ith, int n_thread) {
+static void run_attention(void *arg, int ith, int64_t lo, int64_t hi) {
     const attn_work *w = arg;
-    int64_t lo, hi;
-    (void)n_thread;
-    while (mk_pool_take(w->pool, ith, &lo, &hi)) {
-        run_units(w, lo, hi, w->scratch + (size_t)ith * w->scratch_bytes);
-    }
+    run_units(w, lo, hi, w->scratch + (size_t)ith * w->scratch_bytes);
 }
 
 #define PIECES 32  // the smallest piece of a thread's share
@@ -164,8 +159,7 @@ static void attend(mk_ops *ops, attn_work *w) {
         w->one_each = false;
         total = run_units(w, 0, 0, NULL);
     }
-    mk_pool_share(ops->pool, total, (total + pieces - 1) / pieces);
-    mk_pool_run(ops->pool, run_attention, w);
+    mk_ops_run(ops, true, total, (total + pieces - 1) / pieces, run_attention, w);
 }
 
 void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_layer kv,
@@ -175,7 +169,7 @@ void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_la
     MK_ASSERT(q.n_row == rows->n_tok && y.n_row == rows->n_tok);
     MK_ASSERT(q.n_col == a->n_head * a->d_k && y.n_col == a->n_head * a->d_v);
     size_t mark = mk_op_mark(ops);
-    attn_work w = {.k = ops->k, .pool = ops->pool, .a = a, .kv = kv, .rows = rows, .q = q, .y = y};
+    attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = q, .y = y};
     w.scratch_bytes = ops->k->attention_scratch(a);
     w.scratch = mk_ops_take(ops, w.scratch_bytes * (size_t)ops->n_thread);
     if (!ops->dry && rows->n_tok > 0) {

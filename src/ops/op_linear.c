@@ -4,8 +4,16 @@
 
 // --- the work ------------------------------------------------------------------------------------
 // Items whose tiles' units of cost lie in [lo, hi).
-static void run_units(const mk_linear_work *w, int64_t lo, int64_t hi) {
+typedef struct {
+    const mk_kernels *k;
+    const mk_linear_item *item;
+    int64_t n;
+} linear_work;
+
+static void run_units(void *arg, int ith, int64_t lo, int64_t hi) {
+    const linear_work *w = arg;
     int64_t at = 0;
+    (void)ith;
     for (int64_t i = 0; i < w->n && at < hi; i++) {
         // tiles of this item whose first unit of cost lies in [lo, hi)
         const mk_linear_item *it = &w->item[i];
@@ -19,30 +27,16 @@ static void run_units(const mk_linear_work *w, int64_t lo, int64_t hi) {
     }
 }
 
-static void linear_work(void *arg, int ith, int n_thread) {
-    const mk_linear_work *w = arg;
-    int64_t lo, hi;
-    (void)n_thread;
-    while (mk_pool_take(w->pool, ith, &lo, &hi)) {
-        run_units(w, lo, hi);
-    }
-}
-
 #define PIECES 32  // the smallest piece of a thread's share
 
 void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n) {
-    mk_linear_work w = {ops->k, ops->pool, item, n};
+    linear_work w = {ops->k, item, n};
     int64_t total = 0;
     for (int64_t i = 0; i < n; i++) {
         total += item[i].tiles * item[i].cost;
     }
-    if (!parallel || ops->n_thread == 1) {
-        run_units(&w, 0, total);
-        return;
-    }
     int64_t pieces = PIECES * (int64_t)ops->n_thread;
-    mk_pool_share(ops->pool, total, (total + pieces - 1) / pieces);
-    mk_pool_run(ops->pool, linear_work, &w);
+    mk_ops_run(ops, parallel, total, (total + pieces - 1) / pieces, run_units, &w);
 }
 
 // --- preparing the activations -------------------------------------------------------------------
@@ -55,13 +49,13 @@ typedef struct {
     float eps;
 } prep_work;
 
-// Threads take whole blocks of 8 rows: the sum of squares of a row is then still in the cache when
-// the row is normed and rounded.  With few rows they take chunks of columns, r being ready.
-static void run_prep_blocks(void *arg, int ith, int n_thread) {
+// Many rows: whole blocks of 8 rows are shared: the sum of squares of a row is then still in the
+// cache when the row is normed and rounded.  Few rows: chunks of columns, r being ready.
+static void run_prep_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
     const prep_work *w = arg;
     const mk_prep_job *job = &w->job[0];
-    int64_t chunks = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK, lo, hi;
-    mk_pool_split((job->n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK, 1, ith, n_thread, &lo, &hi);
+    int64_t chunks = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
+    (void)ith;
     for (int64_t b = lo; b < hi; b++) {
         int64_t end = (b + 1) * MK_X_BLOCK < job->n_tok ? (b + 1) * MK_X_BLOCK : job->n_tok;
         for (int64_t t = b * MK_X_BLOCK; job->norm != NULL && t < end; t++) {
@@ -73,14 +67,11 @@ static void run_prep_blocks(void *arg, int ith, int n_thread) {
     }
 }
 
-static void run_prep_chunks(void *arg, int ith, int n_thread) {
+static void run_prep_chunks(void *arg, int ith, int64_t lo, int64_t hi) {
     const prep_work *w = arg;
+    (void)ith;
     for (int64_t i = 0; i < w->n; i++) {
-        int64_t lo, hi;
-        mk_pool_split(mk_x_units(w->job[i].n_tok, w->job[i].n_in), 1, ith, n_thread, &lo, &hi);
-        if (lo < hi) {
-            w->k->prep[w->form[i]](&w->job[i], lo, hi);
-        }
+        w->k->prep[w->form[i]](&w->job[i], lo, hi);
     }
 }
 
@@ -88,13 +79,15 @@ static void run_prep(mk_ops *ops, prep_work *w) {
     const mk_prep_job *job = &w->job[0];
     bool parallel = w->n * job->n_tok * job->n_in >= 16384;  // a few microseconds
     if (job->n_tok >= 2 * MK_X_BLOCK * ops->n_thread) {
-        mk_ops_run(ops, parallel, run_prep_blocks, w);
+        mk_ops_run(ops, parallel, (job->n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK, 1, run_prep_blocks,
+                   w);
         return;
     }
     for (int64_t t = 0; job->norm != NULL && t < job->n_tok; t++) {
         w->r[t] = w->k->rms(job->x + t * job->stride, job->n_in, w->eps);
     }
-    mk_ops_run(ops, parallel, run_prep_chunks, w);
+    mk_ops_run(ops, parallel, mk_x_units(job->n_tok, job->n_in), MK_OPS_PREP_GRAIN, run_prep_chunks,
+               w);
 }
 
 // --- operators -----------------------------------------------------------------------------------
@@ -176,10 +169,10 @@ typedef struct {
     size_t head_bytes;
 } heads_work;
 
-static void prep_heads(void *arg, int ith, int n_thread) {
+static void prep_heads(void *arg, int ith, int64_t lo, int64_t hi) {
     const heads_work *w = arg;
-    int64_t units = mk_x_units(w->x.n_row, w->w->n_in), lo, hi;
-    mk_pool_split(units * w->w->n_mat, 1, ith, n_thread, &lo, &hi);
+    int64_t units = mk_x_units(w->x.n_row, w->w->n_in);
+    (void)ith;
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / units, end = (h + 1) * units < hi ? (h + 1) * units : hi;
         mk_prep_job job = {.x = w->x.p + h * w->x_head_stride,
@@ -193,10 +186,10 @@ static void prep_heads(void *arg, int ith, int n_thread) {
     }
 }
 
-static void linear_heads(void *arg, int ith, int n_thread) {
+static void linear_heads(void *arg, int ith, int64_t lo, int64_t hi) {
     const heads_work *w = arg;
-    int64_t tiles = mk_weight_tiles(w->w), lo, hi;
-    mk_pool_split(tiles * w->w->n_mat, 1, ith, n_thread, &lo, &hi);
+    int64_t tiles = mk_weight_tiles(w->w);
+    (void)ith;
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / tiles, end = (h + 1) * tiles < hi ? (h + 1) * tiles : hi;
         mk_linear_job job = {w->w,
@@ -228,9 +221,11 @@ void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x,
                        mk_x_bytes(mk_weight_form(w), x.n_row, w->n_in)};
     work.prepared = mk_ops_take(ops, work.head_bytes * (size_t)w->n_mat);
     if (!ops->dry && x.n_row > 0) {
-        mk_ops_run(ops, x.n_row * w->n_in * w->n_mat >= 16384, prep_heads, &work);
+        mk_ops_run(ops, x.n_row * w->n_in * w->n_mat >= 16384,
+                   mk_x_units(x.n_row, w->n_in) * w->n_mat, MK_OPS_PREP_GRAIN, prep_heads, &work);
         int64_t macs = x.n_row * w->n_in * w->n_out * w->n_mat;
-        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, linear_heads, &work);
+        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_weight_tiles(w) * w->n_mat, 4,
+                   linear_heads, &work);
     }
     mk_op_release(ops, mark);
     mk_ops_count_linear(ops, MK_OP_LINEAR_HEADS, w, x.n_row * w->n_mat, w->n_mat);

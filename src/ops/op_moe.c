@@ -20,10 +20,8 @@ typedef struct {
     size_t scratch_bytes;
 } route_work;
 
-static void run_route(void *arg, int ith, int n_thread) {
+static void run_route(void *arg, int ith, int64_t lo, int64_t hi) {
     const route_work *w = arg;
-    int64_t lo, hi;
-    mk_pool_split(w->logits.n_row, 1, ith, n_thread, &lo, &hi);
     for (int64_t t = lo; t < hi; t++) {
         w->k->route(w->r, w->logits.p + t * w->logits.stride,
                     (float *)(w->scratch + (size_t)ith * w->scratch_bytes),
@@ -43,7 +41,7 @@ void mk_op_route(mk_ops *ops, const mk_route *r, mk_mat logits, int32_t *sel, mk
     route_work work = {ops->k, r, logits, w, sel, NULL, (floats + 15) / 16 * 64};
     work.scratch = mk_ops_take(ops, work.scratch_bytes * (size_t)ops->n_thread);
     if (!ops->dry) {
-        mk_ops_run(ops, logits.n_row >= 8, run_route, &work);
+        mk_ops_run(ops, logits.n_row >= 8, logits.n_row, 4, run_route, &work);
     }
     mk_op_release(ops, mark);
     mk_ops_count_rows(ops, MK_OP_ROUTE, logits, 2, 1);
@@ -108,15 +106,19 @@ static void place_prepared(moe_work *w, mk_x_form form, int64_t n_in) {
     }
 }
 
-// Calls fn for the part of every expert's preparation units that is this thread's.
-typedef void (*expert_fn)(const moe_work *w, int64_t a, int64_t lo, int64_t hi);
-
-static void split_units(const moe_work *w, int ith, int n_thread, expert_fn fn) {
-    int64_t total = 0, lo, hi, at = 0;
+static int64_t prep_units(const moe_work *w) {
+    int64_t total = 0;
     for (int64_t a = 0; a < w->n_active; a++) {
         total += mk_x_units(n_rows(w, a), w->n_in);
     }
-    mk_pool_split(total, 1, ith, n_thread, &lo, &hi);
+    return total;
+}
+
+// Calls fn for the experts whose preparation units, one after the other, lie in [lo, hi).
+typedef void (*expert_fn)(const moe_work *w, int64_t a, int64_t lo, int64_t hi);
+
+static void each_expert(const moe_work *w, int64_t lo, int64_t hi, expert_fn fn) {
+    int64_t at = 0;
     for (int64_t a = 0; a < w->n_active && at < hi; a++) {
         int64_t n = mk_x_units(n_rows(w, a), w->n_in);
         int64_t first = lo > at ? lo - at : 0, last = hi - at < n ? hi - at : n;
@@ -138,8 +140,9 @@ static void prep_tokens(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
     w->k->prep[w->form](&job, lo, hi);
 }
 
-static void run_prep_tokens(void *arg, int ith, int n_thread) {
-    split_units(arg, ith, n_thread, prep_tokens);
+static void run_prep_tokens(void *arg, int ith, int64_t lo, int64_t hi) {
+    (void)ith;
+    each_expert(arg, lo, hi, prep_tokens);
 }
 
 static void prep_hidden(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
@@ -154,8 +157,9 @@ static void prep_hidden(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
     w->k->prep[w->form](&job, lo, hi);
 }
 
-static void run_prep_hidden(void *arg, int ith, int n_thread) {
-    split_units(arg, ith, n_thread, prep_hidden);
+static void run_prep_hidden(void *arg, int ith, int64_t lo, int64_t hi) {
+    (void)ith;
+    each_expert(arg, lo, hi, prep_hidden);
 }
 
 static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight *m, mk_mat y) {
@@ -168,10 +172,9 @@ static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight 
     return (mk_linear_item){job, mk_weight_tiles(m), (n_rows(w, a) + MK_X_BLOCK - 1) / MK_X_BLOCK};
 }
 
-static void run_combine(void *arg, int ith, int n_thread) {
+static void run_combine(void *arg, int ith, int64_t lo, int64_t hi) {
     const moe_work *w = arg;
-    int64_t lo, hi;
-    mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
+    (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         for (int64_t i = 0; i < w->m->n_used; i++) {  // sel ascends
             const float *row = w->out.p + w->rank[t * w->m->n_used + i] * w->out.stride;
@@ -187,19 +190,19 @@ static void run_experts(mk_ops *ops, moe_work *w) {
     bool worth = w->n_pair * m->gate->n_in * m->gate->n_out >= MK_OPS_PARALLEL_MACS;
     sort_pairs(w, m->gate->n_mat);
     place_prepared(w, mk_weight_form(m->gate), m->gate->n_in);
-    mk_ops_run(ops, many, run_prep_tokens, w);
+    mk_ops_run(ops, many, prep_units(w), MK_OPS_PREP_GRAIN, run_prep_tokens, w);
     for (int64_t a = 0; a < w->n_active; a++) {
         w->item[2 * a] = expert_item(w, a, m->gate, w->gate);
         w->item[2 * a + 1] = expert_item(w, a, m->up, w->up);
     }
     mk_ops_run_linears(ops, worth, w->item, 2 * w->n_active);
     place_prepared(w, mk_weight_form(m->down), m->down->n_in);
-    mk_ops_run(ops, many, run_prep_hidden, w);
+    mk_ops_run(ops, many, prep_units(w), MK_OPS_PREP_GRAIN, run_prep_hidden, w);
     for (int64_t a = 0; a < w->n_active; a++) {
         w->item[a] = expert_item(w, a, m->down, w->out);
     }
     mk_ops_run_linears(ops, worth, w->item, w->n_active);
-    mk_ops_run(ops, w->y.n_row >= 4, run_combine, w);
+    mk_ops_run(ops, w->y.n_row >= 4, w->y.n_row, 4, run_combine, w);
 }
 
 // Most bytes of prepared rows: every active expert may end in a partial block, padded by at most 3

@@ -19,10 +19,9 @@ typedef struct {
     const int32_t *ids;
 } embed_work;
 
-static void run_embed(void *arg, int ith, int n_thread) {
+static void run_embed(void *arg, int ith, int64_t lo, int64_t hi) {
     const embed_work *w = arg;
-    int64_t lo, hi;
-    mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
+    (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         mk_dtype_to_f32(w->dtype, w->table + (size_t)w->ids[t] * w->row_bytes, w->y.n_col,
                         w->y.p + t * w->y.stride);
@@ -34,7 +33,7 @@ void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, si
     mk_ops_op_begin(ops);
     if (!ops->dry) {
         embed_work w = {y, table, dtype, row_bytes, ids};
-        mk_ops_run(ops, worth(y), run_embed, &w);
+        mk_ops_run(ops, worth(y), y.n_row, 1, run_embed, &w);
     }
     mk_ops_count(ops, MK_OP_EMBED, (mk_op_work){.n_bytes = (double)y.n_row * (double)row_bytes});
     mk_ops_op_end(ops, MK_OP_EMBED);
@@ -48,10 +47,9 @@ typedef struct {
     float eps;
 } rows_work;
 
-static void run_rmsnorm(void *arg, int ith, int n_thread) {
+static void run_rmsnorm(void *arg, int ith, int64_t lo, int64_t hi) {
     const rows_work *w = arg;
-    int64_t lo, hi;
-    mk_pool_split(w->y.n_row, 1, ith, n_thread, &lo, &hi);
+    (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         w->k->rmsnorm(w->y.p + t * w->y.stride, w->a.p + t * w->a.stride, w->w, w->y.n_col, w->eps);
     }
@@ -62,7 +60,7 @@ void mk_op_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
     MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
     if (!ops->dry) {
         rows_work work = {.k = ops->k, .y = y, .a = x, .w = w, .eps = eps};
-        mk_ops_run(ops, worth(y), run_rmsnorm, &work);
+        mk_ops_run(ops, worth(y), y.n_row, 1, run_rmsnorm, &work);
     }
     mk_ops_count_rows(ops, MK_OP_RMSNORM, x, 4, 1);
     mk_ops_op_end(ops, MK_OP_RMSNORM);
@@ -73,19 +71,22 @@ typedef struct {
     int64_t row0, row1, col0, col1;
 } cut;
 
-static cut cut_of(mk_mat m, int ith, int n_thread) {
-    cut c = {0, m.n_row, 0, m.n_col};
-    if (m.n_row == 1) {
-        mk_pool_split(m.n_col, 16, ith, n_thread, &c.col0, &c.col1);
-    } else {
-        mk_pool_split(m.n_row, 1, ith, n_thread, &c.row0, &c.row1);
-    }
-    return c;
+static int64_t cuts(mk_mat m) {
+    return m.n_row == 1 ? m.n_col : m.n_row;
 }
 
-static void run_swiglu(void *arg, int ith, int n_thread) {
+static int64_t grain(mk_mat m) {
+    return m.n_row == 1 ? 1024 : 4;
+}
+
+static cut cut_of(mk_mat m, int64_t lo, int64_t hi) {
+    return m.n_row == 1 ? (cut){0, 1, lo, hi} : (cut){lo, hi, 0, m.n_col};
+}
+
+static void run_swiglu(void *arg, int ith, int64_t lo, int64_t hi) {
     const rows_work *w = arg;
-    cut c = cut_of(w->y, ith, n_thread);
+    cut c = cut_of(w->y, lo, hi);
+    (void)ith;
     for (int64_t t = c.row0; t < c.row1; t++) {
         w->k->swiglu(w->y.p + t * w->y.stride + c.col0, w->a.p + t * w->a.stride + c.col0,
                      w->b.p + t * w->b.stride + c.col0, c.col1 - c.col0);
@@ -97,15 +98,16 @@ void mk_op_swiglu(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u) {
     MK_ASSERT(y.n_row == g.n_row && y.n_col == g.n_col && y.n_row == u.n_row && y.n_col == u.n_col);
     if (!ops->dry) {
         rows_work work = {.k = ops->k, .y = y, .a = g, .b = u};
-        mk_ops_run(ops, y.n_row * y.n_col >= SERIAL_FLOATS, run_swiglu, &work);
+        mk_ops_run(ops, y.n_row * y.n_col >= SERIAL_FLOATS, cuts(y), grain(y), run_swiglu, &work);
     }
     mk_ops_count_rows(ops, MK_OP_SWIGLU, y, 5, 2);
     mk_ops_op_end(ops, MK_OP_SWIGLU);
 }
 
-static void run_add(void *arg, int ith, int n_thread) {
+static void run_add(void *arg, int ith, int64_t lo, int64_t hi) {
     const rows_work *w = arg;
-    cut c = cut_of(w->y, ith, n_thread);
+    cut c = cut_of(w->y, lo, hi);
+    (void)ith;
     for (int64_t t = c.row0; t < c.row1; t++) {
         float *x = w->y.p + t * w->y.stride;
         const float *y = w->a.p + t * w->a.stride;
@@ -120,7 +122,7 @@ void mk_op_add(mk_ops *ops, mk_mat x, mk_mat y) {
     MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
     if (!ops->dry) {
         rows_work work = {.k = ops->k, .y = x, .a = y};
-        mk_ops_run(ops, x.n_row * x.n_col >= 4 * SERIAL_FLOATS, run_add, &work);
+        mk_ops_run(ops, x.n_row * x.n_col >= 4 * SERIAL_FLOATS, cuts(x), grain(x), run_add, &work);
     }
     mk_ops_count_rows(ops, MK_OP_ADD, x, 1, 2);
     mk_ops_op_end(ops, MK_OP_ADD);
@@ -146,10 +148,9 @@ typedef struct {
     double factor;
 } rope_work;
 
-static void run_angles(void *arg, int ith, int n_thread) {
+static void run_angles(void *arg, int ith, int64_t lo, int64_t hi) {
     const rope_work *w = arg;
-    int64_t lo, hi;
-    mk_pool_split(w->cs.n_row, 1, ith, n_thread, &lo, &hi);
+    (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         float *cs = w->cs.p + t * w->cs.stride;
         for (int64_t i = 0; i < w->n_pair; i++) {
@@ -169,7 +170,7 @@ void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *
     if (!ops->dry) {
         rope_work w = {
             .cs = cs, .pos = pos, .inv_freq = inv_freq, .n_pair = n_pair, .factor = factor};
-        mk_ops_run(ops, cs.n_row * n_pair >= 256, run_angles, &w);
+        mk_ops_run(ops, cs.n_row * n_pair >= 256, cs.n_row, 1, run_angles, &w);
     }
     mk_ops_count_rows(ops, MK_OP_ROPE_ANGLES, cs, 2, 0);
     mk_ops_op_end(ops, MK_OP_ROPE_ANGLES);
@@ -193,11 +194,10 @@ static void rotate_interleaved(float *restrict x, const float *restrict cs, int6
     }
 }
 
-static void run_rope(void *arg, int ith, int n_thread) {
+static void run_rope(void *arg, int ith, int64_t lo, int64_t hi) {
     const rope_work *w = arg;
     const mk_rope *r = w->r;
-    int64_t lo, hi;
-    mk_pool_split(w->m.n_row, 1, ith, n_thread, &lo, &hi);
+    (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         for (int64_t h = 0; h < r->n_head; h++) {
             float *x = w->m.p + t * w->m.stride + h * r->head_stride + r->first;
@@ -224,7 +224,7 @@ void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
     MK_ASSERT(x.n_col >= (r->n_head - 1) * r->head_stride + r->first + 2 * r->n_pair);
     if (!ops->dry) {
         rope_work w = {.m = x, .cs = cs, .r = r};
-        mk_ops_run(ops, worth(x), run_rope, &w);
+        mk_ops_run(ops, worth(x), x.n_row, 4, run_rope, &w);
     }
     mk_ops_count(ops, MK_OP_ROPE, rope_count(x.n_row, r));
     mk_ops_op_end(ops, MK_OP_ROPE);

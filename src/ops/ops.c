@@ -158,12 +158,29 @@ void mk_ops_op_end(mk_ops *ops, mk_op_id id) {
     }
 }
 
-void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg) {
-    if (parallel && ops->n_thread > 1) {
-        mk_pool_run(ops->pool, fn, arg);
-    } else {
-        fn(arg, 0, 1);
+typedef struct {
+    mk_pool *pool;
+    mk_ops_fn fn;
+    void *arg;
+} shared_work;
+
+static void run_shared(void *arg, int ith, int n_thread) {
+    const shared_work *w = arg;
+    int64_t lo, hi;
+    (void)n_thread;
+    while (mk_pool_take(w->pool, ith, &lo, &hi)) {
+        w->fn(w->arg, ith, lo, hi);
     }
+}
+
+void mk_ops_run(mk_ops *ops, bool parallel, int64_t n, int64_t grain, mk_ops_fn fn, void *arg) {
+    if (!parallel || ops->n_thread == 1) {
+        fn(arg, 0, 0, n);
+        return;
+    }
+    shared_work w = {ops->pool, fn, arg};
+    mk_pool_share(ops->pool, n, grain);
+    mk_pool_run(ops->pool, run_shared, &w);
 }
 
 // --- counts --------------------------------------------------------------------------------------

@@ -63,24 +63,22 @@ void mk_ops_count_attention(mk_ops *ops, const mk_attn *a, const mk_rows *rows);
 // Multiplications from which on a second thread is worth waking: a few microseconds of work.
 #define MK_OPS_PARALLEL_MACS (1 << 18)
 
-// Runs fn on the pool, or here when there is too little to share.  fn divides by its ith and
-// n_thread.
-void mk_ops_run(mk_ops *ops, bool parallel, mk_pool_fn fn, void *arg);
+// Runs fn for all of [0, n): shared on the pool in pieces of at least `grain` (mk_pool_share), or
+// here when it is too little to share.  ith: of the thread, for scratch of its own.
+typedef void (*mk_ops_fn)(void *arg, int ith, int64_t lo, int64_t hi);
+void mk_ops_run(mk_ops *ops, bool parallel, int64_t n, int64_t grain, mk_ops_fn fn, void *arg);
 
 // A list of linears as one stretch of work, in row tiles weighted by their tokens.
 typedef struct {
     mk_linear_job job;
     int64_t tiles, cost;  // cost of one tile
 } mk_linear_item;
-typedef struct {
-    const mk_kernels *k;
-    mk_pool *pool;
-    const mk_linear_item *item;
-    int64_t n;
-} mk_linear_work;
 // All tiles of the items, shared between the threads when `parallel`.
 void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n);
 
+// Preparation units (a chunk of columns of a block of rows) that are shared: a few hundred
+// nanoseconds.
+#define MK_OPS_PREP_GRAIN 8
 static inline int64_t mk_x_units(int64_t n_tok, int64_t n_in) {
     return (n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK * ((n_in + MK_X_CHUNK - 1) / MK_X_CHUNK);
 }

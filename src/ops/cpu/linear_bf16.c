@@ -10,25 +10,27 @@
 #include "ops/cpu/tile.h"
 
 MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
-    v16f acc[4][8];
-    MK_UNROLL for (int r = 0; r < R; r++) {
-        load_acc(p, acc[r], T);
-    }
-    const float *x = (const float *)p->x;
     int64_t n_pair = (p->n_in + 1) / 2;
-    for (int64_t i = 0; i < n_pair; i++, x += 2 * p->tb) {
+    for (int64_t t = 0; t < p->n_tok; t += T) {
+        v16f acc[4][8];
         MK_UNROLL for (int r = 0; r < R; r++) {
-            v16f even, odd;
-            vf_load_bf16_pairs((const uint16_t *)(p->w + (size_t)r * p->tile_bytes) + 32 * i, &even,
-                               &odd);
-            MK_UNROLL for (int t = 0; t < T; t++) {
-                acc[r][t] = vf_fma(odd, vf_set1(x[p->tb + t]), acc[r][t]);
-                acc[r][t] = vf_fma(even, vf_set1(x[t]), acc[r][t]);
+            load_acc(p, t, acc[r], T);
+        }
+        const float *x = (const float *)x_at(p, t, sizeof *x);
+        for (int64_t i = 0; i < n_pair; i++, x += 2 * p->tb) {
+            MK_UNROLL for (int r = 0; r < R; r++) {
+                v16f even, odd;
+                const uint8_t *w = p->w + (size_t)r * p->tile_bytes;
+                vf_load_bf16_pairs((const uint16_t *)w + 32 * i, &even, &odd);
+                MK_UNROLL for (int j = 0; j < T; j++) {
+                    acc[r][j] = vf_fma(odd, vf_set1(x[p->tb + j]), acc[r][j]);
+                    acc[r][j] = vf_fma(even, vf_set1(x[j]), acc[r][j]);
+                }
             }
         }
-    }
-    MK_UNROLL for (int r = 0; r < R; r++) {
-        store_tile(p, r, acc[r], T);
+        MK_UNROLL for (int r = 0; r < R; r++) {
+            store_acc(p, r, t, acc[r], T);
+        }
     }
 }
 
@@ -48,23 +50,26 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 #endif
 
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
-    v16f acc[4][8];
-    MK_UNROLL for (int r = 0; r < R; r++) {
-        load_acc(p, acc[r], T);
-    }
-    const uint32_t *x = (const uint32_t *)p->x;
     int64_t n_pair = (p->n_in + 1) / 2;
-    for (int64_t i = 0; i < n_pair; i++, x += p->tb) {
+    for (int64_t t = 0; t < p->n_tok; t += T) {
+        v16f acc[4][8];
         MK_UNROLL for (int r = 0; r < R; r++) {
-            __m512bh w =
-                (__m512bh)_mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
-            MK_UNROLL for (int t = 0; t < T; t++) {
-                acc[r][t] = _mm512_dpbf16_ps(acc[r][t], w, (__m512bh)_mm512_set1_epi32((int)x[t]));
+            load_acc(p, t, acc[r], T);
+        }
+        const uint32_t *x = (const uint32_t *)x_at(p, t, sizeof *x);
+        for (int64_t i = 0; i < n_pair; i++, x += p->tb) {
+            MK_UNROLL for (int r = 0; r < R; r++) {
+                __m512bh w =
+                    (__m512bh)_mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
+                MK_UNROLL for (int j = 0; j < T; j++) {
+                    __m512bh xs = (__m512bh)_mm512_set1_epi32((int)x[j]);
+                    acc[r][j] = _mm512_dpbf16_ps(acc[r][j], w, xs);
+                }
             }
         }
-    }
-    MK_UNROLL for (int r = 0; r < R; r++) {
-        store_tile(p, r, acc[r], T);
+        MK_UNROLL for (int r = 0; r < R; r++) {
+            store_acc(p, r, t, acc[r], T);
+        }
     }
 }
 

@@ -18,25 +18,27 @@ MK_INLINE v16f load_weights(const flt_kind kind, const uint8_t *tile, int64_t k)
 }
 
 MK_INLINE void flt_pass(const int R, const int T, const tile_pass *p, const flt_kind kind) {
-    v16f acc[4][8];
-    MK_UNROLL for (int r = 0; r < R; r++) {
-        load_acc(p, acc[r], T);
-    }
-    const float *x = (const float *)p->x;
-    for (int64_t k = 0; k < p->n_in; k++, x += p->tb) {
-        v16f xs[8];
-        MK_UNROLL for (int t = 0; t < T; t++) {
-            xs[t] = vf_set1(x[t]);
-        }
+    for (int64_t t = 0; t < p->n_tok; t += T) {
+        v16f acc[4][8];
         MK_UNROLL for (int r = 0; r < R; r++) {
-            v16f w = load_weights(kind, p->w + (size_t)r * p->tile_bytes, k);
-            MK_UNROLL for (int t = 0; t < T; t++) {
-                acc[r][t] = vf_fma(w, xs[t], acc[r][t]);
+            load_acc(p, t, acc[r], T);
+        }
+        const float *x = (const float *)x_at(p, t, sizeof *x);
+        for (int64_t k = 0; k < p->n_in; k++, x += p->tb) {
+            v16f xs[8];
+            MK_UNROLL for (int i = 0; i < T; i++) {
+                xs[i] = vf_set1(x[i]);
+            }
+            MK_UNROLL for (int r = 0; r < R; r++) {
+                v16f w = load_weights(kind, p->w + (size_t)r * p->tile_bytes, k);
+                MK_UNROLL for (int i = 0; i < T; i++) {
+                    acc[r][i] = vf_fma(w, xs[i], acc[r][i]);
+                }
             }
         }
-    }
-    MK_UNROLL for (int r = 0; r < R; r++) {
-        store_tile(p, r, acc[r], T);
+        MK_UNROLL for (int r = 0; r < R; r++) {
+            store_acc(p, r, t, acc[r], T);
+        }
     }
 }
 
@@ -57,27 +59,33 @@ MK_INLINE void f8_group(const int R, const int T, const tile_pass *p, const uint
     }
 }
 
-MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
+MK_INLINE void f8_tokens(const int R, const int T, const tile_pass *p, int64_t t) {
     v16f acc[4][8], sum[4][8];
     const uint8_t *w[4];
     MK_UNROLL for (int r = 0; r < R; r++) {
         w[r] = p->w + (size_t)r * p->tile_bytes;
-        load_acc(p, acc[r], T);
+        load_acc(p, t, acc[r], T);
     }
-    const float *x = (const float *)p->x;
+    const float *x = (const float *)x_at(p, t, sizeof *x);
     for (int64_t k = 0; k < p->n_in; k += MK_F8_GROUP, x += MK_F8_GROUP * p->tb) {
         int64_t n = p->n_in - k < MK_F8_GROUP ? p->n_in - k : MK_F8_GROUP;
         f8_group(R, T, p, w, x, n, sum);
         MK_UNROLL for (int r = 0; r < R; r++) {
             v16f scale = vf_load((const float *)w[r]);
-            MK_UNROLL for (int t = 0; t < T; t++) {
-                acc[r][t] = vf_fma(scale, sum[r][t], acc[r][t]);
+            MK_UNROLL for (int i = 0; i < T; i++) {
+                acc[r][i] = vf_fma(scale, sum[r][i], acc[r][i]);
             }
             w[r] += 64 + 16 * n;
         }
     }
     MK_UNROLL for (int r = 0; r < R; r++) {
-        store_tile(p, r, acc[r], T);
+        store_acc(p, r, t, acc[r], T);
+    }
+}
+
+MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
+    for (int64_t t = 0; t < p->n_tok; t += T) {
+        f8_tokens(R, T, p, t);
     }
 }
 

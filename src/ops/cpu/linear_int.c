@@ -68,33 +68,43 @@ MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *p,
     }
 }
 
-MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_type ty) {
-    const uint8_t *w = p->w, *fetch = p->fetch;
+// T tokens from t; returns where the fetching has come to.
+MK_INLINE const uint8_t *int_tokens(const int T, const tile_pass *p, int64_t t, const int_type ty,
+                                    wt_lut table, const uint8_t *fetch) {
+    const uint8_t *w = p->w;
     v16f acc[8];
-    wt_lut table = wt_table(p->table);
-    (void)R;
-    load_acc(p, acc, T);
-    const mk_x_i8 *x = (const mk_x_i8 *)p->x;
+    load_acc(p, t, acc, T);
+    const mk_x_i8 *x = (const mk_x_i8 *)x_at(p, t, sizeof *x);
     for (int64_t k = 0; k < p->n_in; k += MK_SUPER) {
         int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;
         int_place at = int_block(ty, w, n);
         for (int64_t i = 0; i < n; i += 64, x += 2 * p->tb) {
-            for (int64_t f = 0; T == 8 && f < p->fetch_lines && fetch < p->fetch_end;
-                 f++, fetch += 64) {
+            for (int64_t f = 0; T == 8 && f < p->fetch_lines && fetch < p->fetch_end; f++) {
                 __builtin_prefetch(fetch);
+                fetch += 64;
             }
             v16f sum[8];
             int_record(T, &at, x, sum, ty, true, table);
             if (i + 32 < n) {
                 int_record(T, &at, x + p->tb, sum, ty, false, table);
             }
-            MK_UNROLL for (int t = 0; t < T; t++) {
-                acc[t] = vf_fma(sum[t], vf_set1(x[t].d), acc[t]);
+            MK_UNROLL for (int j = 0; j < T; j++) {
+                acc[j] = vf_fma(sum[j], vf_set1(x[j].d), acc[j]);
             }
         }
         w = at.codes;
     }
-    store_tile(p, 0, acc, T);
+    store_acc(p, 0, t, acc, T);
+    return fetch;
+}
+
+MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_type ty) {
+    const uint8_t *fetch = p->fetch;
+    wt_lut table = wt_table(p->table);
+    (void)R;
+    for (int64_t t = 0; t < p->n_tok; t += T) {
+        fetch = int_tokens(T, p, t, ty, table, fetch);
+    }
 }
 
 // Passes for 1, 2, 4, 8 tokens, as far as the registers go.
@@ -103,9 +113,8 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
                                         .single = {__VA_ARGS__},                                   \
                                         .r = {1, 1, 1, 1},                                         \
                                         .form = MK_X_I8,                                           \
-                                        .token_bytes = sizeof(mk_x_i8),                            \
                                         .column_bytes = sizeof(mk_x_i8) / 32,                      \
-                                        .spreads_fetch = true};
+                                        .fetches = true};
 #if MK_INT_T == 8
 #define INT_PASSES(name, ...)                                                                      \
     TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \

@@ -103,12 +103,10 @@ void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
 }
 #endif
 
-static void put_record(const v16f x[2], float d, v16f inv, mk_x_i8 *r) {
-    v16i a = vi_codes(x[0], inv), b = vi_codes(x[1], inv);
-    vi_store_i8(r->q, a);
-    vi_store_i8(r->q + 16, b);
-    int32_t sum[3] = {vi_reduce_add(a), vi_reduce_add(b), 0};
-    sum[2] = sum[0] + sum[1];
+static void put_record(const v16i code[2], float d, const int32_t half_sum[2], mk_x_i8 *r) {
+    vi_store_i8(r->q, code[0]);
+    vi_store_i8(r->q + 16, code[1]);
+    const int32_t sum[3] = {half_sum[0], half_sum[1], half_sum[0] + half_sum[1]};
     r->d = d;
     for (int i = 0; i < 3; i++) {
         r->sum[i] = (float)sum[i];
@@ -118,36 +116,48 @@ static void put_record(const v16f x[2], float d, v16f inv, mk_x_i8 *r) {
 }
 
 // 64 columns of one token to records `next` apart; n = 1: the last 32 alone.
-static void quantise64(v16f x[2][2], int n, mk_x_i8 *r, int64_t next) {
+static void quantise64(const v16f x[4], int n, mk_x_i8 *r, int64_t next) {
     v16f top = vf_zero();
-    for (int i = 0; i < n; i++) {
-        top = vf_max(vf_abs(x[i][0]), vf_max(vf_abs(x[i][1]), top));
+    for (int i = 0; i < 4; i++) {
+        top = vf_max(vf_abs(x[i]), top);
     }
     float amax = vf_reduce_max(top);
     bool zero = amax < 0x1p-100f;
+    float d = zero ? 0.0f : amax / 127.0f;
     v16f inv = vf_set1(zero ? 0.0f : 127.0f / amax);
-    for (int i = 0; i < n; i++) {
-        put_record(x[i], zero ? 0.0f : amax / 127.0f, inv, r + i * next);
+    v16i code[4];
+    for (int i = 0; i < 4; i++) {
+        code[i] = vi_codes(x[i], inv);
+    }
+    int32_t sum[4];
+    vi_reduce_add4(code, sum);
+    put_record(code, d, sum, r);
+    if (n == 2) {
+        put_record(code + 2, d, sum + 2, r + next);
     }
 }
 
 // The unit of an even chunk makes the chunk behind it as well: they share their d.
+static void prep_i8_block(const mk_prep_job *job, int64_t b, int64_t lo, int64_t hi) {
+    int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
+    x_block to = block_at(job, b, MK_X_I8);
+    for (int64_t t = 0; t < to.tb; t++) {
+        for (int64_t c = (lo + 1) / 2 * 2; c < hi; c += 2) {
+            v16f x[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+            int n = c + 1 < n_chunk ? 2 : 1;
+            for (int i = 0; i < n && t < to.n_tok; i++) {
+                load_chunk(job, to.first + t, c + i, x + 2 * i);
+            }
+            quantise64(x, n, (mk_x_i8 *)to.dst + c * to.tb + t, to.tb);
+        }
+    }
+}
+
 void MK_FN(prep_i8)(const mk_prep_job *job, int64_t lo, int64_t hi) {
     int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
-    for (int64_t u = lo; u < hi; u++) {
-        x_block b = block_at(job, u / n_chunk, MK_X_I8);
-        int64_t chunk = u % n_chunk;
-        if (chunk % 2 != 0) {
-            continue;
-        }
-        mk_x_i8 *dst = (mk_x_i8 *)b.dst + chunk * b.tb;
-        int n = chunk + 1 < n_chunk ? 2 : 1;
-        for (int64_t t = 0; t < b.tb; t++) {
-            v16f x[2][2] = {{vf_zero(), vf_zero()}, {vf_zero(), vf_zero()}};
-            for (int i = 0; i < n && t < b.n_tok; i++) {
-                load_chunk(job, b.first + t, chunk + i, x[i]);
-            }
-            quantise64(x, n, dst + t, b.tb);
-        }
+    for (int64_t u = lo, end; u < hi; u = end) {
+        int64_t b = u / n_chunk;
+        end = (b + 1) * n_chunk < hi ? (b + 1) * n_chunk : hi;
+        prep_i8_block(job, b, u - b * n_chunk, end - b * n_chunk);
     }
 }

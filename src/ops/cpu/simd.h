@@ -102,20 +102,26 @@ MK_INLINE v16f vf_exp(v16f x) {
     return vf_select_nan(x, x, y);
 }
 
+#ifndef MK_HAS_REDUCE4
+// The sums of the lanes of four vectors.
+MK_INLINE void vi_reduce_add4(const v16i v[4], int32_t sum[4]) {
+    for (int i = 0; i < 4; i++) {
+        sum[i] = vi_reduce_add(v[i]);
+    }
+}
+#endif
+
 // Up to 32 floats, the rest zero.
 MK_INLINE void vf_load32(const float *p, int64_t n, v16f x[2]) {
     x[0] = n >= 16 ? vf_load(p) : vf_load_n(p, n);
     x[1] = n >= 32 ? vf_load(p + 16) : n > 16 ? vf_load_n(p + 16, n - 16) : vf_zero();
 }
 
-// clamp(round_to_nearest_even(x * inv), -127, 127), 0 for NaN: activations as int8 (prep.c).
+// round_to_nearest_even(x * inv), 0 for NaN: activations as int8 (prep.c).  |x * inv| is at most
+// 127 (1 + 2^-22) where inv = 127 / max |x|, which rounds to 127.
 MK_INLINE v16i vi_codes(v16f x, v16f inv) {
-    const v16f top = vf_set1(127.0f), bottom = vf_set1(-127.0f);
     v16f v = vf_mul(x, inv);
-    v = vf_select_nan(v, vf_zero(), v);
-    v = vf_select_gt(v, top, top, v);
-    v = vf_select_gt(bottom, v, bottom, v);
-    return vi_round(v);
+    return vi_round(vf_select_nan(v, vf_zero(), v));
 }
 
 // g / (1 + exp(-g)) * u

@@ -165,6 +165,18 @@ MK_INLINE v16i vi_add(v16i a, v16i b) {
 MK_INLINE int32_t vi_reduce_add(v16i v) {
     return _mm512_reduce_add_epi32(v);
 }
+// The sums of the lanes of four vectors, which meet in pairs.
+#define MK_HAS_REDUCE4
+MK_INLINE void vi_reduce_add4(const v16i v[4], int32_t sum[4]) {
+    __m512i a =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+    __m512i b =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+    a = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    __m256i c = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti32x8_epi32(a, 1));
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+    _mm_storeu_si128((__m128i *)sum, s);
+}
 MK_INLINE void vi_store_i8(int8_t *p, v16i v) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v));
 }
