@@ -24,7 +24,7 @@ typedef struct {
     int64_t y_stride, n_tok, n_out;  // what is stored; n_out may be less than 16 R
     const float *bias;               // or NULL
     const int8_t *table;
-    // what to ask memory for meanwhile: so many lines per 64 columns of 8 tokens
+    // what to ask memory for meanwhile: so many lines per 64 columns
     const uint8_t *fetch, *fetch_end;
     int64_t fetch_lines;
 } tile_pass;
@@ -37,15 +37,15 @@ typedef struct {
     int r[4];
     mk_x_form form;
     size_t column_bytes;  // of one token, per column of a record
-    bool fetches;         // the passes for 8 tokens look at fetch
+    bool fetches;         // the passes for FETCH_FROM and more tokens look at fetch
 } tile_ops;
 
-#define FEW_TOKENS   32          // at most: the walk in whole tiles
-#define CHUNK_TOKENS 128         // walked per pass over the weights
-#define BLOCK_COLS   1024        // whole multiples of 256: every layout repeats after them
-#define GROUP_TILES  8           // whose sums wait in a buffer of 64 KB
-#define NEAR_BYTES   (20 << 10)  // of weights that stay in the first-level cache
-#define BURST_LINES  16          // fetched at once before a pass; more is spread over the pass
+#define FEW_TOKENS   32    // at most: the walk in whole tiles
+#define CHUNK_TOKENS 128   // walked per pass over the weights
+#define BLOCK_COLS   1024  // whole multiples of 256: every layout repeats after them
+#define FETCH_FROM   4     // tokens: with fewer the hardware's own prefetching is better
+#define AHEAD_BYTES  4096  // what is asked for in passes that see the weights once
+#define GROUP_TILES  8     // whose sums wait in a buffer of 64 KB
 
 MK_INLINE int t_index(int64_t t) {
     return t >= 8 ? 3 : t >= 4 ? 2 : t >= 2 ? 1 : 0;
@@ -102,8 +102,8 @@ typedef struct {
 } tile_walk;
 
 // All tokens for R = r[..] row tiles from `tile` on if `many`, else for one; meanwhile memory is
-// asked for the run at `next`: with 8 tokens the arithmetic of a line takes so long that the
-// hardware's own prefetching falls asleep; with fewer tokens ours only gets in its way.
+// asked for the run at `next`: with many tokens the arithmetic of a line takes so long that the
+// hardware's own prefetching falls asleep.
 static inline void tile_tokens(tile_walk *w, int64_t tile, bool many, const uint8_t *next) {
     const mk_linear_job *job = w->job;
     tile_pass *p = &w->p;
@@ -118,8 +118,9 @@ static inline void tile_tokens(tile_walk *w, int64_t tile, bool many, const uint
                (size_t)(w->k0 * p->tb) * w->ops->column_bytes;
         p->y = job->y + t * job->y_stride + 16 * tile;
         p->fetch_lines = 0;
-        if (p->tb == MK_X_BLOCK && w->ops->fetches) {
-            int64_t lines = (int64_t)w->w_bytes / 64, slots = p->n_tok * p->n_in / (8 * 64) + 1;
+        if (p->tb >= FETCH_FROM && w->ops->fetches) {
+            int64_t lines = (int64_t)w->w_bytes / 64,
+                    slots = (p->n_tok + w->max_t - 1) / w->max_t * p->n_in / 64 + 1;
             p->fetch = next;
             p->fetch_end = next + 64 * lines;
             p->fetch_lines = (lines + slots - 1) / slots;
@@ -139,8 +140,10 @@ static inline void walk_few(tile_walk *w, int64_t lo, int64_t hi) {
     w->p.first = w->p.last = true;
     for (int64_t tile = lo; tile < hi;) {
         int64_t n = tile + group <= hi ? group : 1;
-        const uint8_t *next = job->data + (size_t)(tile + n) * w->p.tile_bytes;
-        tile_tokens(w, tile, n > 1, next);
+        // weights that are seen again lie near by then: time to ask for the next tile's
+        const uint8_t *data = job->data + (size_t)tile * w->p.tile_bytes;
+        bool once = job->n_tok <= MK_X_BLOCK;
+        tile_tokens(w, tile, n > 1, data + (once ? AHEAD_BYTES : (size_t)n * w->p.tile_bytes));
         tile += n;
     }
 }
