@@ -52,11 +52,12 @@ static mk_status alloc_parts(mk_kv *kv, const mk_model *m, mk_err *err) {
                            (long long)s);
         }
     }
+    // layer by layer: what a step of attention reads lies close together
     size_t at = 0;
     for (int l = 0; l < kv->n_layer; l++) {
         mk_attn a = mk_model_attn(m, l, kv->type);
-        kv->layer[l] = (mk_kv_layer){kv->data + at, kv->block_bytes};
-        at += mk_attn_block_bytes(&a);
+        kv->layer[l] = (mk_kv_layer){kv->data + at, mk_attn_block_bytes(&a)};
+        at += (size_t)n_block * kv->layer[l].block_stride;
     }
     return MK_OK;
 }

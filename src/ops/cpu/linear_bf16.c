@@ -34,7 +34,7 @@ MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(bf16, MK_X_BF16, 4, bf16_pass)
+FLOAT_TYPE(bf16, MK_X_BF16, 4, false, bf16_pass)
 
 void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&bf16_ops, job, lo, hi, MK_FLT_T);
@@ -49,7 +49,27 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 #pragma GCC target("avx512bf16")
 #endif
 
+// As text for the same reason as dot_step (simd_avx512.h).
+MK_INLINE v16f dot_pair(v16f acc, __m512i w, const uint32_t *x) {
+    __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*x));
+    return acc;
+}
+
+// The sums of n pairs for R row tiles and T tokens.
+MK_INLINE void dot_pairs(const int R, const int T, const tile_pass *p, int64_t i, int64_t end,
+                         const uint32_t *x, v16f acc[4][8]) {
+    for (; i < end; i++, x += p->tb) {
+        MK_UNROLL for (int r = 0; r < R; r++) {
+            __m512i w = _mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
+            MK_UNROLL for (int j = 0; j < T; j++) {
+                acc[r][j] = dot_pair(acc[r][j], w, x + j);
+            }
+        }
+    }
+}
+
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
+    const uint8_t *fetch = p->fetch;
     int64_t n_pair = (p->n_in + 1) / 2;
     for (int64_t t = 0; t < p->n_tok; t += T) {
         v16f acc[4][8];
@@ -57,15 +77,11 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
             load_acc(p, t, acc[r], T);
         }
         const uint32_t *x = (const uint32_t *)x_at(p, t, sizeof *x);
-        for (int64_t i = 0; i < n_pair; i++, x += p->tb) {
-            MK_UNROLL for (int r = 0; r < R; r++) {
-                __m512bh w =
-                    (__m512bh)_mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
-                MK_UNROLL for (int j = 0; j < T; j++) {
-                    __m512bh xs = (__m512bh)_mm512_set1_epi32((int)x[j]);
-                    acc[r][j] = _mm512_dpbf16_ps(acc[r][j], w, xs);
-                }
+        for (int64_t i = 0; i < n_pair; i += 32) {
+            if (T >= FETCH_FROM) {
+                fetch = fetch_some(p, fetch);
             }
+            dot_pairs(R, T, p, i, i + 32 < n_pair ? i + 32 : n_pair, x + i * p->tb, acc);
         }
         MK_UNROLL for (int r = 0; r < R; r++) {
             store_acc(p, r, t, acc[r], T);
@@ -73,7 +89,7 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(dot, MK_X_BF16, 2, bf16_dot_pass)
+FLOAT_TYPE(dot, MK_X_BF16, 2, true, bf16_dot_pass)
 
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);

@@ -79,10 +79,8 @@ MK_INLINE const uint8_t *int_tokens(const int T, const tile_pass *p, int64_t t, 
         int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;
         int_place at = int_block(ty, w, n);
         for (int64_t i = 0; i < n; i += 64, x += 2 * p->tb) {
-            for (int64_t f = 0; T >= FETCH_FROM && f < p->fetch_lines && fetch < p->fetch_end;
-                 f++) {
-                __builtin_prefetch(fetch);
-                fetch += 64;
+            if (T >= FETCH_FROM) {
+                fetch = fetch_some(p, fetch);
             }
             v16f sum[8];
             int_record(T, &at, x, sum, ty, true, table);

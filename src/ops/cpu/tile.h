@@ -57,6 +57,14 @@ MK_INLINE const uint8_t *x_at(const tile_pass *p, int64_t t, const size_t token_
            (size_t)(t % MK_X_BLOCK) * token_bytes;
 }
 
+// The lines of 64 columns; returns where to go on.
+MK_INLINE const uint8_t *fetch_some(const tile_pass *p, const uint8_t *fetch) {
+    for (int64_t i = 0; i < p->fetch_lines && fetch < p->fetch_end; i++, fetch += 64) {
+        __builtin_prefetch(fetch);
+    }
+    return fetch;
+}
+
 // The accumulators of a row tile, for the T tokens from t.
 MK_INLINE void load_acc(const tile_pass *p, int64_t t, v16f *acc, const int T) {
     MK_UNROLL for (int i = 0; i < T; i++) {
@@ -203,10 +211,11 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
         pass(r, t, p, ##__VA_ARGS__);                                                              \
     }
 
-// A float type: its passes as far as the registers go.  One token takes several row tiles at once,
-// because a single chain of dependent FMAs cannot keep up with memory.  bytes: of an activation.
+// A float type: its passes as far as the registers go; does_fetch as in tile_ops.  One token takes
+// several row tiles at once, because a single chain of dependent FMAs cannot keep up with memory.
+// bytes: of an activation.
 #if MK_FLT_T == 8
-#define FLOAT_TYPE(name, x_form, bytes, pass, ...)                                                 \
+#define FLOAT_TYPE(name, x_form, bytes, does_fetch, pass, ...)                                     \
     TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                       \
@@ -218,9 +227,10 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
         .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                                \
         .r = {4, 4, 1, 1},                                                                         \
         .form = (x_form),                                                                          \
-        .column_bytes = (bytes)};
+        .column_bytes = (bytes),                                                                   \
+        .fetches = (does_fetch)};
 #elif MK_FLT_T == 4
-#define FLOAT_TYPE(name, x_form, bytes, pass, ...)                                                 \
+#define FLOAT_TYPE(name, x_form, bytes, does_fetch, pass, ...)                                     \
     TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                       \
@@ -230,15 +240,17 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
                                         .single = {name##_1x1, name##_1x2, name##_1x4},            \
                                         .r = {4, 2, 1, 1},                                         \
                                         .form = (x_form),                                          \
-                                        .column_bytes = (bytes)};
+                                        .column_bytes = (bytes),                                   \
+                                        .fetches = (does_fetch)};
 #else
-#define FLOAT_TYPE(name, x_form, bytes, pass, ...)                                                 \
+#define FLOAT_TYPE(name, x_form, bytes, does_fetch, pass, ...)                                     \
     TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
     static const tile_ops name##_ops = {.many = {name##_1x1},                                      \
                                         .single = {name##_1x1},                                    \
                                         .r = {1, 1, 1, 1},                                         \
                                         .form = (x_form),                                          \
-                                        .column_bytes = (bytes)};
+                                        .column_bytes = (bytes),                                   \
+                                        .fetches = (does_fetch)};
 #endif
 
 #endif
