@@ -77,7 +77,7 @@ def run(cmd):
 def bench(args, model, row):
     what, peers = ROWS[row]
     cmd = [args.minke, "bench", "-m", file_of(args, model), *what, "-t", args.threads, "-r", args.repeat, "--json",
-           "--no-packed", "--compare-timeout", "3600"]
+           *(["--cache-dir", args.cache_dir] if args.cache_dir else ["--no-packed"]), "--compare-timeout", "3600"]
     for name in peers:
         if args.peers[name]:
             cmd += ["--compare", f"{name}={words(peer_command(args, name, model, row))}"]
@@ -256,9 +256,24 @@ def report(what, entries, missing):
     return "\n".join(out) + "\n"
 
 
-def save(args, what, entries, missing):
+def base_of(args, what):
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", what["cpu"]).lower()).strip("-")
-    base = args.out / f"{what['date']}-{slug}-{what['threads']}t"
+    return args.out / f"{what['date']}-{slug}-{what['threads']}t"
+
+
+def kept(args, what, todo):
+    """What an earlier run of the same commit measured and this one does not."""
+    path = pathlib.Path(f"{base_of(args, what)}.json")
+    if not args.add or not path.is_file():
+        return []
+    old = json.loads(path.read_text(encoding="utf-8"))
+    if old["commit"] != what["commit"]:
+        return []
+    return [e for e in old["measurements"] if (e["model"], e["row"]) not in todo]
+
+
+def save(args, what, entries, missing):
+    base = base_of(args, what)
     args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(what | {"missing": missing, "measurements": entries}, indent=1)
     for path, name in ((args.ik, "ik/llama-bench"), (args.llama_cpp, "llama.cpp/llama-bench")):
@@ -280,6 +295,9 @@ def arguments():
     a.add_argument("--only", default="", help="models, with commas between them")
     a.add_argument("--rows", default="speed,batch,long,depth,long-q8,depth-q8,load", help="what is measured, of what a model is listed with")
     a.add_argument("--all", action="store_true", help="every row of every model")
+    a.add_argument("--cache-dir", type=pathlib.Path, help="folder of packed copies to start from, where memory does not hold the "
+                   "packed weights beside the file that the peers read")
+    a.add_argument("--add", action="store_true", help="keep what today's table of this commit has of other models and rows")
     a.add_argument("--scratch", type=pathlib.Path, help="folder for packed copies while they are measured")
     args = a.parse_args()
     args.peers = {"ik": args.ik, "llama.cpp": args.llama_cpp}
@@ -309,7 +327,8 @@ def main():
     todo, missing = work(args)
     for model in missing:
         print(f"missing, skipped: {args.models / model}.gguf", file=sys.stderr)
-    what, entries, path = facts(args, todo[0][0] if todo else None), [], None
+    what, path = facts(args, todo[0][0] if todo else None), None
+    entries = kept(args, what, todo)
     for model, row in todo:
         print(f"{model}: {row}", file=sys.stderr)
         entries.append(load(args, model) if row == "load" else bench(args, model, row))
