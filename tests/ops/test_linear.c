@@ -466,35 +466,42 @@ static void lists_share_the_activations(void **state) {
     mk_free(x);
 }
 
-// More tokens than one chunk and more columns than one stretch: sums wait in y in between.
-static void long_inputs_go_in_stretches(void **state) {
+// More tokens than one chunk and more columns than one block, or more row tiles than one group:
+// sums wait in a buffer in between.
+static void check_long(mk_dtype type, int64_t n_tok, int64_t n_out, bool with_bias, uint64_t *rng) {
+    int64_t n_in = type == MK_DTYPE_Q6_K || type == MK_DTYPE_Q4_K ? 1280 : 1312;
+    tensor t = random_tensor(type, n_out, n_in, rng);
+    float *x = random_floats(rng, n_tok * n_in),
+          *bias = with_bias ? random_floats(rng, n_out) : NULL;
+    float *want = naive(&t, x, n_tok, bias);
+    float *y = mk_alloc((size_t)(n_tok * n_out) * sizeof *y);
+    for (int k = 0; mk_kernels_at(k) != NULL; k++) {
+        bench b = bench_open(mk_kernels_at(k), 2);
+        mk_weight w;
+        mk_weight_src src = source_of(&t);
+        assert_int_equal(mk_weight_pack(&src, b.pool, &w, NULL), MK_OK);
+        list_step s = {.x = {x, n_tok, n_in, n_in}, .n = 1};
+        s.list[0] = (mk_linear){&w, bias, {y, n_tok, n_out, n_out}};
+        run_step(&b, step_list, &s);
+        assert_same_floats(y, want, n_tok * n_out, mk_dtype_get(type)->name);
+        mk_weight_free(&w);
+        bench_close(&b);
+    }
+    tensor_free(&t);
+    mk_free(x);
+    mk_free(bias);
+    mk_free(want);
+    mk_free(y);
+}
+
+static void long_inputs_go_in_blocks(void **state) {
     (void)state;
-    static const mk_dtype types[] = {MK_DTYPE_Q8_0, MK_DTYPE_Q6_K, MK_DTYPE_Q4_K,   MK_DTYPE_Q5_0,
-                                     MK_DTYPE_BF16, MK_DTYPE_F32,  MK_DTYPE_F8_E4M3};
+    static const mk_dtype types[] = {MK_DTYPE_Q8_0, MK_DTYPE_Q6_K, MK_DTYPE_Q4_K, MK_DTYPE_Q5_0,
+                                     MK_DTYPE_Q4_0, MK_DTYPE_BF16, MK_DTYPE_F32,  MK_DTYPE_F8_E4M3};
     uint64_t rng = 11;
-    enum { N_TOK = 261, N_OUT = 20 };
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
-        int64_t n_in = types[i] == MK_DTYPE_Q6_K || types[i] == MK_DTYPE_Q4_K ? 1280 : 1312;
-        tensor t = random_tensor(types[i], N_OUT, n_in, &rng);
-        float *x = random_floats(&rng, N_TOK * n_in), *bias = random_floats(&rng, N_OUT);
-        float *want = naive(&t, x, N_TOK, bias), *y = mk_alloc(N_TOK * N_OUT * sizeof *y);
-        for (int k = 0; mk_kernels_at(k) != NULL; k++) {
-            bench b = bench_open(mk_kernels_at(k), 2);
-            mk_weight w;
-            mk_weight_src src = source_of(&t);
-            assert_int_equal(mk_weight_pack(&src, b.pool, &w, NULL), MK_OK);
-            list_step s = {.x = {x, N_TOK, n_in, n_in}, .n = 1};
-            s.list[0] = (mk_linear){&w, bias, {y, N_TOK, N_OUT, N_OUT}};
-            run_step(&b, step_list, &s);
-            assert_same_floats(y, want, N_TOK * N_OUT, mk_dtype_get(types[i])->name);
-            mk_weight_free(&w);
-            bench_close(&b);
-        }
-        tensor_free(&t);
-        mk_free(x);
-        mk_free(bias);
-        mk_free(want);
-        mk_free(y);
+        check_long(types[i], 261, 20, true, &rng);
+        check_long(types[i], 43, 300, false, &rng);  // 19 row tiles
     }
 }
 
@@ -661,7 +668,7 @@ int main(void) {
         cmocka_unit_test(one_hot_returns_the_weights),
         cmocka_unit_test(quantised_is_near_double),
         cmocka_unit_test(lists_share_the_activations),
-        cmocka_unit_test(long_inputs_go_in_stretches),
+        cmocka_unit_test(long_inputs_go_in_blocks),
         cmocka_unit_test(fused_inputs_give_the_same_bits),
         cmocka_unit_test(heads_use_their_own_matrix),
         cmocka_unit_test(bad_sources_are_refused),

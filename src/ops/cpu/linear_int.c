@@ -6,6 +6,9 @@
 // integer sums of the next group do not wait for anything.
 #include "ops/cpu/linear_int.h"
 
+// How often the scales of a pass must be used for their conversion to be made once beforehand.
+#define WIDE_FROM 4
+
 // The integer sums of one group for T tokens: `part` 0 or 1 is a half of 16 columns, 2 the whole
 // record.
 MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const int_type ty,
@@ -39,13 +42,11 @@ MK_INLINE void int_sums(const int T, const uint8_t *w, const mk_x_i8 *x, const i
 // One weight group: integer sums, then the sums p of its 64 columns, which the first group begins;
 // steps to the next group.
 MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *p, const int_type ty,
-                         const bool first, const int part, wt_lut table) {
-    const size_t sb = int_scale_bytes(ty.scales);
+                         const bool wide, const bool first, const int part, wt_lut table) {
     v16i sum[8];
+    v16f scale, shift;
     int_sums(T, at->codes, x, ty, part, table, sum);
-    v16f scale = int_load_scale(ty.scales, at->scale, at->super, int_down(ty));
-    v16f shift =
-        ty.shift ? int_load_scale(ty.scales, at->scale + sb, at->super_shift, 1) : vf_zero();
+    int_next_scales(ty, wide, at, &scale, &shift);
     MK_UNROLL for (int t = 0; t < T; t++) {
         v16f s = vf_from_int(sum[t]);
         p[t] = first ? vf_mul(s, scale) : vf_fma(s, scale, p[t]);
@@ -53,24 +54,25 @@ MK_INLINE void int_group(const int T, int_place *at, const mk_x_i8 *x, v16f *p, 
             p[t] = vf_fma(shift, vf_set1(x[t].sum[part]), p[t]);
         }
     }
-    at->scale += ty.shift ? 2 * sb : sb;
     at->codes += int_code_bytes(ty);
 }
 
 // The 32 columns of one record of activations.
 MK_INLINE void int_record(const int T, int_place *at, const mk_x_i8 *x, v16f *p, const int_type ty,
-                          const bool first, wt_lut table) {
+                          const bool wide, const bool first, wt_lut table) {
     if (ty.group == 32) {
-        int_group(T, at, x, p, ty, first, 2, table);
+        int_group(T, at, x, p, ty, wide, first, 2, table);
     } else {
-        int_group(T, at, x, p, ty, first, 0, table);
-        int_group(T, at, x, p, ty, false, 1, table);
+        int_group(T, at, x, p, ty, wide, first, 0, table);
+        int_group(T, at, x, p, ty, wide, false, 1, table);
     }
 }
 
-// T tokens from t; returns where the fetching has come to.
+// T tokens from t; with `is_wide` the scales are at `wide`.  Returns where the fetching has come
+// to.
 MK_INLINE const uint8_t *int_tokens(const int T, const tile_pass *p, int64_t t, const int_type ty,
-                                    wt_lut table, const uint8_t *fetch) {
+                                    const bool is_wide, const float *wide, wt_lut table,
+                                    const uint8_t *fetch) {
     const uint8_t *w = p->w;
     v16f acc[8];
     load_acc(p, t, acc, T);
@@ -78,20 +80,22 @@ MK_INLINE const uint8_t *int_tokens(const int T, const tile_pass *p, int64_t t, 
     for (int64_t k = 0; k < p->n_in; k += MK_SUPER) {
         int64_t n = p->n_in - k < MK_SUPER ? p->n_in - k : MK_SUPER;
         int_place at = int_block(ty, w, n);
+        at.wide = wide;
         for (int64_t i = 0; i < n; i += 64, x += 2 * p->tb) {
             if (T >= FETCH_FROM) {
                 fetch = fetch_some(p, fetch);
             }
             v16f sum[8];
-            int_record(T, &at, x, sum, ty, true, table);
+            int_record(T, &at, x, sum, ty, is_wide, true, table);
             if (i + 32 < n) {
-                int_record(T, &at, x + p->tb, sum, ty, false, table);
+                int_record(T, &at, x + p->tb, sum, ty, is_wide, false, table);
             }
             MK_UNROLL for (int j = 0; j < T; j++) {
                 acc[j] = vf_fma(sum[j], vf_set1(x[j].d), acc[j]);
             }
         }
         w = at.codes;
+        wide = at.wide;
     }
     store_acc(p, 0, t, acc, T);
     return fetch;
@@ -101,8 +105,17 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
     const uint8_t *fetch = p->fetch;
     wt_lut table = wt_table(p->table);
     (void)R;
+    if (T == MK_INT_T && T > 1 && ty.scales == MK_SCALE_SUPER && p->n_tok >= WIDE_FROM * T &&
+        p->n_in <= BLOCK_COLS) {
+        _Alignas(64) float wide[BLOCK_COLS / 16 * 32];
+        int_widen(ty, p->w, p->n_in, wide);
+        for (int64_t t = 0; t < p->n_tok; t += T) {
+            fetch = int_tokens(T, p, t, ty, true, wide, table, fetch);
+        }
+        return;
+    }
     for (int64_t t = 0; t < p->n_tok; t += T) {
-        fetch = int_tokens(T, p, t, ty, table, fetch);
+        fetch = int_tokens(T, p, t, ty, false, NULL, table, fetch);
     }
 }
 

@@ -31,10 +31,12 @@ typedef struct {
     mk_scale_kind scales;
 } int_type;
 
-// Where a pass is in a block and, for MK_SCALE_SUPER, the block's scale and shift.
+// Where a pass is in a block: the next group's scale and shift as they are stored (for
+// MK_SCALE_SUPER with the block's own) or, where many tokens share the conversion, as floats.
 typedef struct {
     const uint8_t *scale, *codes;
     v16f super, super_shift;
+    const float *wide;  // f32[16] scale and, if any, f32[16] shift of each group, or NULL
 } int_place;
 
 MK_INLINE size_t int_scale_bytes(const mk_scale_kind kind) {
@@ -68,7 +70,7 @@ MK_INLINE v16f int_load_scale(const mk_scale_kind kind, const uint8_t *p, v16f s
 // Goes to the block of n columns at w.
 MK_INLINE int_place int_block(const int_type ty, const uint8_t *w, int64_t n) {
     int_place at = {w, w + mk_int_head_bytes(ty.scales, ty.shift, (size_t)ty.group, (size_t)n),
-                    vf_zero(), vf_zero()};
+                    vf_zero(), vf_zero(), NULL};
     if (ty.scales == MK_SCALE_SUPER) {
         at.super = vf_load_f16((const uint16_t *)w);
         if (int_down(ty) != 1) {
@@ -81,6 +83,38 @@ MK_INLINE int_place int_block(const int_type ty, const uint8_t *w, int64_t n) {
         }
     }
     return at;
+}
+
+// Scale and shift of the next group, to which it goes.
+MK_INLINE void int_next_scales(const int_type ty, const bool wide, int_place *at, v16f *scale,
+                               v16f *shift) {
+    const size_t bytes = int_scale_bytes(ty.scales);
+    *scale =
+        wide ? vf_load(at->wide) : int_load_scale(ty.scales, at->scale, at->super, int_down(ty));
+    *shift = !ty.shift ? vf_zero()
+             : wide    ? vf_load(at->wide + 16)
+                       : int_load_scale(ty.scales, at->scale + bytes, at->super_shift, 1);
+    at->scale += ty.shift ? 2 * bytes : bytes;
+    at->wide += !wide ? 0 : ty.shift ? 32 : 16;
+}
+
+// The scales and shifts of n columns of the tile at w as floats.
+MK_INLINE void int_widen(const int_type ty, const uint8_t *w, int64_t n, float *out) {
+    for (int64_t k = 0; k < n; k += MK_SUPER) {
+        int64_t cols = n - k < MK_SUPER ? n - k : MK_SUPER;
+        int_place at = int_block(ty, w, cols);
+        for (int64_t g = 0; g < cols; g += ty.group) {
+            v16f scale, shift;
+            int_next_scales(ty, false, &at, &scale, &shift);
+            vf_store(out, scale);
+            if (ty.shift) {
+                vf_store(out + 16, shift);
+            }
+            out += ty.shift ? 32 : 16;
+            at.codes += int_code_bytes(ty);
+        }
+        w = at.codes;
+    }
 }
 
 // Steps s and s + 1 (s even) of a group whose codes begin at w: columns 4 s .. 4 s + 7.
