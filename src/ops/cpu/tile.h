@@ -135,7 +135,7 @@ static inline void tile_tokens(tile_walk *w, int64_t tile, bool many, const uint
         }
         int ti = t_index(p->tb < w->max_t ? p->tb : w->max_t);
         (many ? w->ops->many : w->ops->single)[ti](p);
-        p->sums += 16 * p->n_tok;
+        p->sums += p->sums != NULL ? 16 * p->n_tok : 0;
     }
 }
 
