@@ -269,6 +269,7 @@ def kept(args, what, todo):
     old = json.loads(path.read_text(encoding="utf-8"))
     if old["commit"] != what["commit"]:
         return []
+    what["peers"] = old["peers"] | what["peers"]
     return [e for e in old["measurements"] if (e["model"], e["row"]) not in todo]
 
 

@@ -1,7 +1,9 @@
 // The key/value cache: a pool of blocks of MK_KV_BLOCK tokens, addressed by (sequence, position).
 //
-// A physical block holds all layers of its 64 tokens, so that a block is the unit that can later be
-// shared, spilled to disk and restored.  A sequence is a table of physical blocks and a length.
+// A physical block stands for 64 tokens in every layer, so that it is the unit that can later be
+// shared, spilled to disk and restored; in memory each layer's parts of all blocks lie side by
+// side, because a step of attention reads one layer.  A sequence is a table of physical blocks and
+// a length.
 //
 // Invariants
 //  1. every physical block is either on the free list or in exactly one table;

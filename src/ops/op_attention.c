@@ -141,7 +141,7 @@ static void run_attention(void *arg, int ith, int64_t lo, int64_t hi) {
     run_units(w, lo, hi, w->scratch + (size_t)ith * w->scratch_bytes);
 }
 
-#define PIECES 32  // the smallest piece of a thread's share
+#define FEW_JOBS 32  // a thread
 
 static void attend(mk_ops *ops, attn_work *w) {
     // about one multiplication per query, key and column
@@ -154,12 +154,12 @@ static void attend(mk_ops *ops, attn_work *w) {
     }
     w->shape = shape_of(a, n_tok, ops->n_thread);
     w->one_each = true;
-    int64_t total = run_units(w, 0, 0, NULL), pieces = (int64_t)ops->n_thread * PIECES;
-    if (total > pieces) {
+    int64_t total = run_units(w, 0, 0, NULL), few = (int64_t)ops->n_thread * FEW_JOBS;
+    if (total > few) {
         w->one_each = false;
         total = run_units(w, 0, 0, NULL);
     }
-    mk_ops_run(ops, true, total, (total + pieces - 1) / pieces, run_attention, w);
+    mk_ops_run(ops, true, total, 1, run_attention, w);
 }
 
 void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_layer kv,

@@ -3,13 +3,13 @@
 #include "ops/ops_int.h"
 
 // --- the work ------------------------------------------------------------------------------------
-// Items whose tiles' units of cost lie in [lo, hi).
 typedef struct {
     const mk_kernels *k;
     const mk_linear_item *item;
     int64_t n;
 } linear_work;
 
+// Items whose tiles' units of cost lie in [lo, hi).
 static void run_units(void *arg, int ith, int64_t lo, int64_t hi) {
     const linear_work *w = arg;
     int64_t at = 0;
@@ -27,16 +27,13 @@ static void run_units(void *arg, int ith, int64_t lo, int64_t hi) {
     }
 }
 
-#define PIECES 32  // the smallest piece of a thread's share
-
 void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n) {
     linear_work w = {ops->k, item, n};
     int64_t total = 0;
     for (int64_t i = 0; i < n; i++) {
         total += item[i].tiles * item[i].cost;
     }
-    int64_t pieces = PIECES * (int64_t)ops->n_thread;
-    mk_ops_run(ops, parallel, total, (total + pieces - 1) / pieces, run_units, &w);
+    mk_ops_run(ops, parallel, total, 1, run_units, &w);
 }
 
 // --- preparing the activations -------------------------------------------------------------------

@@ -173,13 +173,17 @@ static void run_shared(void *arg, int ith, int n_thread) {
     }
 }
 
+// Of a thread's share: the longest wait at the end of a region.
+#define SMALLEST_PIECE 32
+
 void mk_ops_run(mk_ops *ops, bool parallel, int64_t n, int64_t grain, mk_ops_fn fn, void *arg) {
     if (!parallel || ops->n_thread == 1) {
         fn(arg, 0, 0, n);
         return;
     }
     shared_work w = {ops->pool, fn, arg};
-    mk_pool_share(ops->pool, n, grain);
+    int64_t pieces = SMALLEST_PIECE * (int64_t)ops->n_thread, least = (n + pieces - 1) / pieces;
+    mk_pool_share(ops->pool, n, least > grain ? least : grain);
     mk_pool_run(ops->pool, run_shared, &w);
 }
 

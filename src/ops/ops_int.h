@@ -63,8 +63,9 @@ void mk_ops_count_attention(mk_ops *ops, const mk_attn *a, const mk_rows *rows);
 // Multiplications from which on a second thread is worth waking: a few microseconds of work.
 #define MK_OPS_PARALLEL_MACS (1 << 18)
 
-// Runs fn for all of [0, n): shared on the pool in pieces of at least `grain` (mk_pool_share), or
-// here when it is too little to share.  ith: of the thread, for scratch of its own.
+// Runs fn for all of [0, n): shared on the pool in pieces of at least `grain` and a 32nd of a
+// thread's share (mk_pool_share), or here when it is too little to share.  ith: of the thread, for
+// scratch of its own.
 typedef void (*mk_ops_fn)(void *arg, int ith, int64_t lo, int64_t hi);
 void mk_ops_run(mk_ops *ops, bool parallel, int64_t n, int64_t grain, mk_ops_fn fn, void *arg);
 

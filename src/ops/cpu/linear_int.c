@@ -1,5 +1,5 @@
-// y[t,o] = sum_k W[o,k] x[t,k] with integer weights and activations: lanes are 16 output rows.  The
-// form for few tokens, straight from the packed weights; numbers and layouts are in linear_int.h.
+// y[t,o] = sum_k W[o,k] x[t,k] with integer weights and activations: lanes are 16 output rows.
+// Straight from the packed weights; numbers and layouts are in linear_int.h.
 //
 // One row tile at a time: a single stream of weights reads memory fastest (Zen 4, one token: 31
 // GB/s against 21-27 with four tiles side by side), and one tile hides its latencies, because the
