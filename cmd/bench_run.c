@@ -87,11 +87,11 @@ typedef struct {
 static mk_status one_pass(group *g, const bench_point *p, mk_err *err) {
     mk_step step[BENCH_MAX_BATCH];
     if (p->kind == BENCH_DRAFT) {
-        step[0] = (mk_step){g->seq[0], g->ids + p->depth, p->n, MK_LOGITS_LAST};
+        step[0] = (mk_step){g->seq[0], g->ids + p->depth, p->n, MK_LOGITS_LAST, NULL};
         return mk_engine_forward(g->engine, step, 1, err);
     }
     for (int64_t i = 0; i < p->n; i++) {
-        step[i] = (mk_step){g->seq[i], g->ids + p->depth + i, 1, MK_LOGITS_LAST};
+        step[i] = (mk_step){g->seq[i], g->ids + p->depth + i, 1, MK_LOGITS_LAST, NULL};
     }
     return mk_engine_forward(g->engine, step, (int)p->n, err);
 }
@@ -114,7 +114,7 @@ static mk_status generate(group *g, const bench_point *p, mk_err *err) {
         if (cmd_interrupted()) {
             return MK_EINTR;
         }
-        mk_step step = {g->seq[0], &g->ids[p->depth + i], 1, MK_LOGITS_LAST};
+        mk_step step = {g->seq[0], &g->ids[p->depth + i], 1, MK_LOGITS_LAST, NULL};
         MK_TRY(mk_engine_forward(g->engine, &step, 1, err));
     }
     return MK_OK;
@@ -129,7 +129,7 @@ static mk_status feed(group *g, int seq, int64_t from, int64_t n, mk_err *err) {
         }
         bool last = n - i <= chunk;
         mk_step step = {seq, g->ids + from + i, last ? n - i : chunk,
-                        last ? MK_LOGITS_LAST : MK_LOGITS_NONE};
+                        last ? MK_LOGITS_LAST : MK_LOGITS_NONE, NULL};
         MK_TRY(mk_engine_forward(g->engine, &step, 1, err));
     }
     return MK_OK;

@@ -12,6 +12,7 @@ struct mk_engine {
     mk_ops *ops;
     mk_kv *kv;
     int64_t n_chunk, n_out;
+    mk_tape *tape;  // or NULL
     mk_mat logits;  // of the last forward; in the step scratch
     // the batch, row by row
     int32_t *ids, *pos, *out_rows;
@@ -39,24 +40,47 @@ static mk_status alloc_rows(mk_engine *e, mk_err *err) {
     return MK_OK;
 }
 
-// Scratch of the largest batch, by a pass in which operators only count.
-static size_t measure_scratch(const mk_engine *e, const mk_kv_layer *kv, mk_kv_type type) {
+// A pass in which operators only count.
+static size_t dry_pass(const mk_engine *e, const mk_kv_layer *kv, mk_kv_type type) {
     mk_batch b = {.ids = e->ids,
                   .rows = {e->n_chunk, e->pos, e->table},
                   .kv = kv,
                   .kv_type = type,
                   .out_rows = e->out_rows,
                   .n_out = e->n_out < e->n_chunk ? e->n_out : e->n_chunk};
+    bool back = mk_ops_tape(e->ops) != NULL;
     mk_ops_begin(e->ops, true);
-    (void)e->model->arch->forward(e->model, e->ops, &b);
+    mk_mat logits = e->model->arch->forward(e->model, e->ops, &b);
+    if (back) {
+        (void)mk_tape_grad(e->tape, logits);
+        mk_tape_backward(e->tape);
+    }
     mk_ops_end(e->ops);
     return mk_ops_high_water(e->ops);
+}
+
+// Scratch of the largest batch.  Recorded, its rows are as few sequences as can be: scores of long
+// ones take more memory than those of short ones.
+static size_t measure_scratch(mk_engine *e, const mk_kv_layer *kv, mk_kv_type type, int64_t n_ctx) {
+    size_t run = dry_pass(e, kv, type), train = 0;
+    if (e->tape != NULL) {
+        for (int64_t i = 0; i < e->n_chunk; i++) {
+            e->pos[i] = (int32_t)(i % n_ctx);
+            e->table[i] = e->pos + i / n_ctx;  // only compared
+        }
+        mk_ops_set_tape(e->ops, e->tape);
+        train = dry_pass(e, kv, type);
+        mk_ops_set_tape(e->ops, NULL);
+    }
+    return run > train ? run : train;
 }
 
 static mk_status set_up(mk_engine *e, const mk_engine_opts *o, mk_err *err) {
     MK_TRY(alloc_rows(e, err));
     MK_TRY(mk_kv_create(e->model, o->kv_type, o->n_ctx, o->n_seq, &e->kv, err));
-    return mk_ops_reserve(e->ops, measure_scratch(e, mk_kv_layers(e->kv), o->kv_type), err);
+    size_t scratch = measure_scratch(e, mk_kv_layers(e->kv), o->kv_type, o->n_ctx);
+    MK_TRY(e->tape != NULL ? mk_tape_reserve(e->tape, err) : MK_OK);
+    return mk_ops_reserve(e->ops, scratch, err);
 }
 
 static mk_engine *new_engine(const mk_model *m, const mk_engine_opts *o) {
@@ -64,6 +88,7 @@ static mk_engine *new_engine(const mk_model *m, const mk_engine_opts *o) {
     *e = (mk_engine){.model = m,
                      .n_chunk = o->n_chunk,
                      .n_out = o->n_out,
+                     .tape = o->tape,
                      .ops = mk_ops_create(o->kernels, o->pool)};
     return e;
 }
@@ -141,6 +166,20 @@ static mk_status extend_all(mk_engine *e, const mk_step *steps, int n_step, mk_e
     return MK_OK;
 }
 
+static bool wants_logits(const mk_step *s, int64_t j) {
+    switch (s->logits) {
+    case MK_LOGITS_NONE:
+        return false;
+    case MK_LOGITS_LAST:
+        return j == s->n - 1;
+    case MK_LOGITS_ALL:
+        return true;
+    case MK_LOGITS_SOME:
+        return s->want[j] != 0;
+    }
+    return false;
+}
+
 // Lays the steps out as rows; returns the number of rows, *n_out the number of logits rows.
 static int64_t fill_rows(mk_engine *e, const mk_step *steps, int n_step, int64_t *n_out) {
     int64_t row = 0, out = 0;
@@ -152,7 +191,7 @@ static int64_t fill_rows(mk_engine *e, const mk_step *steps, int n_step, int64_t
             e->ids[row] = s->ids[j];
             e->pos[row] = (int32_t)(first + j);
             e->table[row] = mk_kv_table(e->kv, s->seq);
-            if (s->logits == MK_LOGITS_ALL || (s->logits == MK_LOGITS_LAST && j == s->n - 1)) {
+            if (wants_logits(s, j)) {
                 MK_ASSERT(out < e->n_out);
                 e->out_rows[out++] = (int32_t)row;
             }
@@ -162,15 +201,39 @@ static int64_t fill_rows(mk_engine *e, const mk_step *steps, int n_step, int64_t
     return row;
 }
 
-mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step, mk_err *err) {
+static mk_status make_batch(mk_engine *e, const mk_step *steps, int n_step, mk_batch *b,
+                            mk_err *err) {
     MK_TRY(extend_all(e, steps, n_step, err));
     int64_t n_out = 0, n_tok = fill_rows(e, steps, n_step, &n_out);
-    mk_batch b = {.ids = e->ids,
-                  .rows = {n_tok, e->pos, e->table},
-                  .kv = mk_kv_layers(e->kv),
-                  .kv_type = mk_kv_get_type(e->kv),
-                  .out_rows = e->out_rows,
-                  .n_out = n_out};
+    *b = (mk_batch){.ids = e->ids,
+                    .rows = {n_tok, e->pos, e->table},
+                    .kv = mk_kv_layers(e->kv),
+                    .kv_type = mk_kv_get_type(e->kv),
+                    .out_rows = e->out_rows,
+                    .n_out = n_out};
+    return MK_OK;
+}
+
+mk_status mk_engine_forward_back(mk_engine *e, const mk_step *steps, int n_step,
+                                 mk_engine_back_fn back, void *arg, mk_err *err) {
+    mk_batch b;
+    MK_ASSERT(e->tape != NULL);
+    for (int i = 0; i < n_step; i++) {
+        MK_ASSERT(mk_kv_length(e->kv, steps[i].seq) == 0);
+    }
+    MK_TRY(make_batch(e, steps, n_step, &b, err));
+    mk_ops_set_tape(e->ops, e->tape);
+    mk_ops_begin(e->ops, false);
+    mk_mat logits = mk_model_forward(e->model, e->ops, &b);
+    mk_status st = back(arg, e->ops, logits, err);
+    mk_ops_end(e->ops);
+    mk_ops_set_tape(e->ops, NULL);
+    return st;
+}
+
+mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step, mk_err *err) {
+    mk_batch b;
+    MK_TRY(make_batch(e, steps, n_step, &b, err));
     mk_ops_begin(e->ops, false);
     e->logits = mk_model_forward(e->model, e->ops, &b);
     mk_ops_end(e->ops);
@@ -205,7 +268,7 @@ mk_status mk_engine_feed(mk_engine *e, int seq, const int32_t *ids, int64_t n, m
     for (int64_t at = 0; at < n;) {
         int64_t part = n - at < e->n_chunk ? n - at : e->n_chunk;
         bool last = at + part == n;
-        mk_step s = {seq, ids + at, part, last ? mode : MK_LOGITS_NONE};
+        mk_step s = {seq, ids + at, part, last ? mode : MK_LOGITS_NONE, NULL};
         MK_TRY(mk_engine_forward(e, &s, 1, err));
         at += part;
     }
@@ -218,7 +281,7 @@ mk_status mk_engine_feed_rows(mk_engine *e, int seq, const int32_t *ids, int64_t
     int64_t most = e->n_chunk < e->n_out ? e->n_chunk : e->n_out;
     for (int64_t at = 0; at < n;) {
         int64_t part = n - at < most ? n - at : most;
-        mk_step s = {seq, ids + at, part, MK_LOGITS_ALL};
+        mk_step s = {seq, ids + at, part, MK_LOGITS_ALL, NULL};
         MK_TRY(mk_engine_forward(e, &s, 1, err));
         for (int64_t i = 0; i < part; i++) {
             MK_TRY(row(arg, at + i, mk_engine_logits(e, i), err));
@@ -256,7 +319,9 @@ mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memor
     if (st == MK_OK) {
         *out = (mk_memory_plan){.weights = mk_model_weight_bytes(m),
                                 .kv = blocks * mk_model_kv_bytes_per_block(m, o.kv_type),
-                                .scratch = measure_scratch(e, none, o.kv_type)};
+                                .scratch = measure_scratch(e, none, o.kv_type, o.n_ctx)};
+        // the shadow of the activations, and what checkpoints keep
+        out->scratch += o.tape != NULL ? mk_tape_need(o.tape) : 0;
         out->total = out->weights + out->kv + out->scratch;
     }
     mk_free(none);

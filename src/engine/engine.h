@@ -17,7 +17,7 @@
 #include "base/status.h"
 #include "engine/kv.h"
 #include "model/model.h"
-#include "ops/ops.h"
+#include "ops/tape.h"
 
 typedef struct mk_engine mk_engine;
 
@@ -29,15 +29,19 @@ typedef struct {
     int64_t n_seq;    // sequences at once
     int64_t n_chunk;  // rows per forward at most; 0 = 512
     int64_t n_out;    // logits rows per forward at most; 0 = n_seq
+    // for mk_engine_forward_back; outlives the engine.  NULL: the engine only runs
+    mk_tape *tape;
 } mk_engine_opts;
 
-typedef enum { MK_LOGITS_NONE, MK_LOGITS_LAST, MK_LOGITS_ALL } mk_logits_mode;
+// SOME: of the tokens whose `want` is not 0
+typedef enum { MK_LOGITS_NONE, MK_LOGITS_LAST, MK_LOGITS_ALL, MK_LOGITS_SOME } mk_logits_mode;
 
 typedef struct {
     int seq;
     const int32_t *ids;
     int64_t n;
     mk_logits_mode logits;
+    const uint8_t *want;  // [n], for MK_LOGITS_SOME
 } mk_step;
 
 // Errors: MK_ENOMEM.  The model must be loaded.
@@ -55,6 +59,12 @@ void mk_engine_seq_truncate(mk_engine *e, int seq, int64_t n);
 // outside the vocabulary), MK_ECONTEXT; after an error no sequence has changed.
 mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step,
                             mk_err *err) MK_WARN_UNUSED;
+// The same pass, recorded: `back` is called with the logits [n_out, n_vocab] while the step is
+// still open, and may give them a gradient (mk_tape_grad) and walk back.  Sequences begin at
+// position 0 (they are empty before).  Errors: as above, and what `back` returns.
+typedef mk_status (*mk_engine_back_fn)(void *arg, mk_ops *ops, mk_mat logits, mk_err *err);
+mk_status mk_engine_forward_back(mk_engine *e, const mk_step *steps, int n_step,
+                                 mk_engine_back_fn back, void *arg, mk_err *err) MK_WARN_UNUSED;
 // Row i of the logits of the last forward, n_vocab floats, valid until the next one.
 const float *mk_engine_logits(const mk_engine *e, int64_t i);
 

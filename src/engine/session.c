@@ -63,7 +63,7 @@ mk_status mk_session_sync(mk_session *s, const int32_t *ids, int64_t n, int64_t 
 }
 
 mk_status mk_session_push(mk_session *s, int32_t id, mk_err *err) {
-    mk_step step = {s->seq, &id, 1, MK_LOGITS_LAST};
+    mk_step step = {s->seq, &id, 1, MK_LOGITS_LAST, NULL};
     MK_TRY(mk_engine_forward(s->engine, &step, 1, err));
     s->ids[s->n++] = id;
     return MK_OK;

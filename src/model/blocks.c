@@ -2,6 +2,7 @@
 #include "model/blocks.h"
 
 #include "base/status.h"
+#include "ops/tape.h"
 
 mk_mat mk_block_embed(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     const mk_tensor_view *e = m->globals.embed;
@@ -54,7 +55,7 @@ mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, m
 
 mk_mat mk_block_swiglu(mk_ops *ops, mk_normed x, const mk_weight *gate, const mk_weight *up,
                        const mk_weight *down) {
-    int64_t n_tok = x.x.n_row, most = n_tok < SLICE ? n_tok : SLICE;
+    int64_t n_tok = x.x.n_row, most = n_tok < SLICE || mk_ops_is_recording(ops) ? n_tok : SLICE;
     mk_mat out = mk_op_new(ops, n_tok, down->n_out);
     size_t mark = mk_op_mark(ops);
     mk_mat g = mk_op_new(ops, most, gate->n_out), u = mk_op_new(ops, most, up->n_out);

@@ -529,7 +529,7 @@ static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
                                        : experts(m, ops, l, n);  // [n_tok, d_model]
         mk_op_add(ops, x, y);
         mk_op_tap(ops, "layer_out", l, x);
-        mk_op_release(ops, mark);
+        mk_op_segment(ops, mark);
     }
     return mk_block_logits(m, ops, x, b);  // [n_out, n_vocab]
 }

@@ -5,7 +5,7 @@
 // divided: the order of a sum over them is part of the result.
 #include "base/alloc.h"
 #include "ops/kv_q8.h"
-#include "ops/ops_int.h"
+#include "ops/tape_int.h"
 
 size_t mk_attn_block_bytes(const mk_attn *a) {
     if (a->type == MK_KV_Q8) {
@@ -61,6 +61,10 @@ void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows
         attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = k, .v = v};
         mk_ops_run(ops, rows->n_tok > 1 && rows->n_tok * k.n_col >= 8192, rows->n_tok, 4, run_store,
                    &w);
+    }
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_KV_STORE, .u.kv_store = {*a, kv, *rows, k, v}};
+        mk_tape_add(ops, &r);
     }
     mk_ops_count_rows(ops, MK_OP_KV_STORE, k, 0, a->latent ? 1 : 2);
     mk_ops_op_end(ops, MK_OP_KV_STORE);
@@ -175,7 +179,11 @@ void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_la
     if (!ops->dry && rows->n_tok > 0) {
         attend(ops, &w);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_ATTENTION, .u.attention = {*a, kv, *rows, q, y}};
+        mk_tape_add(ops, &r);
+    }
     mk_ops_count_attention(ops, a, rows);
     mk_ops_op_end(ops, MK_OP_ATTENTION);
 }

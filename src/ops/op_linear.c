@@ -1,6 +1,6 @@
 // Linear layers: activations are prepared once per kind, then all weights run in one parallel
 // region over row tiles.
-#include "ops/ops_int.h"
+#include "ops/tape_int.h"
 
 // --- the work ------------------------------------------------------------------------------------
 typedef struct {
@@ -124,7 +124,7 @@ static void linears(mk_ops *ops, const mk_prep_job *in, float eps, const mk_line
         run_prep(ops, &pw);
         mk_ops_run_linears(ops, macs >= MK_OPS_PARALLEL_MACS, item, n);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
     mk_ops_op_end(ops, MK_OP_LINEAR);
 }
 
@@ -136,13 +136,27 @@ static mk_prep_job input_of(mk_mat x) {
 void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
     mk_prep_job in = input_of(x);
     linears(ops, &in, 0, list, n);
+    for (int i = 0; ops->recording && i < n; i++) {
+        mk_rec r = {.kind = MK_REC_LINEAR, .u.linear = {list[i].y, x, list[i].w, list[i].bias}};
+        mk_tape_add(ops, &r);
+    }
 }
 
 void mk_op_linear(mk_ops *ops, mk_mat y, mk_mat x, const mk_weight *w, const float *bias) {
     mk_op_linears(ops, x, &(mk_linear){w, bias, y}, 1);
 }
 
+// A tape sees the parts: what lies between them is needed on the way back.
 void mk_op_normed_linears(mk_ops *ops, mk_normed x, const mk_linear *list, int n) {
+    if (ops->recording) {
+        mk_mat y = x.x;
+        if (x.norm != NULL) {
+            y = mk_op_new(ops, x.x.n_row, x.x.n_col);
+            mk_op_rmsnorm(ops, y, x.x, x.norm, x.eps);
+        }
+        mk_op_linears(ops, y, list, n);
+        return;
+    }
     mk_prep_job in = input_of(x.x);
     in.norm = x.norm;
     linears(ops, &in, x.eps, list, n);
@@ -150,6 +164,12 @@ void mk_op_normed_linears(mk_ops *ops, mk_normed x, const mk_linear *list, int n
 
 void mk_op_swiglu_linear(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u, const mk_weight *w) {
     MK_ASSERT(g.n_row == u.n_row && g.n_col == u.n_col);
+    if (ops->recording) {
+        mk_mat h = mk_op_new(ops, g.n_row, g.n_col);
+        mk_op_swiglu(ops, h, g, u);
+        mk_op_linear(ops, y, h, w, NULL);
+        return;
+    }
     mk_prep_job in = input_of(g);
     in.up = u.p;
     in.up_stride = u.stride;
@@ -224,7 +244,11 @@ void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x,
         mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_weight_tiles(w) * w->n_mat, 4,
                    linear_heads, &work);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_HEADS, .u.heads = {y, x, y_head_stride, x_head_stride, w}};
+        mk_tape_add(ops, &r);
+    }
     mk_ops_count_linear(ops, MK_OP_LINEAR_HEADS, w, x.n_row * w->n_mat, w->n_mat);
     mk_ops_op_end(ops, MK_OP_LINEAR_HEADS);
 }

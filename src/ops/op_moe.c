@@ -8,7 +8,7 @@
 // Each of these is one parallel region over all experts together.
 #include <string.h>
 
-#include "ops/ops_int.h"
+#include "ops/tape_int.h"
 
 // --- routing -------------------------------------------------------------------------------------
 typedef struct {
@@ -43,7 +43,11 @@ void mk_op_route(mk_ops *ops, const mk_route *r, mk_mat logits, int32_t *sel, mk
     if (!ops->dry) {
         mk_ops_run(ops, logits.n_row >= 8, logits.n_row, 4, run_route, &work);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
+    if (ops->recording) {
+        mk_rec rec = {.kind = MK_REC_ROUTE, .u.route = {*r, logits, w, sel}};
+        mk_tape_add(ops, &rec);
+    }
     mk_ops_count_rows(ops, MK_OP_ROUTE, logits, 2, 1);
     mk_ops_op_end(ops, MK_OP_ROUTE);
 }
@@ -60,7 +64,7 @@ typedef struct {
     int32_t *expert, *first;        // [n_active], [n_active + 1]
     size_t *x_at;                   // [n_active] where the prepared rows of an expert begin
     uint8_t *prepared;
-    mk_mat gate, up, out;  // rows in order; the hidden rows overwrite gate
+    mk_mat gate, up, out;  // rows in order
     mk_linear_item *item;  // [2 * n_active]
     mk_x_form form;
     int64_t n_in;  // columns being prepared
@@ -211,37 +215,75 @@ static size_t prepared_bytes(const mk_weight *w, int64_t n_pair, int64_t n_activ
     return (size_t)(n_pair + n_active * 3) * mk_x_row_bytes(mk_weight_form(w), w->n_in);
 }
 
-void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
-    mk_ops_op_begin(ops);
-    int64_t n_expert = m->gate->n_mat, d_ff = m->gate->n_out, n_pair = x.n_row * m->n_used;
-    int64_t n_active = n_pair < n_expert ? n_pair : n_expert;
+// What a backward needs stays where it is; the rest is this function's own.
+void mk_moe_run(mk_ops *ops, const mk_moe_kept *k) {
+    const mk_moe *m = &k->m;
+    size_t mark = mk_op_mark(ops);
+    moe_work w = {.k = ops->k,
+                  .m = m,
+                  .x = k->x,
+                  .y = k->y,
+                  .n_pair = k->n_pair,
+                  .count = k->count,
+                  .order = k->order,
+                  .rank = k->rank,
+                  .expert = k->expert,
+                  .first = k->first,
+                  .gate = k->gate,
+                  .up = k->up,
+                  .out = k->out};
+    w.x_at = mk_ops_take(ops, (size_t)k->max_active * sizeof *w.x_at);
+    w.item = mk_ops_take(ops, 2 * (size_t)k->max_active * sizeof *w.item);
+    size_t in = prepared_bytes(m->gate, k->n_pair, k->max_active),
+           hidden = prepared_bytes(m->down, k->n_pair, k->max_active);
+    w.prepared = mk_ops_take(ops, in > hidden ? in : hidden);
+    if (!ops->dry) {
+        *k->n_active = 0;
+        if (k->n_pair > 0) {
+            run_experts(ops, &w);
+            *k->n_active = (int32_t)w.n_active;
+        }
+    }
+    mk_ops_drop(ops, mark);
+    mk_ops_count_linear(ops, MK_OP_MOE, m->gate, k->n_pair, w.n_active);
+    mk_ops_count_linear(ops, MK_OP_MOE, m->up, k->n_pair, w.n_active);
+    mk_ops_count_linear(ops, MK_OP_MOE, m->down, k->n_pair, w.n_active);
+}
+
+static void check_moe(mk_mat y, mk_mat x, const mk_moe *m) {
+    int64_t n_expert = m->gate->n_mat, d_ff = m->gate->n_out;
     MK_ASSERT(m->up->n_mat == n_expert && m->down->n_mat == n_expert && m->up->n_out == d_ff &&
               m->down->n_in == d_ff);
     MK_ASSERT(m->gate->n_in == x.n_col && m->up->n_in == x.n_col && m->down->n_out == y.n_col &&
               y.n_row == x.n_row);
     MK_ASSERT(mk_weight_form(m->gate) == mk_weight_form(m->up) && m->w.n_row == x.n_row &&
-              n_pair <= INT32_MAX);
+              x.n_row * m->n_used <= INT32_MAX);
+}
+
+void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
+    mk_ops_op_begin(ops);
+    check_moe(y, x, m);
     size_t mark = mk_op_mark(ops);
-    moe_work w = {.k = ops->k, .m = m, .x = x, .y = y, .n_pair = n_pair};
-    w.count = mk_op_new_i32(ops, n_expert);
-    w.order = mk_op_new_i32(ops, n_pair);
-    w.rank = mk_op_new_i32(ops, n_pair);
-    w.expert = mk_op_new_i32(ops, n_active);
-    w.first = mk_op_new_i32(ops, n_active + 1);
-    w.x_at = mk_ops_take(ops, (size_t)n_active * sizeof *w.x_at);
-    w.item = mk_ops_take(ops, 2 * (size_t)n_active * sizeof *w.item);
-    size_t in = prepared_bytes(m->gate, n_pair, n_active),
-           hidden = prepared_bytes(m->down, n_pair, n_active);
-    w.prepared = mk_ops_take(ops, in > hidden ? in : hidden);
-    w.gate = mk_op_new(ops, n_pair, d_ff);
-    w.up = mk_op_new(ops, n_pair, d_ff);
-    w.out = mk_op_new(ops, n_pair, y.n_col);
-    if (!ops->dry && n_pair > 0) {
-        run_experts(ops, &w);
+    int64_t n_expert = m->gate->n_mat, n_pair = x.n_row * m->n_used;
+    mk_moe_kept k = {.x = x,
+                     .y = y,
+                     .m = *m,
+                     .n_pair = n_pair,
+                     .max_active = n_pair < n_expert ? n_pair : n_expert};
+    k.count = mk_op_new_i32(ops, n_expert);
+    k.order = mk_op_new_i32(ops, n_pair);
+    k.rank = mk_op_new_i32(ops, n_pair);
+    k.expert = mk_op_new_i32(ops, k.max_active);
+    k.first = mk_op_new_i32(ops, k.max_active + 1);
+    k.n_active = mk_op_new_i32(ops, 1);
+    k.gate = mk_op_new(ops, n_pair, m->gate->n_out);
+    k.up = mk_op_new(ops, n_pair, m->gate->n_out);
+    k.out = mk_op_new(ops, n_pair, y.n_col);
+    mk_moe_run(ops, &k);
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_MOE, .u.moe = k};
+        mk_tape_add(ops, &r);
     }
     mk_op_release(ops, mark);
-    mk_ops_count_linear(ops, MK_OP_MOE, m->gate, n_pair, w.n_active);
-    mk_ops_count_linear(ops, MK_OP_MOE, m->up, n_pair, w.n_active);
-    mk_ops_count_linear(ops, MK_OP_MOE, m->down, n_pair, w.n_active);
     mk_ops_op_end(ops, MK_OP_MOE);
 }

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/mathx.h"
-#include "ops/ops_int.h"
+#include "ops/tape_int.h"
 
 #define SERIAL_FLOATS 8192  // below this much work another thread is not worth waking
 
@@ -35,6 +35,10 @@ void mk_op_embed(mk_ops *ops, mk_mat y, const uint8_t *table, mk_dtype dtype, si
         embed_work w = {y, table, dtype, row_bytes, ids};
         mk_ops_run(ops, worth(y), y.n_row, 1, run_embed, &w);
     }
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_EMBED, .u.embed = {y, table, dtype, row_bytes, ids}};
+        mk_tape_add(ops, &r);
+    }
     mk_ops_count(ops, MK_OP_EMBED, (mk_op_work){.n_bytes = (double)y.n_row * (double)row_bytes});
     mk_ops_op_end(ops, MK_OP_EMBED);
 }
@@ -55,9 +59,22 @@ static void run_rmsnorm(void *arg, int ith, int64_t lo, int64_t hi) {
     }
 }
 
+static void copy_rows(mk_ops *ops, mk_mat y, mk_mat x);
+
+// The input is kept: it is nearly always the residual, which layers add to in place.
+static void record_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
+    mk_mat kept = mk_op_new(ops, x.n_row, x.n_col);
+    copy_rows(ops, kept, x);
+    mk_rec r = {.kind = MK_REC_RMSNORM, .u.rmsnorm = {y, x, kept, w, eps}};
+    mk_tape_add(ops, &r);
+}
+
 void mk_op_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
     mk_ops_op_begin(ops);
     MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
+    if (ops->recording) {
+        record_rmsnorm(ops, y, x, w, eps);
+    }
     if (!ops->dry) {
         rows_work work = {.k = ops->k, .y = y, .a = x, .w = w, .eps = eps};
         mk_ops_run(ops, worth(y), y.n_row, 1, run_rmsnorm, &work);
@@ -100,6 +117,11 @@ void mk_op_swiglu(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u) {
         rows_work work = {.k = ops->k, .y = y, .a = g, .b = u};
         mk_ops_run(ops, y.n_row * y.n_col >= SERIAL_FLOATS, cuts(y), grain(y), run_swiglu, &work);
     }
+    if (ops->recording) {
+        MK_ASSERT(y.p != g.p && y.p != u.p);  // both are needed on the way back
+        mk_rec r = {.kind = MK_REC_SWIGLU, .u.swiglu = {y, g, u}};
+        mk_tape_add(ops, &r);
+    }
     mk_ops_count_rows(ops, MK_OP_SWIGLU, y, 5, 2);
     mk_ops_op_end(ops, MK_OP_SWIGLU);
 }
@@ -124,15 +146,27 @@ void mk_op_add(mk_ops *ops, mk_mat x, mk_mat y) {
         rows_work work = {.k = ops->k, .y = x, .a = y};
         mk_ops_run(ops, x.n_row * x.n_col >= 4 * SERIAL_FLOATS, cuts(x), grain(x), run_add, &work);
     }
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_ADD, .u.add = {x, y}};
+        mk_tape_add(ops, &r);
+    }
     mk_ops_count_rows(ops, MK_OP_ADD, x, 1, 2);
     mk_ops_op_end(ops, MK_OP_ADD);
+}
+
+static void copy_rows(mk_ops *ops, mk_mat y, mk_mat x) {
+    for (int64_t t = 0; !ops->dry && t < y.n_row; t++) {
+        memcpy(y.p + t * y.stride, x.p + t * x.stride, (size_t)x.n_col * sizeof(float));
+    }
 }
 
 void mk_op_copy(mk_ops *ops, mk_mat y, mk_mat x) {
     mk_ops_op_begin(ops);
     MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
-    for (int64_t t = 0; !ops->dry && t < y.n_row; t++) {
-        memcpy(y.p + t * y.stride, x.p + t * x.stride, (size_t)x.n_col * sizeof(float));
+    copy_rows(ops, y, x);
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_COPY, .u.copy = {.x = x, .y = y}};
+        mk_tape_add(ops, &r);
     }
     mk_ops_count_rows(ops, MK_OP_COPY, x, 0, 1);
     mk_ops_op_end(ops, MK_OP_COPY);
@@ -171,6 +205,10 @@ void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *
         rope_work w = {
             .cs = cs, .pos = pos, .inv_freq = inv_freq, .n_pair = n_pair, .factor = factor};
         mk_ops_run(ops, cs.n_row * n_pair >= 256, cs.n_row, 1, run_angles, &w);
+    }
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_ANGLES, .u.angles = {cs, pos, inv_freq, n_pair, factor}};
+        mk_tape_add(ops, &r);
     }
     mk_ops_count_rows(ops, MK_OP_ROPE_ANGLES, cs, 2, 0);
     mk_ops_op_end(ops, MK_OP_ROPE_ANGLES);
@@ -225,6 +263,10 @@ void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
     if (!ops->dry) {
         rope_work w = {.m = x, .cs = cs, .r = r};
         mk_ops_run(ops, worth(x), x.n_row, 4, run_rope, &w);
+    }
+    if (ops->recording) {
+        mk_rec rec = {.kind = MK_REC_ROPE, .u.rope = {x, cs, *r}};
+        mk_tape_add(ops, &rec);
     }
     mk_ops_count(ops, MK_OP_ROPE, rope_count(x.n_row, r));
     mk_ops_op_end(ops, MK_OP_ROPE);

@@ -55,12 +55,16 @@ void mk_ops_begin(mk_ops *ops, bool dry) {
     ops->dry = dry;
     ops->used = ops->high = 0;
     ops->fpu = mk_fpu_enter();
+    ops->recording = ops->tape != NULL;
+    if (ops->recording) {
+        mk_tape_begin(ops->tape, ops);
+    }
 }
 
 void mk_ops_end(mk_ops *ops) {
     MK_ASSERT(ops->in_step);
     mk_fpu_leave(ops->fpu);
-    ops->in_step = false;
+    ops->in_step = ops->recording = false;
 }
 
 size_t mk_ops_high_water(const mk_ops *ops) {
@@ -91,9 +95,7 @@ void *mk_ops_take(mk_ops *ops, size_t n_bytes) {
     ops->used = (at + n_bytes + 63) / 64 * 64;
     ops->high = ops->used > ops->high ? ops->used : ops->high;
     if (ops->dry) {
-        // Somewhere in the address space, aligned, far from the ends: columns of it can be named,
-        // not touched.
-        return (void *)((uintptr_t)1 << 40);
+        return (void *)(MK_FAKE_SCRATCH + at);
     }
     MK_ASSERT(ops->used <= ops->cap);
     return ops->base + at;
@@ -117,7 +119,9 @@ size_t mk_op_mark(const mk_ops *ops) {
 
 void mk_op_release(mk_ops *ops, size_t mark) {
     MK_ASSERT(mark <= ops->used);
-    ops->used = mark;
+    if (ops->tape == NULL) {
+        ops->used = mark;
+    }
 }
 
 // --- taps and times ------------------------------------------------------------------------------

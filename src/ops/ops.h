@@ -1,8 +1,8 @@
 // Operators: one contract per operator, one thin dispatch layer.
 //
 // A model's forward pass is a page of calls of this header.  Every call checks shapes, then runs
-// the kernel chosen at start-up on the pool; it can dump a named tap, time itself, and (later)
-// record itself on a tape for training.
+// the kernel chosen at start-up on the pool; it can dump a named tap, time itself, and record
+// itself on a tape for training (tape.h).
 //
 // Nouns
 //   mk_mat     float32 activations [n_row, n_col], row-major with a stride; memory from the step scratch
@@ -157,6 +157,8 @@ mk_mat mk_op_new(mk_ops *ops, int64_t n_row, int64_t n_col);
 int32_t *mk_op_new_i32(mk_ops *ops, int64_t n);
 size_t mk_op_mark(const mk_ops *ops);
 void mk_op_release(mk_ops *ops, size_t mark);
+// The same at the end of a layer: here a tape may forget what is inside (tape.h).
+void mk_op_segment(mk_ops *ops, size_t mark);
 
 // Names an intermediate for debugging; free when no tap is set.  layer -1 = outside the layers.
 void mk_op_tap(mk_ops *ops, const char *name, int layer, mk_mat m);

@@ -40,10 +40,20 @@ struct mk_ops {
     mk_tap_fn tap;
     void *tap_arg;
     mk_op_time times[MK_OP_N];
+    struct mk_tape *tape;  // set: steps are recorded, and mk_op_release keeps what was used
+    bool recording;
 };
 
+// Where the scratch of a dry step would begin: aligned, far from the ends of the address space;
+// never touched.
+#define MK_FAKE_SCRATCH ((uintptr_t)1 << 40)
 // n_bytes of step scratch, 64-byte aligned.  In a dry step an address that nobody reads.
 void *mk_ops_take(mk_ops *ops, size_t n_bytes);
+// Gives back what an operator took for itself since `mark`: also while a tape keeps the rest.
+static inline void mk_ops_drop(mk_ops *ops, size_t mark) {
+    ops->used = mark;
+}
+void mk_tape_begin(struct mk_tape *t, mk_ops *ops);  // tape.c
 void mk_ops_op_begin(mk_ops *ops);
 void mk_ops_op_end(mk_ops *ops, mk_op_id id);
 

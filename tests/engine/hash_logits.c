@@ -33,7 +33,7 @@ static uint64_t hash_model(const char *path, const char *isa, uint64_t hash) {
     MK_ASSERT(mk_engine_seq_open(r.engine, &seq, &err) == MK_OK);
     for (int64_t at = 0; at < N_IDS; at += CHUNK) {
         int64_t n = N_IDS - at < CHUNK ? N_IDS - at : CHUNK;
-        mk_step step = {seq, ids + at, n, MK_LOGITS_ALL};
+        mk_step step = {seq, ids + at, n, MK_LOGITS_ALL, NULL};
         MK_ASSERT(mk_engine_forward(r.engine, &step, 1, &err) == MK_OK);
         for (int64_t i = 0; i < n; i++) {
             hash = mk_hash64(mk_engine_logits(r.engine, i), (size_t)n_vocab * sizeof(float), hash);

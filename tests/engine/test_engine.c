@@ -22,7 +22,7 @@ static void test_overflow(void **state) {
     assert_non_null(strstr(err.msg, "100"));
     assert_int_equal(mk_engine_seq_length(r.engine, seq), 0);
     assert_int_equal(mk_engine_feed(r.engine, seq, ids, 100, MK_LOGITS_LAST, &err), MK_OK);
-    mk_step one = {seq, ids, 1, MK_LOGITS_LAST};
+    mk_step one = {seq, ids, 1, MK_LOGITS_LAST, NULL};
     assert_int_equal(mk_engine_forward(r.engine, &one, 1, &err), MK_ECONTEXT);
     assert_int_equal(mk_engine_seq_length(r.engine, seq), 100);
     int more = 0;
@@ -39,7 +39,7 @@ static void test_all_or_nothing(void **state) {
     mk_err err = {0};
     assert_int_equal(mk_engine_seq_open(r.engine, &a, &err), MK_OK);
     assert_int_equal(mk_engine_seq_open(r.engine, &b, &err), MK_OK);
-    mk_step steps[] = {{a, good, 3, MK_LOGITS_LAST}, {b, bad, 3, MK_LOGITS_LAST}};
+    mk_step steps[] = {{a, good, 3, MK_LOGITS_LAST, NULL}, {b, bad, 3, MK_LOGITS_LAST, NULL}};
     assert_int_equal(mk_engine_forward(r.engine, steps, 2, &err), MK_EUSAGE);
     assert_non_null(strstr(err.msg, "999999"));
     assert_int_equal(mk_engine_seq_length(r.engine, a), 0);

@@ -81,8 +81,8 @@ static uint64_t run(const char *path, combo c) {
         for (int s = c.batch - 1; s >= 0; s--) {
             int64_t left = length_of(s) - at[s], n = left < c.chunk ? left : c.chunk;
             if (n > 0) {
-                steps[n_step++] =
-                    (mk_step){seq[s], &ids[s][at[s]], n, s == 0 ? MK_LOGITS_ALL : MK_LOGITS_NONE};
+                steps[n_step++] = (mk_step){seq[s], &ids[s][at[s]], n,
+                                            s == 0 ? MK_LOGITS_ALL : MK_LOGITS_NONE, NULL};
                 at[s] += n;
             }
         }
