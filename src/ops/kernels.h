@@ -87,6 +87,19 @@ typedef struct {
 
 #define MK_ATTN_QUERIES 64  // most queries of a job: (row_hi - row_lo) * (head_hi - head_lo)
 
+// gw[i] += sum_t dy[t,i] x[t,i] r[t]
+typedef struct {
+    mk_mat dy, x;
+    const float *r;  // [n_row] 1 / rms of the row
+    float *gw;
+} mk_norm_grad_job;
+
+// softmax(z * inv_t) of one row in three numbers: p_i = exp(z_i * inv_t - max) / sum.
+typedef struct {
+    float inv_t, max, sum;
+    float dot;  // sum of exp(v - max) * (v - max), for the entropy
+} mk_softmax;
+
 struct mk_kernels {
     const char *name;
     // Units [lo, hi) of (block, chunk of 32 columns), chunks fastest.
@@ -104,6 +117,24 @@ struct mk_kernels {
     void (*attention)(const mk_attn_job *job);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more
     void (*route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
+
+    // Backward: everything is added to what is there.
+    // Returns rms(x).
+    float (*back_rmsnorm)(float *dx, const float *dy, const float *x, const float *w, int64_t n,
+                          float eps);
+    void (*back_norm_w)(const mk_norm_grad_job *job, int64_t lo, int64_t hi);  // columns [lo, hi)
+    // dg or du may be NULL
+    void (*back_swiglu)(float *dg, float *du, const float *dy, const float *g, const float *u,
+                        int64_t n);
+    // scratch: n_expert floats rounded up to 16, twice
+    void (*back_route)(const mk_route *r, float *dlogits, const float *dw, const float *logits,
+                       const int32_t *sel, float *scratch);
+
+    // Sets max and sum (softmax_dot: dot as well) of s, whose inv_t is given.
+    void (*softmax)(mk_softmax *s, const float *z, int64_t n);
+    void (*softmax_dot)(mk_softmax *s, const float *z, int64_t n);
+    void (*softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z,
+                         int64_t n);  // y = fma(a, p, y)
 };
 
 // Geometry of packed weights (pack.c).

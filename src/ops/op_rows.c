@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/mathx.h"
+#include "ops/back.h"
 #include "ops/tape_int.h"
 
 #define SERIAL_FLOATS 8192  // below this much work another thread is not worth waking
@@ -180,6 +181,7 @@ typedef struct {
     const float *inv_freq;
     int64_t n_pair;
     double factor;
+    float sign;  // of the angle: 1, backward -1
 } rope_work;
 
 static void run_angles(void *arg, int ith, int64_t lo, int64_t hi) {
@@ -215,18 +217,19 @@ void mk_op_rope_angles(mk_ops *ops, mk_mat cs, const int32_t *pos, const float *
 }
 
 // Plain C and separate roundings (product, product, sum), as the official implementations do in
-// float32; the compiler may vectorise, it may not fuse.
-static void rotate_half(float *restrict x, const float *restrict cs, int64_t n) {
+// float32; the compiler may vectorise, it may not fuse.  A rotation is orthogonal up to its factor,
+// so its backward is the rotation by the negative angle, times the same factor.
+static void rotate_half(float *restrict x, const float *restrict cs, int64_t n, float sign) {
     for (int64_t i = 0; i < n; i++) {
-        float a = x[i], b = x[i + n], c = cs[i], s = cs[n + i];
+        float a = x[i], b = x[i + n], c = cs[i], s = sign * cs[n + i];
         x[i] = a * c - b * s;
         x[i + n] = b * c + a * s;
     }
 }
 
-static void rotate_interleaved(float *restrict x, const float *restrict cs, int64_t n) {
+static void rotate_interleaved(float *restrict x, const float *restrict cs, int64_t n, float sign) {
     for (int64_t i = 0; i < n; i++) {
-        float a = x[2 * i], b = x[2 * i + 1], c = cs[i], s = cs[n + i];
+        float a = x[2 * i], b = x[2 * i + 1], c = cs[i], s = sign * cs[n + i];
         x[2 * i] = a * c - b * s;
         x[2 * i + 1] = b * c + a * s;
     }
@@ -241,9 +244,9 @@ static void run_rope(void *arg, int ith, int64_t lo, int64_t hi) {
             float *x = w->m.p + t * w->m.stride + h * r->head_stride + r->first;
             const float *cs = w->cs.p + t * w->cs.stride;
             if (r->style == MK_ROPE_HALF) {
-                rotate_half(x, cs, r->n_pair);
+                rotate_half(x, cs, r->n_pair, w->sign);
             } else {
-                rotate_interleaved(x, cs, r->n_pair);
+                rotate_interleaved(x, cs, r->n_pair, w->sign);
             }
         }
     }
@@ -255,19 +258,27 @@ static mk_op_work rope_count(int64_t n_row, const mk_rope *r) {
     return (mk_op_work){.n_op = 3 * n, .n_bytes = 4 * n};
 }
 
-void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
+static void rope(mk_ops *ops, mk_op_id id, mk_mat x, const mk_rope *r, mk_mat cs, float sign) {
     mk_ops_op_begin(ops);
     MK_ASSERT(cs.n_row == x.n_row && cs.n_col == 2 * r->n_pair &&
               r->first + 2 * r->n_pair <= r->head_stride);
     MK_ASSERT(x.n_col >= (r->n_head - 1) * r->head_stride + r->first + 2 * r->n_pair);
     if (!ops->dry) {
-        rope_work w = {.m = x, .cs = cs, .r = r};
+        rope_work w = {.m = x, .cs = cs, .r = r, .sign = sign};
         mk_ops_run(ops, worth(x), x.n_row, 4, run_rope, &w);
     }
+    mk_ops_count(ops, id, rope_count(x.n_row, r));
+    mk_ops_op_end(ops, id);
+}
+
+void mk_op_rope(mk_ops *ops, mk_mat x, const mk_rope *r, mk_mat cs) {
+    rope(ops, MK_OP_ROPE, x, r, cs, 1.0f);
     if (ops->recording) {
         mk_rec rec = {.kind = MK_REC_ROPE, .u.rope = {x, cs, *r}};
         mk_tape_add(ops, &rec);
     }
-    mk_ops_count(ops, MK_OP_ROPE, rope_count(x.n_row, r));
-    mk_ops_op_end(ops, MK_OP_ROPE);
+}
+
+void mk_back_rope(mk_ops *ops, mk_mat dx, const mk_rope *r, mk_mat cs) {
+    rope(ops, MK_OP_BACK_ROPE, dx, r, cs, -1.0f);
 }

@@ -20,7 +20,15 @@
     X(KV_STORE, "kv_store") \
     X(ATTENTION, "attention") \
     X(ROUTE, "route") \
-    X(MOE, "moe")
+    X(MOE, "moe") \
+    X(BACK_RMSNORM, "back_rmsnorm") \
+    X(BACK_SWIGLU, "back_swiglu") \
+    X(BACK_ROPE, "back_rope") \
+    X(BACK_EMBED, "back_embed") \
+    X(BACK_ROUTE, "back_route") \
+    X(LOGPROB, "logprob") \
+    X(ENTROPY, "entropy") \
+    X(BACK_LOGPROB, "back_logprob")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,

@@ -22,6 +22,16 @@ void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float
 size_t MK_FN(attention_scratch)(const mk_attn *a);
 void MK_FN(attention)(const mk_attn_job *job);
 void MK_FN(route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
+float MK_FN(back_rmsnorm)(float *dx, const float *dy, const float *x, const float *w, int64_t n,
+                          float eps);
+void MK_FN(back_norm_w)(const mk_norm_grad_job *job, int64_t lo, int64_t hi);
+void MK_FN(back_swiglu)(float *dg, float *du, const float *dy, const float *g, const float *u,
+                        int64_t n);
+void MK_FN(back_route)(const mk_route *r, float *dlogits, const float *dw, const float *logits,
+                       const int32_t *sel, float *scratch);
+void MK_FN(softmax)(mk_softmax *s, const float *z, int64_t n);
+void MK_FN(softmax_dot)(mk_softmax *s, const float *z, int64_t n);
+void MK_FN(softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z, int64_t n);
 
 #if defined(MK_ISA_AVX512)
 // With vdpbf16ps (linear_bf16.c): the same bits, for processors that have AVX512_BF16.

@@ -125,3 +125,45 @@ void MK_FN(route)(const mk_route *r, const float *logits, float *scratch, int32_
         w[i] = v * r->scale;
     }
 }
+
+// Gradient of the scores of the chosen: a_k = scale (dw_k - t / D) / D, t = sum of dw s, when the
+// weights are divided by D; scale dw_k otherwise.  Sums as chains of FMAs in ascending expert.
+static void back_weights(const mk_route *r, const float *s, const float *dw, const int32_t *sel,
+                         float *a) {
+    float sum = 0.0f, t = 0.0f;
+    for (int64_t k = 0; k < r->n_used; k++) {
+        sum += s[sel[k]];
+        t = fmaf(dw[k], s[sel[k]], t);
+    }
+    float d = sum + 1e-20f;
+    for (int64_t k = 0; k < r->n_used; k++) {
+        a[sel[k]] = r->normalise ? (dw[k] - t / d) / d * r->scale : dw[k] * r->scale;
+    }
+}
+
+// softmax: dl_i = fma(a_i - sum of a s, s_i, dl_i) for all, a = 0 where not chosen
+// sigmoid: dl_i = fma(a_i, s_i (1 - s_i), dl_i) for the chosen
+void MK_FN(back_route)(const mk_route *r, float *dlogits, const float *dw, const float *logits,
+                       const int32_t *sel, float *scratch) {
+    int64_t n = r->n_expert, padded = (n + 15) / 16 * 16;
+    float *s = scratch, *a = scratch + padded;
+    if (r->score == MK_SCORE_SIGMOID) {
+        scores_sigmoid(logits, n, s);
+        back_weights(r, s, dw, sel, a);
+        for (int64_t k = 0; k < r->n_used; k++) {
+            int32_t e = sel[k];
+            dlogits[e] = fmaf(a[e], s[e] * (1.0f - s[e]), dlogits[e]);
+        }
+        return;
+    }
+    scores_softmax(logits, n, s);
+    memset(a, 0, (size_t)n * sizeof *a);
+    back_weights(r, s, dw, sel, a);
+    float dot = 0.0f;
+    for (int64_t k = 0; k < r->n_used; k++) {
+        dot = fmaf(a[sel[k]], s[sel[k]], dot);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        dlogits[i] = fmaf(a[i] - dot, s[i], dlogits[i]);
+    }
+}

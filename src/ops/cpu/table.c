@@ -8,7 +8,10 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
 #define COMMON                                                                                     \
     .rmsnorm = MK_FN(rmsnorm), .rms = MK_FN(rms), .swiglu = MK_FN(swiglu), .axpy = MK_FN(axpy),    \
     .kv_store = MK_FN(kv_store), .attention_scratch = MK_FN(attention_scratch),                    \
-    .attention = MK_FN(attention), .route = MK_FN(route)
+    .attention = MK_FN(attention), .route = MK_FN(route), .back_rmsnorm = MK_FN(back_rmsnorm),     \
+    .back_norm_w = MK_FN(back_norm_w), .back_swiglu = MK_FN(back_swiglu),                          \
+    .back_route = MK_FN(back_route), .softmax = MK_FN(softmax), .softmax_dot = MK_FN(softmax_dot), \
+    .softmax_axpy = MK_FN(softmax_axpy)
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
