@@ -363,6 +363,9 @@ static mk_status layout(mk_model *m, int layer, mk_err *err) {
     bool apart = k && v;
     mk_dtype kt = apart ? k->dtype : movable(kv->dtype) ? kv->dtype : MK_DTYPE_F32;
     mk_dtype vt = apart ? v->dtype : kv->dtype == MK_DTYPE_F8_E4M3 ? MK_DTYPE_F32 : kv->dtype;
+    if (m->f32) {  // what `pack` takes from the file is widened as it is packed
+        kt = vt = MK_DTYPE_F32;
+    }
     mk_weight_src ks = head_src(hp, kt, NULL, hp->kv_lora, hp->kv_lora, hp->d_nope);
     mk_weight_src vs = head_src(hp, vt, NULL, hp->d_v, hp->d_v, hp->kv_lora);
     MK_TRY(mk_weight_layout(&ks, &m->layer[layer].wk_b, err));

@@ -122,8 +122,8 @@ static mk_status plan_made(job *j, int layer, mk_err *err) {
 
 // The output matrix of a model with tied embeddings is the token table itself and is not written
 // twice.
-static bool is_tied(const job *j, const mk_tensor_row *row, const mk_binding *b) {
-    return (row->flags & MK_T_TIED) && b->view[0] == j->m->globals.embed;
+static bool is_tied(const job *j, int layer, int row) {
+    return layer < 0 && mk_model_is_tied(j->m, row);
 }
 
 static mk_status plan_layer(job *j, int layer, mk_err *err) {
@@ -132,7 +132,7 @@ static mk_status plan_layer(job *j, int layer, mk_err *err) {
     for (int i = 0; i < arch->n_tensors; i++) {
         const mk_binding *b = mk_model_binding(j->m, layer, i);
         bool replaced = folder && arch->made && arch->tensors[i].cls == MK_T_CUSTOM;
-        if (b->n_view > 0 && !replaced && !is_tied(j, &arch->tensors[i], b)) {
+        if (b->n_view > 0 && !replaced && !is_tied(j, layer, i)) {
             MK_TRY(plan_row(j, &arch->tensors[i], b, layer, err));
         }
     }

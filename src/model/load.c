@@ -87,7 +87,7 @@ static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_bind
         if (st == MK_OK && e == 0 && !out->data) {
             st = mk_weight_alloc(&src, out, err);
         }
-        if (st == MK_OK && src.dtype != b->view[0]->dtype) {
+        if (st == MK_OK && src.dtype != b->view[0]->dtype && !l->m->f32) {
             st = MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s: type %s, but expert 0 has %s",
                          b->view[e]->name, mk_dtype_get(src.dtype)->name,
                          mk_dtype_get(b->view[0]->dtype)->name);
@@ -99,6 +99,24 @@ static mk_status load_experts(loader *l, const mk_tensor_row *row, const mk_bind
         MK_TRY(st);
         forget(b->view[e]);
     }
+    return MK_OK;
+}
+
+// The token table stays in the file and its rows are read as tokens come; a trainer changes a copy.
+static mk_status load_embed(loader *l, const mk_tensor_view *v, mk_err *err) {
+    mk_model *m = l->m;
+    m->globals.embed = v;
+    if (!m->f32) {
+        return MK_OK;
+    }
+    MK_TRY(mk_bind_to_f32(m, v, &m->embed_values, err));
+    m->embed_view = *v;
+    m->embed_view.dtype = MK_DTYPE_F32;
+    m->embed_view.data = (const uint8_t *)m->embed_values;
+    m->embed_view.n_bytes = (size_t)(v->shape[0] * v->shape[1]) * sizeof(float);
+    m->embed_view.map = NULL;
+    m->globals.embed = &m->embed_view;
+    forget(v);
     return MK_OK;
 }
 
@@ -117,8 +135,7 @@ static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
     mk_status st = MK_OK;
     switch (row->cls) {
     case MK_T_EMBED:
-        *(const mk_tensor_view **)field = b->view[0];
-        return MK_OK;  // stays in the file, rows are read as tokens come
+        return load_embed(l, b->view[0], err);
     case MK_T_CUSTOM:
         return MK_OK;  // the family's pack
     case MK_T_VECTOR:
@@ -279,6 +296,7 @@ void mk_load_free(mk_model *m) {
         }
     }
     mk_big_free(m->weights, m->weights_bytes);
+    mk_free(m->embed_values);
 }
 
 // --- layouts and sizes, known before anything is packed ------------------------------------------
@@ -296,7 +314,7 @@ static mk_status layout_row(mk_model *m, int layer, int i, mk_err *err) {
     if (!is_packed(row->cls)) {
         return MK_OK;
     }
-    mk_weight_src src = {.dtype = row->cls == MK_T_LINEAR_F32 ? MK_DTYPE_F32 : v->dtype,
+    mk_weight_src src = {.dtype = row->cls == MK_T_LINEAR_F32 || m->f32 ? MK_DTYPE_F32 : v->dtype,
                          .n_mat = v->n_dim == 3 ? v->shape[0] : b->n_view,
                          .n_out = v->shape[v->n_dim - 2],
                          .n_in = v->shape[v->n_dim - 1]};
@@ -317,6 +335,37 @@ mk_status mk_load_layout(mk_model *m, mk_err *err) {
         }
     }
     return MK_OK;
+}
+
+// Sizes were checked when the weights were laid out in their own types, which are at most a few
+// times smaller; a sum beyond size_t becomes the largest number.
+static mk_status add_f32_bytes(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    size_t *total = arg, n = 0;
+    (void)layer, (void)row, (void)err;
+    bool ok = mk_mul_size((size_t)(w->n_out + 15) / 16 * 16 * sizeof(float), (size_t)w->n_in, &n) &&
+              mk_mul_size(n, (size_t)w->n_mat, &n) && mk_add_size(*total, n, total);
+    *total = ok ? *total : SIZE_MAX;
+    return MK_OK;
+}
+
+size_t mk_load_f32_bytes(const mk_model *m) {
+    size_t total = 0;
+    mk_status st = mk_load_each((mk_model *)(uintptr_t)m, add_f32_bytes, &total, NULL);
+    MK_ASSERT(st == MK_OK);
+    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+        for (int i = 0; i < m->arch->n_tensors; i++) {
+            mk_tensor_class cls = m->arch->tensors[i].cls;
+            const mk_binding *b = mk_model_binding(m, layer, i);
+            size_t n = 0;
+            if (b->n_view > 0 && cls == MK_T_VECTOR) {
+                n = (size_t)b->view[0]->shape[b->view[0]->n_dim - 1] * sizeof(float);
+            } else if (b->n_view > 0 && cls == MK_T_EMBED) {
+                n = (size_t)(b->view[0]->shape[0] * b->view[0]->shape[1]) * sizeof(float);
+            }
+            total = mk_add_size(total, n, &total) ? total : SIZE_MAX;
+        }
+    }
+    return total;
 }
 
 size_t mk_load_bytes(const mk_model *m, size_t *per_token) {

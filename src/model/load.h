@@ -4,7 +4,8 @@
 
 #include "model/model.h"
 
-// Fills the fields of all rows.  After an error the model can only be closed.
+// Fills the fields of all rows.  After an error the model can only be closed.  m->f32 (with the
+// layouts made for it): all as float32, the token table too.
 mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                           mk_err *err) MK_WARN_UNUSED;
 void mk_load_free(mk_model *m);
@@ -20,8 +21,12 @@ mk_status mk_load_each(mk_model *m, mk_load_weight_fn fn, void *arg, mk_err *err
 mk_status mk_load_stream(mk_model *m, mk_pool *pool, mk_load_weight_fn sink, void *arg,
                          mk_err *err) MK_WARN_UNUSED;
 
-// Lays out every weight without data, so that plans and dry passes can be made before loading.
+// Lays out every weight without data, as float32 if m->f32, so that plans and dry passes can be
+// made before loading.
 mk_status mk_load_layout(mk_model *m, mk_err *err) MK_WARN_UNUSED;
+
+// Bytes that mk_load_weights will allocate for a model with f32 set.
+size_t mk_load_f32_bytes(const mk_model *m);
 
 // Bytes that mk_load_weights will allocate; *per_token (may be NULL): the part read to compute one
 // token.

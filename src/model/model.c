@@ -173,6 +173,16 @@ mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, v
     return MK_OK;
 }
 
+mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                            mk_err *err) {
+    MK_ASSERT(!m->loaded && !m->packed);
+    m->f32 = true;
+    MK_TRY(mk_load_layout(m, err));
+    MK_TRY(mk_load_weights(m, pool, progress, arg, err));
+    m->loaded = true;
+    return MK_OK;
+}
+
 mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type) {
     mk_attn a = m->arch->attn(&m->hp, layer);
     a.type = type;
@@ -194,13 +204,25 @@ static int64_t n_element(const mk_tensor_view *v) {
     return n;
 }
 
+bool mk_model_is_tied(const mk_model *m, int row) {
+    const mk_binding *b = mk_model_binding(m, -1, row);
+    if (!(m->arch->tensors[row].flags & MK_T_TIED) || b->n_view == 0) {
+        return false;
+    }
+    for (int i = 0; i < m->arch->n_tensors; i++) {
+        if (m->arch->tensors[i].cls == MK_T_EMBED) {
+            return mk_model_binding(m, -1, i)->view[0] == b->view[0];
+        }
+    }
+    return false;
+}
+
 int64_t mk_model_n_param(const mk_model *m) {
     int64_t n = 0;
     for (int layer = -1; layer < m->hp.n_layer; layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_binding *b = mk_model_binding(m, layer, i);
-            bool tied = b->n_view && (m->arch->tensors[i].flags & MK_T_TIED) &&
-                        b->view[0] == m->globals.embed;
+            bool tied = layer < 0 && mk_model_is_tied(m, i);
             for (int64_t v = 0; v < b->n_view && !tied; v++) {
                 n += n_element(b->view[v]);
             }
@@ -211,6 +233,10 @@ int64_t mk_model_n_param(const mk_model *m) {
 
 size_t mk_model_weight_bytes(const mk_model *m) {
     return mk_load_bytes(m, NULL);
+}
+
+size_t mk_model_f32_bytes(const mk_model *m) {
+    return mk_load_f32_bytes(m);
 }
 
 size_t mk_model_bytes_per_token(const mk_model *m) {

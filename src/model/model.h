@@ -8,8 +8,9 @@
 //   mk_model    hparams + bound tensors + (after mk_model_load) packed weights
 //
 // mk_model_open reads and checks everything but touches no weight; mk_model_load packs the weights.
-// A loaded model is immutable and may be shared by threads and engines.  A model file never
-// mentions sessions, servers or caches on disk.
+// A loaded model is immutable and may be shared by threads and engines, but for a trainer's: one
+// that was loaded by mk_model_load_f32 belongs to who changes its parameters (params.h), between
+// steps of every engine.  A model file never mentions sessions, servers or caches on disk.
 //
 //     MK_TRY(mk_model_open(path, &model, err));
 //     MK_TRY(mk_model_load(model, pool, err));
@@ -195,6 +196,9 @@ struct mk_model {
     mk_packfile *packed;    // the weights on disk, packed (pack_cache.h); NULL: packed at load
     uint8_t *weights;       // one block for all that are packed at load; NULL
     size_t weights_bytes;
+    bool f32;                   // by mk_model_load_f32: globals.embed is ...
+    mk_tensor_view embed_view;  // ... this, and its values are ...
+    float *embed_values;        // ... owned
     bool loaded;
 };
 
@@ -209,6 +213,12 @@ typedef void (*mk_load_progress)(void *arg, uint64_t done, uint64_t total);
 mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                         mk_err *err) MK_WARN_UNUSED;
 
+// The same for a trainer: every weight as float32 (MK_PACK_F32), whatever the file's type, and a
+// copy of the token table; all in memory of the model that may be written.  A tied output matrix is
+// a copy of its own (mk_params_refresh).  Not with a packed copy attached (assertion).
+mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                            mk_err *err) MK_WARN_UNUSED;
+
 // Attention geometry of a layer with the cache type filled in.
 mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type);
 mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b);
@@ -216,6 +226,7 @@ mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b);
 // Facts for people and plans.
 int64_t mk_model_n_param(const mk_model *m);
 size_t mk_model_weight_bytes(const mk_model *m);  // packed, as mk_model_load will allocate
+size_t mk_model_f32_bytes(const mk_model *m);     // as mk_model_load_f32 will allocate
 size_t mk_model_file_bytes(const mk_model *m);
 // Bytes of weights read to produce one token (active experts only), in packed form.
 size_t mk_model_bytes_per_token(const mk_model *m);
@@ -227,5 +238,7 @@ const mk_arch *mk_arch_at(int i);  // NULL past the end
 // --- for the files of src/model ------------------------------------------------------------------
 // What was found for row `row` of the family's tensor table in `layer` (-1 = the global rows).
 const mk_binding *mk_model_binding(const mk_model *m, int layer, int row);
+// Whether row `row` is an output matrix that is the token table itself.
+bool mk_model_is_tied(const mk_model *m, int row);
 
 #endif

@@ -124,10 +124,20 @@ mk_status mk_weight_layout(const mk_weight_src *src, mk_weight *out, mk_err *err
 // Allocates a weight of the layout of src without filling it.
 mk_status mk_weight_alloc(const mk_weight_src *src, mk_weight *out, mk_err *err) MK_WARN_UNUSED;
 // As mk_weight_pack for a weight that was laid out for this source: into the memory it has, or its
-// own if data is NULL.
+// own if data is NULL.  A weight that was laid out as float32 takes a source of any float or
+// quantised type and holds the values it stands for; so does mk_weight_pack_one.
 mk_status mk_weight_fill(const mk_weight_src *src, mk_pool *pool, mk_weight *w,
                          mk_err *err) MK_WARN_UNUSED;
 void mk_weight_free(mk_weight *w);
+
+// One matrix between rows f32 [n_out, n_in] and the layout of MK_PACK_F32, [n_out/16][n_in][16],
+// rows beyond n_out zero; in parallel over tiles.  unpack_add: rows += packed.
+typedef struct {
+    int64_t n_out, n_in;
+} mk_f32_shape;
+void mk_f32_pack(float *packed, const float *rows, mk_f32_shape s, mk_pool *pool);
+void mk_f32_unpack(float *rows, const float *packed, mk_f32_shape s, mk_pool *pool);
+void mk_f32_unpack_add(float *rows, const float *packed, mk_f32_shape s, mk_pool *pool);
 
 // --- context -------------------------------------------------------------------------------------
 typedef struct mk_ops mk_ops;

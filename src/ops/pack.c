@@ -215,7 +215,9 @@ static void pack_tiles(void *arg, int ith, int n_thread) {
             row[r] = row_of(job, tile * MK_TILE + r);
         }
         uint8_t *dst = job->dst + (size_t)tile * mk_weight_tile_bytes(job->w);
-        if (job->w->kind >= MK_PACK_I8) {
+        if (job->w->kind == MK_PACK_F32 && job->src->dtype != MK_DTYPE_F32) {
+            mk_pack_f32_tile(job->src, tile * MK_TILE, row, (float *)dst);
+        } else if (job->w->kind >= MK_PACK_I8) {
             if (row[MK_TILE - 1] == NULL || !mk_pack_fast_tile(job->w, row, dst)) {
                 mk_pack_int_tile(job->w, row, dst);
             }
@@ -230,8 +232,13 @@ static void pack_tiles(void *arg, int ith, int n_thread) {
 mk_status mk_weight_pack_one(const mk_weight_src *src, int64_t m, mk_pool *pool, mk_weight *w,
                              mk_err *err) {
     mk_weight layout;
+    mk_weight_src as = *src;
     size_t total;
-    if (!sized_layout(src, &layout, &total) || layout.kind != w->kind || layout.dtype != w->dtype ||
+    if (w->kind == MK_PACK_F32 && mk_dtype_is_float(src->dtype) &&
+        src->n_in % mk_dtype_get((int64_t)src->dtype)->block == 0) {
+        as.dtype = MK_DTYPE_F32;
+    }
+    if (!sized_layout(&as, &layout, &total) || layout.kind != w->kind || layout.dtype != w->dtype ||
         layout.mat_bytes != w->mat_bytes || layout.n_out != w->n_out || layout.n_in != w->n_in) {
         return MK_FAIL(err, MK_EUNSUPPORTED,
                        "matrix %lld has type %d and shape %lld x %lld, the others have %d and "

@@ -73,6 +73,7 @@ typedef struct {
     int n_thread;
     mk_kv_type kv_type;
     int64_t n_ctx, n_seq, n_chunk, n_out;
+    bool f32;  // load for training
 } rig_opts;
 
 static inline rig rig_open(const char *path, rig_opts o) {
@@ -89,7 +90,10 @@ static inline rig rig_open(const char *path, rig_opts o) {
     mk_status st = mk_kernels_find(o.isa ? o.isa : "auto", &k, &err);
     eo.kernels = k;
     st = st == MK_OK ? mk_model_open(path, &r.model, &err) : st;
-    st = st == MK_OK ? mk_model_load(r.model, r.pool, NULL, NULL, &err) : st;
+    if (st == MK_OK) {
+        st = o.f32 ? mk_model_load_f32(r.model, r.pool, NULL, NULL, &err)
+                   : mk_model_load(r.model, r.pool, NULL, NULL, &err);
+    }
     st = st == MK_OK ? mk_engine_create(r.model, &eo, &r.engine, &err) : st;
     if (st != MK_OK) {
         fprintf(stderr, "%s: %s (%s:%d)\n", path, err.msg, err.file, err.line);

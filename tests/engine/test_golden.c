@@ -59,12 +59,13 @@ typedef struct {
 } errors;
 
 // prefix: of the golden files, "models/llama/golden" or "gguf/llama-q8_0".
-static errors measure(const char *model, const char *prefix) {
+static errors measure(const char *model, const char *prefix, bool f32) {
     char full[512], path[512];
     snprintf(full, sizeof full, GOLDEN_DIR "%s", prefix);
     snprintf(path, sizeof path, GOLDEN_DIR "%s", model);
     golden g = golden_read(full);
-    rig r = rig_open(path, (rig_opts){.n_thread = 2, .kv_type = MK_KV_F32, .n_out = 64});
+    rig r =
+        rig_open(path, (rig_opts){.n_thread = 2, .kv_type = MK_KV_F32, .n_out = 64, .f32 = f32});
     compare c = {.g = &g};
     int seq = 0;
     mk_err err = {0};
@@ -82,7 +83,7 @@ static errors measure(const char *model, const char *prefix) {
 
 static int check(const char *model, const char *prefix, bool by_median, double bound,
                  double argmax_equal) {
-    errors e = measure(model, prefix);
+    errors e = measure(model, prefix, false);
     bool ok = (by_median ? e.median : e.total) < bound && e.argmax_equal >= argmax_equal;
     printf("%-34s |d|/|ref| %.2e, rows: median %.2e worst %.2e; same best token %.3f %s\n", model,
            e.total, e.median, e.worst, e.argmax_equal, ok ? "" : "<-- BAD");
@@ -156,6 +157,31 @@ static void test_quantised(void **state) {
     assert_int_equal(n_bad, 0);
 }
 
+// Loaded for training, every file is what the reference ran on: the values it stands for, in
+// float32.
+static int check_f32(const char *model, const char *prefix) {
+    errors e = measure(model, prefix, true);
+    bool ok = e.total < 1e-5 && e.argmax_equal >= 1;
+    printf("%-34s |d|/|ref| %.2e as float32 %s\n", model, e.total, ok ? "" : "<-- BAD");
+    return !ok;
+}
+
+static void test_f32(void **state) {
+    (void)state;
+    int n_bad = 0;
+    char name[512];
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        snprintf(name, sizeof name, "%s/golden", rows[i].model);
+        bool is_f32 = rows[i].bound < 1e-4;  // nothing changes for these
+        n_bad += is_f32 ? 0 : check_f32(rows[i].model, name);
+    }
+    for (size_t i = 0; i < sizeof quantised / sizeof quantised[0]; i++) {
+        snprintf(name, sizeof name, "%s.gguf", quantised[i].model);
+        n_bad += check_f32(name, quantised[i].model);
+    }
+    assert_int_equal(n_bad, 0);
+}
+
 typedef struct {
     uint64_t hash;
     int64_t n_vocab;
@@ -212,7 +238,7 @@ static void test_same_bits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_logits),
-                                       cmocka_unit_test(test_quantised),
+                                       cmocka_unit_test(test_quantised), cmocka_unit_test(test_f32),
                                        cmocka_unit_test(test_same_bits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,8 +86,101 @@ static void test_words_and_halves(void **state) {
     }
 }
 
+// --- the float32 layout --------------------------------------------------------------------------
+
+// Rows of every type, some of them in another order, as float32: what dequantising them says.
+static void test_widen(void **state) {
+    (void)state;
+    enum { N_OUT = 37 };
+    mk_pool *pool = mk_pool_create(3);
+    int n_type = 0;
+    for (int t = 0; t < MK_DTYPE_N; t++) {
+        const mk_dtype_info *info = mk_dtype_get(t);
+        int64_t n_in = info && info->block == 256 ? 512 : 288;
+        size_t row_bytes = 0;
+        mk_err err = {0};
+        if (!info || !info->name || !mk_dtype_is_float((mk_dtype)t)) {
+            continue;
+        }
+        assert_true(mk_dtype_row_bytes((mk_dtype)t, n_in, &row_bytes));
+        uint8_t *data = mk_alloc(row_bytes * N_OUT);
+        float scale[3] = {0.5f, 3, -0.25f}, *want = mk_alloc((size_t)n_in * sizeof *want);
+        int32_t order[N_OUT];
+        for (size_t i = 0; i < row_bytes * N_OUT; i++) {  // small exponents: no infinity, no NaN
+            data[i] = (uint8_t)(mk_rng_u64((uint64_t)t, i) & 0x3B);
+        }
+        for (int r = 0; r < N_OUT; r++) {
+            order[r] = N_OUT - 1 - r;
+        }
+        mk_weight_src src = {(mk_dtype)t, data, 1, N_OUT, n_in, row_bytes, 0, order, NULL, 3};
+        src.tile_scale = t == MK_DTYPE_F8_E4M3 ? scale : NULL;
+        mk_weight w;
+        mk_weight_src as = src;
+        as.dtype = MK_DTYPE_F32;
+        assert_int_equal(mk_weight_alloc(&as, &w, &err), MK_OK);
+        assert_int_equal(mk_weight_fill(&src, pool, &w, &err), MK_OK);
+        uint64_t fpu = mk_fpu_enter();  // as packing does
+        for (int64_t r = 0; r < (N_OUT + 15) / 16 * 16; r++) {
+            if (r < N_OUT) {
+                mk_dtype_to_f32((mk_dtype)t, data + (size_t)order[r] * row_bytes, n_in, want);
+            }
+            for (int64_t k = 0; k < n_in; k++) {
+                float f = r < N_OUT ? want[k] * (src.tile_scale ? scale[k / 128] : 1) : 0;
+                float got =
+                    ((const float *)(const void *)w.data)[(r / 16 * n_in + k) * 16 + r % 16];
+                if (mk_f32_bits(f) != mk_f32_bits(got)) {
+                    fail_msg("%s row %lld column %lld: %a, expected %a", info->name, (long long)r,
+                             (long long)k, (double)got, (double)f);
+                }
+            }
+        }
+        mk_fpu_leave(fpu);
+        n_type++;
+        mk_weight_free(&w);
+        mk_free(want);
+        mk_free(data);
+    }
+    assert_true(n_type > 25);
+    mk_pool_destroy(pool);
+}
+
+static void test_f32_rows(void **state) {
+    (void)state;
+    static const mk_f32_shape shapes[] = {{1, 1},    {16, 16},  {17, 5},
+                                          {31, 300}, {64, 257}, {3, 513}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        mk_f32_shape s = shapes[i];
+        int64_t n_pad = (s.n_out + 15) / 16 * 16;
+        size_t n = (size_t)(s.n_out * s.n_in), n_packed = (size_t)(n_pad * s.n_in);
+        float *plain = mk_alloc(n * 4), *packed = mk_alloc(n_packed * 4), *back = mk_alloc(n * 4);
+        for (size_t k = 0; k < n; k++) {
+            plain[k] = (float)mk_rng_unit(i, k);
+        }
+        memset(packed, 0xFF, n_packed * 4);
+        mk_pool *pool = mk_pool_create((int)i % 3 + 1);
+        mk_f32_pack(packed, plain, s, pool);
+        for (int64_t r = 0; r < n_pad; r++) {
+            for (int64_t k = 0; k < s.n_in; k++) {
+                float want = r < s.n_out ? plain[r * s.n_in + k] : 0;
+                assert_true(packed[(r / 16 * s.n_in + k) * 16 + r % 16] == want);
+            }
+        }
+        mk_f32_unpack(back, packed, s, pool);
+        assert_memory_equal(back, plain, n * 4);
+        mk_f32_unpack_add(back, packed, s, pool);
+        for (size_t k = 0; k < n; k++) {
+            assert_true(back[k] == 2 * plain[k]);
+        }
+        mk_pool_destroy(pool);
+        mk_free(plain);
+        mk_free(packed);
+        mk_free(back);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fast_is_general),
-                                       cmocka_unit_test(test_words_and_halves)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fast_is_general), cmocka_unit_test(test_words_and_halves),
+        cmocka_unit_test(test_widen), cmocka_unit_test(test_f32_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
