@@ -20,7 +20,10 @@
     X(KV_STORE, "kv_store") \
     X(ATTENTION, "attention") \
     X(ROUTE, "route") \
-    X(MOE, "moe")
+    X(MOE, "moe") \
+    X(BACK_LINEAR_X, "back_linear_x") \
+    X(BACK_LINEAR_W, "back_linear_w") \
+    X(BACK_BIAS, "back_bias")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,

@@ -22,6 +22,10 @@ void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float
 size_t MK_FN(attention_scratch)(const mk_attn *a);
 void MK_FN(attention)(const mk_attn_job *job);
 void MK_FN(route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
+void MK_FN(back_linear_w)(const mk_back_job *job, const mk_back_block *b);
+void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *b);
+void MK_FN(back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
+void MK_FN(unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
 
 #if defined(MK_ISA_AVX512)
 // With vdpbf16ps (linear_bf16.c): the same bits, for processors that have AVX512_BF16.
