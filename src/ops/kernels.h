@@ -85,6 +85,34 @@ typedef struct {
     uint8_t *scratch;  // attention_scratch bytes, 64-byte aligned
 } mk_attn_job;
 
+// Gradients of a linear layer (docs/numerics.md; cpu/back_linear.c).  of weights: g += dy^T x;
+// otherwise dx += dy W.
+typedef struct {
+    mk_mat dy;
+    mk_mat x;  // of weights
+    float *g;  // MK_PACK_F32 layout
+    mk_mat dx;
+    const mk_weight *w;
+    const uint8_t *data;  // one matrix of w
+} mk_back_job;
+
+// A block of the result: tiles [tile_lo, tile_hi) of 16 output rows (of weights) or 16 tokens, and
+// columns [col_lo, col_hi), col_lo a multiple of MK_BACK_COLS.
+typedef struct {
+    int64_t tile_lo, tile_hi, col_lo, col_hi;
+    float *scratch;  // mk_back_floats of the block, 64-byte aligned
+} mk_back_block;
+
+#define MK_BACK_COLS  12   // of a step in registers, or a multiple
+#define MK_BACK_DEPTH 384  // of the sum that is walked at once: a multiple of 16
+
+// Floats of scratch for a block of so many tiles and columns; grows with both.
+static inline size_t mk_back_floats(int64_t n_tile, int64_t n_col) {
+    size_t tiles = (size_t)n_tile, cols = (size_t)(n_col + MK_BACK_COLS - 1) / MK_BACK_COLS;
+    cols *= MK_BACK_COLS;
+    return (16 * tiles + cols) * MK_BACK_DEPTH + 16 + 16 * tiles * cols;
+}
+
 #define MK_ATTN_QUERIES 64  // most queries of a job: (row_hi - row_lo) * (head_hi - head_lo)
 
 // gw[i] += sum_t dy[t,i] x[t,i] r[t]
@@ -115,6 +143,13 @@ struct mk_kernels {
                      const float *v);
     size_t (*attention_scratch)(const mk_attn *a);
     void (*attention)(const mk_attn_job *job);
+    void (*back_linear_w)(const mk_back_job *job, const mk_back_block *b);
+    void (*back_linear_x)(const mk_back_job *job, const mk_back_block *b);
+    // g[i] += sum over rows of dy[t,i], t ascending, columns [lo, hi)
+    void (*back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
+    // Columns [col, col + n) of the tile of 16 rows at `tile` as float32 [n][16], the values of
+    // mk_dtype_to_f32; col a multiple of 32.
+    void (*unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more
     void (*route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
 

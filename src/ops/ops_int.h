@@ -28,7 +28,10 @@
     X(BACK_ROUTE, "back_route") \
     X(LOGPROB, "logprob") \
     X(ENTROPY, "entropy") \
-    X(BACK_LOGPROB, "back_logprob")
+    X(BACK_LOGPROB, "back_logprob") \
+    X(BACK_LINEAR_X, "back_linear_x") \
+    X(BACK_LINEAR_W, "back_linear_w") \
+    X(BACK_BIAS, "back_bias")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,

@@ -32,6 +32,10 @@ void MK_FN(back_route)(const mk_route *r, float *dlogits, const float *dw, const
 void MK_FN(softmax)(mk_softmax *s, const float *z, int64_t n);
 void MK_FN(softmax_dot)(mk_softmax *s, const float *z, int64_t n);
 void MK_FN(softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z, int64_t n);
+void MK_FN(back_linear_w)(const mk_back_job *job, const mk_back_block *b);
+void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *b);
+void MK_FN(back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
+void MK_FN(unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
 
 #if defined(MK_ISA_AVX512)
 // With vdpbf16ps (linear_bf16.c): the same bits, for processors that have AVX512_BF16.

@@ -8,6 +8,8 @@
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
+#define MK_BACK_R 1  // vectors and columns at once in gradients of linear layers
+#define MK_BACK_N 6
 
 typedef struct {
     __m256 a, b;

@@ -9,6 +9,8 @@
 #define MK_FLT_T  8
 #define MK_ATTN_Q 8  // queries that share the keys of an attention block
 #define MK_PV_C   4  // vectors of 16 columns at once in the sum over values
+#define MK_BACK_R 2  // vectors and columns at once in gradients of linear layers
+#define MK_BACK_N 12
 
 typedef __m512 v16f;
 typedef __m512i v16i;

@@ -6,6 +6,8 @@
 #define MK_FLT_T  1
 #define MK_ATTN_Q 1
 #define MK_PV_C   1
+#define MK_BACK_R 1  // vectors and columns at once in gradients of linear layers
+#define MK_BACK_N 2
 
 typedef struct {
     float v[16];

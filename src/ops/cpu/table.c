@@ -11,7 +11,8 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
     .attention = MK_FN(attention), .route = MK_FN(route), .back_rmsnorm = MK_FN(back_rmsnorm),     \
     .back_norm_w = MK_FN(back_norm_w), .back_swiglu = MK_FN(back_swiglu),                          \
     .back_route = MK_FN(back_route), .softmax = MK_FN(softmax), .softmax_dot = MK_FN(softmax_dot), \
-    .softmax_axpy = MK_FN(softmax_axpy)
+    .softmax_axpy = MK_FN(softmax_axpy), .back_linear_w = MK_FN(back_linear_w),                    \
+    .back_linear_x = MK_FN(back_linear_x), .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack)
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
