@@ -214,18 +214,18 @@ static mk_status make_batch(mk_engine *e, const mk_step *steps, int n_step, mk_b
     return MK_OK;
 }
 
-mk_status mk_engine_forward_back(mk_engine *e, const mk_step *steps, int n_step,
-                                 mk_engine_back_fn back, void *arg, mk_err *err) {
+mk_status mk_engine_forward_with(mk_engine *e, const mk_step *steps, int n_step, bool record,
+                                 mk_engine_fn fn, void *arg, mk_err *err) {
     mk_batch b;
-    MK_ASSERT(e->tape != NULL);
-    for (int i = 0; i < n_step; i++) {
+    MK_ASSERT(!record || e->tape != NULL);
+    for (int i = 0; record && i < n_step; i++) {
         MK_ASSERT(mk_kv_length(e->kv, steps[i].seq) == 0);
     }
     MK_TRY(make_batch(e, steps, n_step, &b, err));
-    mk_ops_set_tape(e->ops, e->tape);
+    mk_ops_set_tape(e->ops, record ? e->tape : NULL);
     mk_ops_begin(e->ops, false);
-    mk_mat logits = mk_model_forward(e->model, e->ops, &b);
-    mk_status st = back(arg, e->ops, logits, err);
+    e->logits = mk_model_forward(e->model, e->ops, &b);
+    mk_status st = fn(arg, e->ops, e->logits, err);
     mk_ops_end(e->ops);
     mk_ops_set_tape(e->ops, NULL);
     return st;

@@ -29,7 +29,7 @@ typedef struct {
     int64_t n_seq;    // sequences at once
     int64_t n_chunk;  // rows per forward at most; 0 = 512
     int64_t n_out;    // logits rows per forward at most; 0 = n_seq
-    // for mk_engine_forward_back; outlives the engine.  NULL: the engine only runs
+    // to record on; outlives the engine.  NULL: the engine only runs
     mk_tape *tape;
 } mk_engine_opts;
 
@@ -59,12 +59,13 @@ void mk_engine_seq_truncate(mk_engine *e, int seq, int64_t n);
 // outside the vocabulary), MK_ECONTEXT; after an error no sequence has changed.
 mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step,
                             mk_err *err) MK_WARN_UNUSED;
-// The same pass, recorded: `back` is called with the logits [n_out, n_vocab] while the step is
-// still open, and may give them a gradient (mk_tape_grad) and walk back.  Sequences begin at
-// position 0 (they are empty before).  Errors: as above, and what `back` returns.
-typedef mk_status (*mk_engine_back_fn)(void *arg, mk_ops *ops, mk_mat logits, mk_err *err);
-mk_status mk_engine_forward_back(mk_engine *e, const mk_step *steps, int n_step,
-                                 mk_engine_back_fn back, void *arg, mk_err *err) MK_WARN_UNUSED;
+// The same pass; `fn` is called with the logits [n_out, n_vocab] while the step is still open, and
+// may use operators.  With `record` the pass is on the engine's tape, and fn may give the logits a
+// gradient (mk_tape_grad) and walk back; sequences are then empty before.  Errors: as above, and
+// what fn returns.
+typedef mk_status (*mk_engine_fn)(void *arg, mk_ops *ops, mk_mat logits, mk_err *err);
+mk_status mk_engine_forward_with(mk_engine *e, const mk_step *steps, int n_step, bool record,
+                                 mk_engine_fn fn, void *arg, mk_err *err) MK_WARN_UNUSED;
 // Row i of the logits of the last forward, n_vocab floats, valid until the next one.
 const float *mk_engine_logits(const mk_engine *e, int64_t i);
 

@@ -1,0 +1,452 @@
+// Recorded passes, gradients, updates.
+//
+// Invariants
+//  1. gradients of all trained parameters lie in one block, zero after create and after an update;
+//  2. a tied token table has two gradients, of its rows and of the output matrix in the kernels'
+//     layout; they become one before an update;
+//  3. between calls every sequence of the engine is closed.
+#include "train/trainer.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+
+// How often the experts of one layer were chosen since the last update.
+typedef struct {
+    const mk_param *bias;
+    int64_t *count;  // [n_expert]
+} balance;
+
+struct mk_trainer {
+    mk_trainer_opts o;
+    mk_tape *tape;
+    mk_engine *engine;
+    mk_params *params;
+    mk_optim *optim;
+    mk_optim_param *trained;  // [n_trained]
+    int64_t n_trained;
+    float *grads;  // of all of them, one after the other
+    size_t grads_bytes;
+    const mk_param *tied;  // or NULL
+    float *tied_grad;      // of the output matrix; in grads as well
+    float *table_grad;     // of the rows
+    balance *balance;      // [n_balance]
+    int64_t n_balance;
+    double imbalance;
+    mk_ckpt_section *state;
+    char **state_name;  // those that are ours
+    int64_t n_state, n_own;
+    // one pass
+    int32_t *target;               // [n_row]
+    uint8_t *want;                 // [n_row]
+    float *logp, *weight;          // [n_row]
+    mk_step *step;                 // [n_seq]
+    int *seq;                      // [n_seq]
+    const mk_train_pass *passing;  // in the engine's callback
+    int64_t n_target;
+};
+
+static mk_trainer_opts checked(const mk_trainer_opts *o) {
+    MK_ASSERT(o->n_ctx > 0 && o->n_row >= o->n_ctx && o->n_seq > 0 && o->model && o->pool);
+    return *o;
+}
+
+// --- what is trained -----------------------------------------------------------------------------
+
+static bool is_trained(const mk_param *p) {
+    return p->p != NULL && !p->is_select_bias;
+}
+
+static size_t grad_floats(const mk_param *p) {
+    return ((size_t)p->n_float + 15) / 16 * 16;
+}
+
+// All gradients, the tied output's behind the table's.
+static size_t all_grad_floats(const mk_params *ps) {
+    size_t n = 0;
+    for (int64_t i = 0; i < ps->n; i++) {
+        const mk_param *p = &ps->list[i];
+        n += is_trained(p) ? grad_floats(p) : 0;
+        n += is_trained(p) && p->tied ? mk_grad_floats(p->w) : 0;
+    }
+    return n;
+}
+
+static mk_optim_param optim_param(const mk_param *p, float *g) {
+    bool matrix = p->kind == MK_PARAM_MATRIX;
+    return (mk_optim_param){.name = p->name,
+                            .p = p->p,
+                            .g = g,
+                            .n = p->n_float,
+                            .decay = !p->is_norm_or_bias,
+                            .keep_f32 = p->kind == MK_PARAM_EMBED,
+                            .lr_factor = 1,
+                            .n_mat = matrix && !p->is_router ? p->n_mat : 0,
+                            .n_out = p->n_out,
+                            .n_in = p->n_in};
+}
+
+// Tells the tape where the gradients go.
+static float *place_grad(mk_trainer *tr, const mk_param *p, float *g) {
+    const void *values = p->kind == MK_PARAM_MATRIX ? (const void *)p->w->data : p->p;
+    mk_tape_want(tr->tape, values, g);
+    tr->trained[tr->n_trained++] = optim_param(p, g);
+    float *next = g + grad_floats(p);
+    if (p->tied) {
+        tr->tied = p;
+        tr->table_grad = g;
+        tr->tied_grad = next;
+        mk_tape_want(tr->tape, p->w->data, next);
+        next += mk_grad_floats(p->w);
+    }
+    return next;
+}
+
+static mk_status make_gradients(mk_trainer *tr, mk_err *err) {
+    size_t floats = all_grad_floats(tr->params);
+    if (!mk_mul_size(floats, sizeof *tr->grads, &tr->grads_bytes) ||
+        !(tr->grads = mk_big_alloc(tr->grads_bytes))) {
+        tr->grads_bytes = 0;
+        return MK_FAIL(err, MK_ENOMEM, "no memory for the gradients of %zu parameters", floats);
+    }
+    tr->trained = mk_try_alloc((size_t)tr->params->n, sizeof *tr->trained);
+    if (!tr->trained) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %lld parameters", (long long)tr->params->n);
+    }
+    float *g = tr->grads;
+    for (int64_t i = 0; i < tr->params->n; i++) {
+        if (is_trained(&tr->params->list[i])) {
+            g = place_grad(tr, &tr->params->list[i], g);
+        }
+    }
+    return MK_OK;
+}
+
+// --- balancing -----------------------------------------------------------------------------------
+
+static void count_route(void *arg, const mk_route *r, const int32_t *sel, int64_t n_tok) {
+    mk_trainer *tr = arg;
+    for (int64_t b = 0; b < tr->n_balance; b++) {
+        if (tr->balance[b].bias->p == r->bias) {
+            for (int64_t i = 0; i < n_tok * r->n_used; i++) {
+                tr->balance[b].count[sel[i]]++;
+            }
+            return;
+        }
+    }
+}
+
+static mk_status make_balance(mk_trainer *tr, mk_err *err) {
+    tr->balance = mk_try_alloc((size_t)tr->params->n, sizeof *tr->balance);
+    if (!tr->balance) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %lld layers", (long long)tr->params->n);
+    }
+    for (int64_t i = 0; i < tr->params->n; i++) {
+        const mk_param *p = &tr->params->list[i];
+        if (p->is_select_bias && p->p) {
+            int64_t *count = mk_try_alloc((size_t)p->n_in, sizeof *count);
+            if (!count) {
+                return MK_FAIL(err, MK_ENOMEM, "no memory for %lld experts", (long long)p->n_in);
+            }
+            tr->balance[tr->n_balance++] = (balance){p, count};
+        }
+    }
+    mk_tape_on_route(tr->tape, count_route, tr);
+    return MK_OK;
+}
+
+// Moves one layer's bias; returns the largest load over the mean.
+static double balance_layer(const balance *b, double rate) {
+    int64_t n = b->bias->n_in, total = 0, most = 0;
+    for (int64_t e = 0; e < n; e++) {
+        total += b->count[e];
+        most = b->count[e] > most ? b->count[e] : most;
+    }
+    for (int64_t e = 0; e < n; e++) {
+        int64_t over = b->count[e] * n - total;
+        b->bias->p[e] += over < 0 ? (float)rate : over > 0 ? -(float)rate : 0;
+        b->count[e] = 0;
+    }
+    return total > 0 ? (double)most * (double)n / (double)total : 0;
+}
+
+double mk_trainer_imbalance(const mk_trainer *tr) {
+    return tr->imbalance;
+}
+
+// --- making --------------------------------------------------------------------------------------
+
+static mk_engine_opts engine_opts(const mk_trainer_opts *o, mk_tape *tape) {
+    return (mk_engine_opts){.kernels = o->kernels,
+                            .pool = o->pool,
+                            .kv_type = o->kv_type,
+                            .n_ctx = o->n_ctx,
+                            .n_seq = o->n_seq,
+                            .n_chunk = o->n_row,
+                            .n_out = o->n_row,
+                            .tape = tape};
+}
+
+static mk_status make_buffers(mk_trainer *tr, mk_err *err) {
+    size_t rows = (size_t)tr->o.n_row, seqs = (size_t)tr->o.n_seq;
+    tr->target = mk_try_alloc(rows, sizeof *tr->target);
+    tr->want = mk_try_alloc(rows, sizeof *tr->want);
+    tr->logp = mk_try_alloc(rows, sizeof *tr->logp);
+    tr->weight = mk_try_alloc(rows, sizeof *tr->weight);
+    tr->step = mk_try_alloc(seqs, sizeof *tr->step);
+    tr->seq = mk_try_alloc(seqs, sizeof *tr->seq);
+    if (!tr->target || !tr->want || !tr->logp || !tr->weight || !tr->step || !tr->seq) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for batches of %lld tokens",
+                       (long long)tr->o.n_row);
+    }
+    return MK_OK;
+}
+
+// Ours: the values of all parameters; then the optimiser's.
+static mk_status make_state(mk_trainer *tr, mk_err *err) {
+    int64_t n_optim = 0, n = tr->params->n;
+    const mk_ckpt_section *optim = mk_optim_states(tr->optim, &n_optim);
+    tr->state = mk_try_alloc((size_t)(n + n_optim), sizeof *tr->state);
+    tr->state_name = mk_try_alloc((size_t)n, sizeof *tr->state_name);
+    if (!tr->state || !tr->state_name) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for the list of %lld tensors", (long long)n);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        const mk_param *p = &tr->params->list[i];
+        if (p->p) {
+            size_t len = strlen(p->name) + sizeof "param/";
+            char *name = mk_alloc(len);
+            memcpy(name, "param/", 6);
+            memcpy(name + 6, p->name, len - 6);
+            tr->state_name[tr->n_own++] = name;
+            tr->state[tr->n_state++] = (mk_ckpt_section){.name = name,
+                                                         .dtype = MK_DTYPE_F32,
+                                                         .n_dim = 1,
+                                                         .shape = {p->n_float},
+                                                         .data = p->p};
+        }
+    }
+    memcpy(tr->state + tr->n_state, optim, (size_t)n_optim * sizeof *optim);
+    tr->n_state += n_optim;
+    return MK_OK;
+}
+
+static mk_status set_up(mk_trainer *tr, mk_err *err) {
+    mk_tape_checkpoint(tr->tape, tr->o.checkpoint);
+    mk_engine_opts eo = engine_opts(&tr->o, tr->tape);
+    MK_TRY(mk_params_create(tr->o.model, &tr->params, err));
+    MK_TRY(mk_engine_create(tr->o.model, &eo, &tr->engine, err));
+    MK_TRY(make_gradients(tr, err));
+    MK_TRY(make_balance(tr, err));
+    MK_TRY(make_buffers(tr, err));
+    mk_optim_opts oo = tr->o.optim;
+    oo.zero_g = true;
+    MK_TRY(mk_optim_create(mk_engine_ops(tr->engine), &oo, tr->trained, tr->n_trained, &tr->optim,
+                           err));
+    return make_state(tr, err);
+}
+
+mk_status mk_trainer_create(const mk_trainer_opts *opts, mk_trainer **out, mk_err *err) {
+    mk_trainer *tr = mk_zalloc(sizeof *tr);
+    tr->o = checked(opts);
+    tr->tape = mk_tape_create();
+    mk_status st = set_up(tr, err);
+    if (st != MK_OK) {
+        mk_trainer_destroy(tr);
+        return st;
+    }
+    *out = tr;
+    return MK_OK;
+}
+
+void mk_trainer_destroy(mk_trainer *tr) {
+    if (!tr) {
+        return;
+    }
+    for (int64_t i = 0; i < tr->n_own; i++) {
+        mk_free(tr->state_name[i]);
+    }
+    for (int64_t i = 0; i < tr->n_balance; i++) {
+        mk_free(tr->balance[i].count);
+    }
+    void *blocks[] = {tr->state, tr->state_name, tr->balance, tr->trained, tr->target,
+                      tr->want,  tr->logp,       tr->weight,  tr->step,    tr->seq};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
+        mk_free(blocks[i]);
+    }
+    mk_optim_destroy(tr->optim);
+    mk_big_free(tr->grads, tr->grads_bytes);
+    mk_engine_destroy(tr->engine);
+    mk_params_destroy(tr->params);
+    mk_tape_destroy(tr->tape);
+    mk_free(tr);
+}
+
+mk_engine *mk_trainer_engine(mk_trainer *tr) {
+    return tr->engine;
+}
+
+const mk_params *mk_trainer_params(const mk_trainer *tr) {
+    return tr->params;
+}
+
+// --- a pass --------------------------------------------------------------------------------------
+
+// Lays the sequences out: what is fed, which rows are wanted, and what they predict.
+static int lay_out(mk_trainer *tr, const mk_train_pass *pass) {
+    int n_step = 0;
+    int64_t row = 0;
+    tr->n_target = 0;
+    for (int64_t s = 0; s < pass->n_seq; s++) {
+        const mk_data_seq *seq = &pass->seq[s];
+        if (seq->n < 2) {
+            continue;
+        }
+        MK_ASSERT(n_step < tr->o.n_seq && row + seq->n - 1 <= tr->o.n_row);
+        for (int64_t i = 1; i < seq->n; i++) {
+            tr->want[row + i - 1] = seq->mask[i];
+            if (seq->mask[i]) {
+                tr->target[tr->n_target++] = seq->ids[i];
+            }
+        }
+        tr->step[n_step++] = (mk_step){0, seq->ids, seq->n - 1, MK_LOGITS_SOME, tr->want + row};
+        row += seq->n - 1;
+    }
+    return n_step;
+}
+
+static float temperature_of(const mk_train_pass *p) {
+    return p->temperature > 0 ? p->temperature : 1;
+}
+
+static void read_logits(mk_trainer *tr, mk_ops *ops, mk_mat logits) {
+    const mk_train_pass *p = tr->passing;
+    MK_ASSERT(logits.n_row == tr->n_target);
+    mk_op_logprob(ops, tr->logp, NULL, logits, tr->target, temperature_of(p));
+    if (p->logp) {
+        memcpy(p->logp, tr->logp, (size_t)tr->n_target * sizeof *p->logp);
+    }
+    if (p->entropy) {
+        mk_op_entropy(ops, p->entropy, logits, temperature_of(p));
+    }
+}
+
+static mk_status learn(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
+    mk_trainer *tr = arg;
+    const mk_train_pass *p = tr->passing;
+    (void)err;
+    read_logits(tr, ops, logits);
+    p->weigh(p->arg, tr->logp, tr->weight, tr->n_target);
+    mk_back_logprob(ops, mk_tape_grad(tr->tape, logits), logits, tr->target, tr->weight,
+                    temperature_of(p));
+    mk_tape_backward(tr->tape);
+    return MK_OK;
+}
+
+static mk_status look(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
+    (void)err;
+    read_logits(arg, ops, logits);
+    return MK_OK;
+}
+
+mk_status mk_trainer_pass(mk_trainer *tr, const mk_train_pass *pass, mk_err *err) {
+    int n_step = lay_out(tr, pass), n_open = 0;
+    mk_status st = MK_OK;
+    while (st == MK_OK && n_open < n_step) {
+        st = mk_engine_seq_open(tr->engine, &tr->seq[n_open], err);
+        if (st == MK_OK) {
+            tr->step[n_open].seq = tr->seq[n_open];
+            n_open++;
+        }
+    }
+    tr->passing = pass;
+    if (st == MK_OK && n_step > 0) {
+        st = mk_engine_forward_with(tr->engine, tr->step, n_step, pass->weigh != NULL,
+                                    pass->weigh ? learn : look, tr, err);
+    }
+    tr->passing = NULL;
+    for (int i = 0; i < n_open; i++) {
+        mk_engine_seq_close(tr->engine, tr->seq[i]);
+    }
+    return st;
+}
+
+// --- an update -----------------------------------------------------------------------------------
+
+// The output's gradient, in tiles of 16 rows, joins the table's.
+static void join_tied(mk_trainer *tr) {
+    const mk_param *p = tr->tied;
+    for (int64_t o = 0; p && o < p->n_out; o++) {
+        float *row = tr->table_grad + o * p->n_in;
+        const float *tile = tr->tied_grad + o / 16 * 16 * p->n_in + o % 16;
+        for (int64_t i = 0; i < p->n_in; i++) {
+            row[i] += tile[16 * i];
+        }
+    }
+    if (p) {
+        memset(tr->tied_grad, 0, mk_grad_floats(p->w) * sizeof *tr->tied_grad);
+    }
+}
+
+mk_status mk_trainer_update(mk_trainer *tr, const mk_optim_at *at, mk_optim_report *report,
+                            mk_err *err) {
+    join_tied(tr);
+    MK_TRY(mk_optim_step(tr->optim, at, report, err));
+    tr->imbalance = 0;
+    for (int64_t b = 0; b < tr->n_balance; b++) {
+        double most = balance_layer(&tr->balance[b], tr->o.balance_rate);
+        tr->imbalance = most > tr->imbalance ? most : tr->imbalance;
+    }
+    mk_params_refresh(tr->params, tr->o.pool);
+    return MK_OK;
+}
+
+void mk_trainer_drop_gradients(mk_trainer *tr) {
+    memset(tr->grads, 0, tr->grads_bytes);
+    for (int64_t b = 0; b < tr->n_balance; b++) {
+        memset(tr->balance[b].count, 0,
+               (size_t)tr->balance[b].bias->n_in * sizeof *tr->balance[b].count);
+    }
+}
+
+const mk_ckpt_section *mk_trainer_state(mk_trainer *tr, int64_t *n) {
+    *n = tr->n_state;
+    return tr->state;
+}
+
+void mk_trainer_restored(mk_trainer *tr) {
+    mk_trainer_drop_gradients(tr);
+    mk_params_refresh(tr->params, tr->o.pool);
+}
+
+// --- plans ---------------------------------------------------------------------------------------
+
+mk_status mk_trainer_plan(const mk_trainer_opts *opts, mk_train_memory *out, mk_err *err) {
+    mk_trainer tr = {.o = checked(opts), .tape = mk_tape_create()};
+    mk_tape_checkpoint(tr.tape, opts->checkpoint);
+    mk_engine_opts eo = engine_opts(opts, tr.tape);
+    mk_memory_plan plan = {0};
+    mk_status st = mk_params_create(opts->model, &tr.params, err);
+    st = st == MK_OK ? mk_engine_plan(opts->model, &eo, &plan, err) : st;
+    if (st == MK_OK) {
+        tr.trained = mk_alloc((size_t)tr.params->n * sizeof *tr.trained);
+        *out = (mk_train_memory){0};
+        for (int64_t i = 0; i < tr.params->n; i++) {
+            const mk_param *p = &tr.params->list[i];
+            if (is_trained(p)) {
+                tr.trained[tr.n_trained++] = optim_param(p, NULL);
+                out->n_trained += p->n_value;
+            }
+        }
+        out->weights = plan.weights;
+        out->gradients = all_grad_floats(tr.params) * sizeof(float);
+        out->moments = mk_optim_bytes(&opts->optim, tr.trained, tr.n_trained);
+        out->activations = plan.scratch;
+        out->kv = plan.kv;
+        out->total = out->weights + out->gradients + out->moments + out->activations + out->kv;
+    }
+    mk_free(tr.trained);
+    mk_params_destroy(tr.params);
+    mk_tape_destroy(tr.tape);
+    return st;
+}
