@@ -20,7 +20,8 @@
     X(KV_STORE, "kv_store") \
     X(ATTENTION, "attention") \
     X(ROUTE, "route") \
-    X(MOE, "moe")
+    X(MOE, "moe") \
+    X(BACK_ATTENTION, "back_attention")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,
