@@ -127,6 +127,36 @@ typedef struct {
     float inv_t, max, sum;
     float dot;  // sum of exp(v - max) * (v - max), for the entropy
 } mk_softmax;
+// Backward of attention: one sequence and one kv head, in four phases.  Keys and queries are
+// counted in groups of 16 from position 0.  A phase may be cut anywhere between its units; the next
+// begins when all units of the one before are done.  KEYS comes first, then ROWS and COLS for piece
+// after piece (heads ascending, then queries), last ADD.
+typedef enum {
+    MK_BACK_ATTN_KEYS,  // a group of keys: lays out k and v, clears dk_sum and dv_sum
+    MK_BACK_ATTN_ROWS,  // a group of queries of a piece (row_cap / 16 of each): p, ds, dq
+    MK_BACK_ATTN_COLS,  // a group of keys: the pieces' part of dk_sum and dv_sum
+    MK_BACK_ATTN_ADD,   // a group of keys: the sums to dk and dv
+    MK_BACK_ATTN_N
+} mk_back_attn_phase;
+
+// Queries [first, first + n) of one head; first is a multiple of 16, n <= row_cap.
+typedef struct {
+    int64_t head, first, n;
+    float *q_lanes, *dy_lanes;  // [row_cap/16][d][16]
+    float *q_rows, *dy_rows;    // [row_cap][d rounded up to 16]
+    float *p, *ds;              // [keys/16][row_cap][16]
+} mk_back_attn_piece;
+
+typedef struct {
+    const mk_attn *a;
+    mk_mat q, k, v, dy, dq, dk, dv;  // the rows of the sequence; p NULL: gradient not wanted
+    int64_t n, kv_head;              // n: rows
+    float *k_lanes, *v_lanes;        // [n/16][d][16]; latent: v_lanes is k_lanes
+    float *k_rows;                   // [n rounded up to 16][d_k rounded up to 16]
+    float *dk_sum, *dv_sum;          // the same, of d_k and d_v
+    const mk_back_attn_piece *piece;
+    int64_t n_piece, row_cap;
+} mk_back_attn_job;
 
 struct mk_kernels {
     const char *name;
@@ -150,6 +180,8 @@ struct mk_kernels {
     // Columns [col, col + n) of the tile of 16 rows at `tile` as float32 [n][16], the values of
     // mk_dtype_to_f32; col a multiple of 32.
     void (*unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
+    // Units [lo, hi) of a phase.
+    void (*back_attention[MK_BACK_ATTN_N])(const mk_back_attn_job *job, int64_t lo, int64_t hi);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more
     void (*route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
 

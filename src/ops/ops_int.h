@@ -31,7 +31,8 @@
     X(BACK_LOGPROB, "back_logprob") \
     X(BACK_LINEAR_X, "back_linear_x") \
     X(BACK_LINEAR_W, "back_linear_w") \
-    X(BACK_BIAS, "back_bias")
+    X(BACK_BIAS, "back_bias") \
+    X(BACK_ATTENTION, "back_attention")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,

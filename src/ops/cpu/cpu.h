@@ -21,6 +21,10 @@ void MK_FN(kv_store)(const mk_attn *a, uint8_t *block, int64_t slot, const float
                      const float *v);
 size_t MK_FN(attention_scratch)(const mk_attn *a);
 void MK_FN(attention)(const mk_attn_job *job);
+void MK_FN(back_attention_keys)(const mk_back_attn_job *job, int64_t lo, int64_t hi);
+void MK_FN(back_attention_rows)(const mk_back_attn_job *job, int64_t lo, int64_t hi);
+void MK_FN(back_attention_cols)(const mk_back_attn_job *job, int64_t lo, int64_t hi);
+void MK_FN(back_attention_add)(const mk_back_attn_job *job, int64_t lo, int64_t hi);
 void MK_FN(route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
 float MK_FN(back_rmsnorm)(float *dx, const float *dy, const float *x, const float *w, int64_t n,
                           float eps);

@@ -12,7 +12,9 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
     .back_norm_w = MK_FN(back_norm_w), .back_swiglu = MK_FN(back_swiglu),                          \
     .back_route = MK_FN(back_route), .softmax = MK_FN(softmax), .softmax_dot = MK_FN(softmax_dot), \
     .softmax_axpy = MK_FN(softmax_axpy), .back_linear_w = MK_FN(back_linear_w),                    \
-    .back_linear_x = MK_FN(back_linear_x), .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack)
+    .back_linear_x = MK_FN(back_linear_x), .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack), \
+    .back_attention = {MK_FN(back_attention_keys), MK_FN(back_attention_rows),                     \
+                       MK_FN(back_attention_cols), MK_FN(back_attention_add)}
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
