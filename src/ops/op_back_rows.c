@@ -5,7 +5,7 @@
 #include "ops/ops_int.h"
 
 #define SERIAL_FLOATS 8192  // below this much work another thread is not worth waking
-#define COLUMN_GRAIN  64    // columns of one thread: whole cache lines, four vectors
+#define COLUMN_GRAIN  256   // columns of one thread: long enough to be read ahead
 
 static bool worth(mk_mat m) {
     return m.n_row * m.n_col >= SERIAL_FLOATS;

@@ -23,12 +23,14 @@ MK_INLINE void store_left(float *p, v16f v, int64_t n) {
 
 float MK_FN(back_rmsnorm)(float *dx, const float *dy, const float *x, const float *w, int64_t n,
                           float eps) {
-    float r = MK_FN(rms)(x, n, eps);
-    v16f s = vf_zero();
+    v16f square = vf_zero(), s = vf_zero();
     for (int64_t i = 0; i < n; i += 16) {
+        v16f xv = load_left(x + i, n - i);
         v16f g = vf_mul(load_left(w + i, n - i), load_left(dy + i, n - i));
-        s = vf_fma(g, load_left(x + i, n - i), s);
+        square = vf_fma(xv, xv, square);
+        s = vf_fma(g, xv, s);
     }
+    float r = 1.0f / sqrtf(vf_reduce_add(square) / (float)n + eps);  // the bits of rms
     v16f rv = vf_set1(r), minus_k = vf_set1(-(r * vf_reduce_add(s) / (float)n * r * r));
     for (int64_t i = 0; i < n; i += 16) {
         v16f g = vf_mul(load_left(w + i, n - i), load_left(dy + i, n - i));
@@ -38,34 +40,32 @@ float MK_FN(back_rmsnorm)(float *dx, const float *dy, const float *x, const floa
     return r;
 }
 
-// n_vec vectors of columns at once, so that a row is touched in whole cache lines and the sums stay
-// in registers.
-MK_INLINE void norm_w_columns(const mk_norm_grad_job *job, int64_t at, int64_t n, const int n_vec) {
-    v16f acc[4];
-    MK_UNROLL for (int v = 0; v < n_vec; v++) {
-        acc[v] = load_left(job->gw + at + 16 * v, n - 16 * v);
-    }
-    for (int64_t t = 0; t < job->x.n_row; t++) {
-        const float *dy = job->dy.p + t * job->dy.stride + at;
-        const float *x = job->x.p + t * job->x.stride + at;
-        v16f r = vf_set1(job->r[t]);
-        MK_UNROLL for (int v = 0; v < n_vec; v++) {
-            v16f xr = vf_mul(load_left(x + 16 * v, n - 16 * v), r);
-            acc[v] = vf_fma(load_left(dy + 16 * v, n - 16 * v), xr, acc[v]);
+// n_row rows from t on into columns [lo, hi).
+MK_INLINE void norm_w_rows(const mk_norm_grad_job *job, int64_t t, const int n_row, int64_t lo,
+                           int64_t hi) {
+    const float *dy = job->dy.p + t * job->dy.stride, *x = job->x.p + t * job->x.stride;
+    for (int64_t i = lo; i < hi; i += 16) {
+        v16f acc = load_left(job->gw + i, hi - i);
+        MK_UNROLL for (int k = 0; k < n_row; k++) {
+            v16f xr = vf_mul(load_left(x + k * job->x.stride + i, hi - i), vf_set1(job->r[t + k]));
+            acc = vf_fma(load_left(dy + k * job->dy.stride + i, hi - i), xr, acc);
         }
-    }
-    MK_UNROLL for (int v = 0; v < n_vec; v++) {
-        store_left(job->gw + at + 16 * v, acc[v], n - 16 * v);
+        store_left(job->gw + i, acc, hi - i);
     }
 }
 
+// Along the rows, four at a time: memory is read as it lies, and the sums stay in the nearest
+// cache.
 void MK_FN(back_norm_w)(const mk_norm_grad_job *job, int64_t lo, int64_t hi) {
-    int64_t i = lo;
-    for (; i + 64 <= hi; i += 64) {
-        norm_w_columns(job, i, 64, 4);
-    }
-    for (; i < hi; i += 16) {
-        norm_w_columns(job, i, hi - i < 16 ? hi - i : 16, 1);
+    const int64_t tile = 2048;
+    for (int64_t at = lo; at < hi; at += tile) {
+        int64_t end = hi - at < tile ? hi : at + tile, t = 0;
+        for (; t + 4 <= job->x.n_row; t += 4) {
+            norm_w_rows(job, t, 4, at, end);
+        }
+        for (; t < job->x.n_row; t++) {
+            norm_w_rows(job, t, 1, at, end);
+        }
     }
 }
 
