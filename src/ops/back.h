@@ -31,11 +31,11 @@ void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x);
 void mk_back_bias(mk_ops *ops, float *g, mk_mat dy);
 
 // y = x * r * w, r = 1/sqrt(mean(x^2) + eps).  dx += ..., gw f32 [d] += sum_t dy * x * r.
-// dx or gw may be empty (dx.p NULL).
+// dx or gw may be empty (dx.p NULL); dx overlaps neither dy nor x.
 void mk_back_rmsnorm(mk_ops *ops, mk_mat dx, float *gw, mk_mat dy, mk_mat x, const float *w,
                      float eps);
 
-// y = silu(g) * u.
+// y = silu(g) * u.  dg or du may be empty (p NULL).
 void mk_back_swiglu(mk_ops *ops, mk_mat dg, mk_mat du, mk_mat dy, mk_mat g, mk_mat u);
 
 // In place: dx becomes the gradient before the rotation (the inverse rotation).
@@ -58,9 +58,10 @@ void mk_back_route(mk_ops *ops, mk_mat dlogits, mk_mat dw, const mk_route *r, mk
                    const int32_t *sel);
 
 // logp[t] = log softmax(z[t,:] / temperature)[id[t]]: the one function that samplers and trainers
-// take log-probabilities from.  lse f32 [n_tok] (may be NULL) receives log sum exp(z /
-// temperature).  Lane i%16 ascending, fixed tree; z is multiplied by (1 / temperature) rounded to
-// float32.
+// take log-probabilities from.  lse f32 [n_tok] (may be NULL) receives log sum exp(z / temperature).
+// Lane i%16 ascending, fixed tree; z is multiplied by (1 / temperature) rounded to float32.
+// temperature > 0; ids in [0, n_vocab).  Logits of -inf have probability 0; NaN, +inf or nothing but
+// -inf give NaN.
 void mk_op_logprob(mk_ops *ops, float *logp, float *lse, mk_mat z, const int32_t *id,
                    float temperature);
 // Entropy of softmax(z[t,:] / temperature), for logs.

@@ -12,7 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/mathx.h"
-#include "ops/ops.h"
+#include "ops/back.h"
 
 static uint64_t hash;
 
@@ -209,6 +209,73 @@ static void hash_rows(mk_ops *ops) {
     mk_free(bias);
 }
 
+// --- backward of rows ----------------------------------------------------------------------------
+typedef struct {
+    mk_mat dy, x, u, a, b, cs, logits, dlogits, dw;
+    float *sum, *row;
+    const float *weight;
+    const int32_t *ids, *sel;
+    const mk_route *route;
+} back_step;
+
+static void step_back(mk_ops *ops, void *arg) {
+    back_step *s = arg;
+    mk_back_rmsnorm(ops, s->a, s->sum, s->dy, s->x, s->weight, 1e-6f);
+    mk_back_swiglu(ops, s->a, s->b, s->dy, s->x, s->u);
+    mk_back_rope(ops, s->b, &(mk_rope){3, 40, 4, 16, MK_ROPE_HALF}, s->cs);
+    mk_back_embed(ops, s->sum, s->a, s->ids);
+    mk_back_route(ops, s->dlogits, s->dw, s->route, s->logits, s->sel);
+    mk_op_logprob(ops, s->row, s->row + 13, s->b, s->ids, 0.7f);
+    mk_op_entropy(ops, s->row + 26, s->b, 0.7f);
+    mk_back_logprob(ops, s->a, s->b, s->ids, s->weight, 0.7f);
+}
+
+static void hash_back_rows(mk_ops *ops) {
+    enum { TOK = 13, D = 121, E = 32, USED = 4, MATS = 5 };
+    float *m = floats(MATS * TOK * D, 100), *w = floats(D, 101), *cs = floats(TOK * 32, 102),
+          *l = floats(2 * TOK * E, 103), *dw = floats(TOK * USED, 104), *sum = floats(9 * D, 105),
+          *row = floats(3 * TOK, 106);
+    int32_t ids[TOK], sel[TOK * USED];
+    for (int t = 0; t < TOK; t++) {
+        ids[t] = t * t % 9;
+        for (int k = 0; k < USED; k++) {
+            sel[t * USED + k] = 8 * k + t % 8;
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        mk_route r = {
+            E,    USED, i == 0 ? MK_SCORE_SOFTMAX : MK_SCORE_SIGMOID, MK_GROUP_NONE, 1, 1, true,
+            2.5f, NULL};
+        back_step s = {.cs = {cs, TOK, 32, 32},
+                       .logits = {l, TOK, E, E},
+                       .dlogits = {l + TOK * E, TOK, E, E},
+                       .dw = {dw, TOK, USED, USED},
+                       .sum = sum,
+                       .row = row,
+                       .weight = w,
+                       .ids = ids,
+                       .sel = sel,
+                       .route = &r};
+        mk_mat *mats[MATS] = {&s.dy, &s.x, &s.u, &s.a, &s.b};
+        for (int k = 0; k < MATS; k++) {
+            *mats[k] = (mk_mat){m + k * TOK * D, TOK, D, D};
+        }
+        run(ops, step_back, &s);
+        add_mat(s.a);
+        add_mat(s.b);
+        add_mat(s.dlogits);
+        add_bytes(sum, 9 * D * 4);
+        add_bytes(row, 3 * TOK * 4);
+    }
+    mk_free(m);
+    mk_free(w);
+    mk_free(cs);
+    mk_free(l);
+    mk_free(dw);
+    mk_free(sum);
+    mk_free(row);
+}
+
 // --- attention -----------------------------------------------------------------------------------
 typedef struct {
     const mk_attn *a;
@@ -286,6 +353,7 @@ static uint64_t hash_of(const mk_kernels *k, int n_thread) {
     hash_linears(ops);
     hash_experts(ops);
     hash_rows(ops);
+    hash_back_rows(ops);
     hash_attentions(ops);
     mk_ops_destroy(ops);
     mk_pool_destroy(pool);
