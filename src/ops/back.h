@@ -58,10 +58,10 @@ void mk_back_route(mk_ops *ops, mk_mat dlogits, mk_mat dw, const mk_route *r, mk
                    const int32_t *sel);
 
 // logp[t] = log softmax(z[t,:] / temperature)[id[t]]: the one function that samplers and trainers
-// take log-probabilities from.  lse f32 [n_tok] (may be NULL) receives log sum exp(z / temperature).
-// Lane i%16 ascending, fixed tree; z is multiplied by (1 / temperature) rounded to float32.
-// temperature > 0; ids in [0, n_vocab).  Logits of -inf have probability 0; NaN, +inf or nothing but
-// -inf give NaN.
+// take log-probabilities from.  lse f32 [n_tok] (may be NULL) receives log sum exp(z /
+// temperature).  Lane i%16 ascending, fixed tree; z is multiplied by (1 / temperature) rounded to
+// float32.  temperature > 0; ids in [0, n_vocab).  Logits of -inf have probability 0; NaN, +inf or
+// nothing but -inf give NaN.
 void mk_op_logprob(mk_ops *ops, float *logp, float *lse, mk_mat z, const int32_t *id,
                    float temperature);
 // Entropy of softmax(z[t,:] / temperature), for logs.
