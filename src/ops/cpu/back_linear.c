@@ -23,11 +23,19 @@
 // How a sliver lies: [k][N], or [k/16][N][16] as packed weights do.
 typedef enum { BY_ROW, BY_TILE } sliver_layout;
 
-// What to ask memory for: n_row rows of row_bytes, so many lines at once.
+// What to ask memory for: rows of row_bytes, stride apart.
 typedef struct {
     const uint8_t *row;
-    size_t at, row_bytes, stride;
-    int64_t n_row, n_line;
+    size_t row_bytes, stride;
+    int64_t n_row;
+} fetch_rows;
+
+// The same for three matrices, so many lines at a time.
+typedef struct {
+    fetch_rows list[3];
+    int n, i;
+    size_t at;
+    int64_t n_line;
 } fetch_list;
 
 // One step: R tiles by N columns, n_col of which exist.
@@ -42,14 +50,21 @@ typedef struct {
     fetch_list fetch;
 } step_job;
 
-MK_INLINE void fetch_some(fetch_list *f) {
-    for (int64_t i = 0; i < f->n_line && f->n_row > 0; i++) {
-        __builtin_prefetch(f->row + f->at, 0, 2);
+static inline void fetch_add(fetch_list *f, fetch_rows rows) {
+    if (rows.n_row > 0 && rows.row_bytes > 0) {
+        f->list[f->n++] = rows;
+    }
+}
+
+static inline void fetch_some(fetch_list *f) {
+    for (int64_t i = 0; i < f->n_line && f->i < f->n; i++) {
+        fetch_rows *r = &f->list[f->i];
+        __builtin_prefetch(r->row + f->at, 0, 2);
         f->at += 64;
-        if (f->at >= f->row_bytes) {
+        if (f->at >= r->row_bytes) {
             f->at = 0;
-            f->row += f->stride;
-            f->n_row--;
+            r->row += r->stride;
+            f->i += --r->n_row == 0;
         }
     }
 }
@@ -166,7 +181,10 @@ static inline int panel_tiles(const group *g, int64_t tile) {
 static void run_group(const group *g, sliver_layout layout) {
     int64_t n_sliver = (g->n_col + N_MAX - 1) / N_MAX, n_panel = (g->n_tile + R_MAX - 1) / R_MAX;
     int64_t turns = n_sliver * n_panel * ((g->depth + 15) / 16);
-    int64_t lines = g->fetch.n_row * (int64_t)(g->fetch.row_bytes + 63) / 64;
+    int64_t lines = 0;
+    for (int i = 0; i < g->fetch.n; i++) {
+        lines += g->fetch.list[i].n_row * (int64_t)((g->fetch.list[i].row_bytes + 63) / 64);
+    }
     step_job s = {.depth = g->depth, .c_tile = g->c_tile, .from_zero = g->from_zero};
     s.fetch = g->fetch;
     s.fetch.n_line = (lines + turns - 1) / turns;
@@ -214,30 +232,65 @@ static void slivers_of(const group *g, mk_mat m, int64_t t0, int64_t col) {
     }
 }
 
-// Group of columns from `col` on, of those up to `end`; what to fetch for the next.
-static int64_t columns_from(int64_t col, int64_t end) {
-    return end - col < GROUP ? end - col : GROUP;
+// --- what a block walks --------------------------------------------------------------------------
+// Runs of the sum, and in them groups of columns.
+typedef struct {
+    int64_t at, depth, col, n_col;
+} place;
+
+static inline place place_of(const mk_back_block *blk, int64_t n_term, int64_t at, int64_t col) {
+    return (place){at, n_term - at < MK_BACK_DEPTH ? n_term - at : MK_BACK_DEPTH, col,
+                   blk->col_hi - col < GROUP ? blk->col_hi - col : GROUP};
+}
+
+// Behind the last its depth is 0.
+static inline place next_place(const mk_back_block *blk, int64_t n_term, const place *p) {
+    bool same_run = p->col + p->n_col < blk->col_hi;
+    return same_run ? place_of(blk, n_term, p->at, p->col + p->n_col)
+                    : place_of(blk, n_term, p->at + p->depth, blk->col_lo);
+}
+
+// Of n rows those that are asked for in this group, so that the next run's share is there in time.
+static inline void share_of(const mk_back_block *blk, const place *p, int64_t n, int64_t *lo,
+                            int64_t *hi) {
+    int64_t width = blk->col_hi - blk->col_lo, done = p->col - blk->col_lo;
+    *lo = n * done / width;
+    *hi = n * (done + p->n_col) / width;
+}
+
+static inline fetch_rows rows_of(mk_mat m, int64_t row, int64_t n_row, int64_t col, int64_t n_col) {
+    n_col = n_col < m.n_col - col ? n_col : m.n_col - col;
+    n_row = n_row < m.n_row - row ? n_row : m.n_row - row;
+    return (fetch_rows){(const uint8_t *)(m.p + row * m.stride + col), 4 * (size_t)n_col,
+                        4 * (size_t)m.stride, n_row};
+}
+
+static void fetch_for_w(fetch_list *f, const mk_back_job *job, const mk_back_block *blk,
+                        const place *p) {
+    place next = next_place(blk, job->x.n_row, p);
+    int64_t lo, hi, then = p->at + p->depth, left = job->x.n_row - then;
+    share_of(blk, p, left < MK_BACK_DEPTH ? left : MK_BACK_DEPTH, &lo, &hi);
+    *f = (fetch_list){0};
+    fetch_add(f, rows_of(job->dy, then + lo, hi - lo, 16 * blk->tile_lo,
+                         16 * (blk->tile_hi - blk->tile_lo)));
+    fetch_add(f, rows_of(job->x, next.at, next.depth, next.col, next.n_col));
 }
 
 void MK_FN(back_linear_w)(const mk_back_job *job, const mk_back_block *blk) {
     int64_t n_in = job->x.n_col, n_tok = job->x.n_row;
     group g = {.n_tile = blk->tile_hi - blk->tile_lo, .a = blk->scratch, .c_tile = 16 * n_in};
     g.b = g.a + g.n_tile * (16 * MK_BACK_DEPTH + SLACK);
-    for (int64_t t = 0; t < n_tok; t += g.depth) {
-        g.depth = n_tok - t < MK_BACK_DEPTH ? n_tok - t : MK_BACK_DEPTH;
-        panels_of(&g, job->dy, t, blk->tile_lo);
-        for (int64_t col = blk->col_lo; col < blk->col_hi; col += g.n_col) {
-            g.n_col = columns_from(col, blk->col_hi);
-            g.c = job->g + 16 * (blk->tile_lo * n_in + col);
-            int64_t next = columns_from(col + g.n_col, blk->col_hi);
-            g.fetch =
-                (fetch_list){.row = (const uint8_t *)(job->x.p + t * job->x.stride + col + g.n_col),
-                             .row_bytes = 4 * (size_t)next,
-                             .stride = 4 * (size_t)job->x.stride,
-                             .n_row = next > 0 ? g.depth : 0};
-            slivers_of(&g, job->x, t, col);
-            run_group(&g, BY_ROW);
+    for (place p = place_of(blk, n_tok, 0, blk->col_lo); p.depth > 0;
+         p = next_place(blk, n_tok, &p)) {
+        g.depth = p.depth;
+        g.n_col = p.n_col;
+        g.c = job->g + 16 * (blk->tile_lo * n_in + p.col);
+        if (p.col == blk->col_lo) {
+            panels_of(&g, job->dy, p.at, blk->tile_lo);
         }
+        slivers_of(&g, job->x, p.at, p.col);
+        fetch_for_w(&g.fetch, job, blk, &p);
+        run_group(&g, BY_ROW);
     }
 }
 
@@ -310,32 +363,49 @@ static void add_transposed(const group *g, mk_mat dx, int64_t tile_lo, int64_t c
     }
 }
 
+// dx if this is the end of the sum, then the next weights and the next run of dy.
+static void fetch_for_x(fetch_list *f, const mk_back_job *job, const mk_back_block *blk,
+                        const place *p) {
+    const mk_weight *w = job->w;
+    size_t tile_bytes = mk_weight_tile_bytes(w), n_in = (size_t)w->n_in;
+    place next = next_place(blk, w->n_out, p);
+    int64_t row = 16 * blk->tile_lo, n_row = 16 * (blk->tile_hi - blk->tile_lo), lo, hi;
+    int64_t then = p->at + p->depth;
+    share_of(blk, p, n_row, &lo, &hi);
+    *f = (fetch_list){0};
+    if (then == w->n_out) {
+        fetch_add(f, rows_of(job->dx, row, n_row, p->col, p->n_col));
+    } else {
+        fetch_add(f, rows_of(job->dy, row + lo, hi - lo, then, MK_BACK_DEPTH));
+    }
+    // about where they are: of the kinds with scales a stretch lies a little elsewhere
+    fetch_add(f, (fetch_rows){job->data + (size_t)(next.at / 16) * tile_bytes +
+                                  tile_bytes * (size_t)next.col / n_in,
+                              tile_bytes * (size_t)next.n_col / n_in, tile_bytes,
+                              (next.depth + 15) / 16});
+}
+
 void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *blk) {
-    int64_t n_out = job->w->n_out, n_in = job->w->n_in;
-    size_t tile_bytes = mk_weight_tile_bytes(job->w);
+    int64_t n_out = job->w->n_out;
     group g = {.n_tile = blk->tile_hi - blk->tile_lo, .a = blk->scratch};
     g.b = g.a + g.n_tile * (16 * MK_BACK_DEPTH + SLACK);
     float *c = g.b + GROUP / N_MAX * (MK_BACK_DEPTH * N_MAX + SLACK);
     bool once = n_out <= MK_BACK_DEPTH;
     g.c_tile = 16 * (once ? GROUP : blk->col_hi - blk->col_lo);
-    for (int64_t o = 0; o < n_out; o += g.depth) {
-        g.depth = n_out - o < MK_BACK_DEPTH ? n_out - o : MK_BACK_DEPTH;
-        g.from_zero = o == 0;
-        panels_transposed(&g, job->dy, o, blk->tile_lo);
-        for (int64_t col = blk->col_lo; col < blk->col_hi; col += g.n_col) {
-            g.n_col = columns_from(col, blk->col_hi);
-            g.c = c + (once ? 0 : 16 * (col - blk->col_lo));
-            int64_t next = columns_from(col + g.n_col, blk->col_hi);
-            g.fetch = (fetch_list){.row = job->data + (size_t)(o / 16) * tile_bytes +
-                                          tile_bytes * (size_t)(col + g.n_col) / (size_t)n_in,
-                                   .row_bytes = tile_bytes * (size_t)next / (size_t)n_in,
-                                   .stride = tile_bytes,
-                                   .n_row = next > 0 ? (g.depth + 15) / 16 : 0};
-            slivers_of_weights(&g, job, o, col);
-            run_group(&g, BY_TILE);
-            if (o + g.depth == n_out) {
-                add_transposed(&g, job->dx, blk->tile_lo, col);
-            }
+    for (place p = place_of(blk, n_out, 0, blk->col_lo); p.depth > 0;
+         p = next_place(blk, n_out, &p)) {
+        g.depth = p.depth;
+        g.n_col = p.n_col;
+        g.c = c + (once ? 0 : 16 * (p.col - blk->col_lo));
+        g.from_zero = p.at == 0;
+        if (p.col == blk->col_lo) {
+            panels_transposed(&g, job->dy, p.at, blk->tile_lo);
+        }
+        slivers_of_weights(&g, job, p.at, p.col);
+        fetch_for_x(&g.fetch, job, blk, &p);
+        run_group(&g, BY_TILE);
+        if (p.at + p.depth == n_out) {
+            add_transposed(&g, job->dx, blk->tile_lo, p.col);
         }
     }
 }
