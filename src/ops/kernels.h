@@ -96,21 +96,23 @@ typedef struct {
     const uint8_t *data;  // one matrix of w
 } mk_back_job;
 
-// A block of the result: tiles [tile_lo, tile_hi) of 16 output rows (of weights) or 16 tokens, and
-// columns [col_lo, col_hi), col_lo a multiple of MK_BACK_COLS.
+// A block of the result: tiles [tile_lo, tile_hi) of 16 output rows (of weights) or 16 tokens, at
+// most MK_BACK_TILES, and columns [col_lo, col_hi), of inputs at most MK_BACK_WIDTH.
 typedef struct {
     int64_t tile_lo, tile_hi, col_lo, col_hi;
     float *scratch;  // mk_back_floats of the block, 64-byte aligned
 } mk_back_block;
 
-#define MK_BACK_COLS  12   // of a step in registers, or a multiple
+#define MK_BACK_TILES 24
+#define MK_BACK_WIDTH 768
+#define MK_BACK_COLS  48   // of a group whose weights (or x) are copied at once
 #define MK_BACK_DEPTH 384  // of the sum that is walked at once: a multiple of 16
 
 // Floats of scratch for a block of so many tiles and columns; grows with both.
 static inline size_t mk_back_floats(int64_t n_tile, int64_t n_col) {
-    size_t tiles = (size_t)n_tile, cols = (size_t)(n_col + MK_BACK_COLS - 1) / MK_BACK_COLS;
-    cols *= MK_BACK_COLS;
-    return (16 * tiles + cols) * MK_BACK_DEPTH + 16 + 16 * tiles * cols;
+    size_t a = (size_t)n_tile * (16 * MK_BACK_DEPTH + 16), b = MK_BACK_COLS * (MK_BACK_DEPTH + 16);
+    size_t cols = n_col < MK_BACK_COLS ? MK_BACK_COLS : (size_t)n_col;
+    return a + b + 16 * (size_t)n_tile * cols;
 }
 
 #define MK_ATTN_QUERIES 64  // most queries of a job: (row_hi - row_lo) * (head_hi - head_lo)

@@ -3,20 +3,11 @@
 #include "ops/back.h"
 #include "ops/ops_int.h"
 
-// The largest block: its panels, slivers and result stay in a second cache of 1 MB.
-#define MAX_TILES 12
-#define MAX_COLS  240
-// Blocks for each thread, so that all end at about the same time; unless they would become so small
-// that copying costs more than waiting.
-#define BLOCKS    4
-#define MIN_TILES 4
-#define MIN_COLS  48
-
 typedef struct {
     const mk_kernels *k;
     mk_back_job job;
     bool of_weights;
-    int64_t n_tile, n_col, tiles, cols;  // of the whole, of a block
+    int64_t n_tile, n_col, tiles;  // of the whole; of a block
     float *scratch;
     size_t n_scratch;  // floats of one thread
 } back_work;
@@ -24,37 +15,23 @@ typedef struct {
 static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
-
-// Near-equal parts of n in whole units.
-static int64_t part_of(int64_t n, int64_t n_part, int64_t unit) {
-    return ceil_div(ceil_div(n, n_part), unit) * unit;
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
 }
 
-static void plan_blocks(back_work *w, int n_thread) {
-    int64_t rows = ceil_div(w->n_tile, MAX_TILES), cols = ceil_div(w->n_col, MAX_COLS);
-    while (n_thread > 1 && rows * cols < (int64_t)BLOCKS * n_thread) {
-        int64_t tiles_left = w->n_tile / (rows + 1), cols_left = w->n_col / (cols + 1);
-        if (tiles_left >= MIN_TILES &&
-            (16 * w->n_tile / rows >= w->n_col / cols || cols_left < MIN_COLS)) {
-            rows++;
-        } else if (cols_left >= MIN_COLS) {
-            cols++;
-        } else {
-            break;
-        }
-    }
-    w->tiles = part_of(w->n_tile, rows, 2);
-    w->cols = part_of(w->n_col, cols, MK_BACK_COLS);
-}
-
+// Units are groups of columns, blocks of tiles after each other.  Neighbours in one block are one
+// job, because the tiles' share of the other matrix is copied once for a job.
 static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
     const back_work *w = arg;
-    int64_t across = ceil_div(w->n_tile, w->tiles);
-    for (int64_t i = lo; i < hi; i++) {
-        mk_back_block b = {.tile_lo = i % across * w->tiles, .col_lo = i / across * w->cols};
-        b.tile_hi = b.tile_lo + w->tiles < w->n_tile ? b.tile_lo + w->tiles : w->n_tile;
-        b.col_hi = b.col_lo + w->cols < w->n_col ? b.col_lo + w->cols : w->n_col;
-        b.scratch = w->scratch + (size_t)ith * w->n_scratch;
+    int64_t groups = ceil_div(w->n_col, MK_BACK_COLS), most = MK_BACK_WIDTH / MK_BACK_COLS;
+    for (int64_t i = lo, n; i < hi; i += n) {
+        int64_t at = i % groups, tile = i / groups * w->tiles;
+        n = least(least(hi - i, groups - at), w->of_weights ? groups : most);
+        mk_back_block b = {.tile_lo = tile,
+                           .tile_hi = least(tile + w->tiles, w->n_tile),
+                           .col_lo = at * MK_BACK_COLS,
+                           .col_hi = least((at + n) * MK_BACK_COLS, w->n_col),
+                           .scratch = w->scratch + (size_t)ith * w->n_scratch};
         (w->of_weights ? w->k->back_linear_w : w->k->back_linear_x)(&w->job, &b);
     }
 }
@@ -62,15 +39,14 @@ static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
 // macs: multiplications in all.
 static void run_back(mk_ops *ops, back_work *w, int64_t macs) {
     size_t mark = mk_op_mark(ops);
-    int64_t tiles = (w->n_tile + 1) / 2 * 2;
     w->k = ops->k;
-    w->n_scratch = mk_back_floats(tiles < MAX_TILES ? tiles : MAX_TILES,
-                                  w->n_col < MAX_COLS ? w->n_col : MAX_COLS);
-    w->n_scratch = (w->n_scratch + 15) / 16 * 16;
+    w->n_scratch = mk_back_floats(least(w->n_tile, MK_BACK_TILES),
+                                  w->of_weights ? 0 : least(w->n_col, MK_BACK_WIDTH));
     w->scratch = mk_ops_take(ops, (size_t)ops->n_thread * w->n_scratch * sizeof(float));
     if (!ops->dry && macs > 0) {
-        plan_blocks(w, ops->n_thread);
-        int64_t n = ceil_div(w->n_tile, w->tiles) * ceil_div(w->n_col, w->cols);
+        // near-equal blocks of an even number of tiles
+        w->tiles = ceil_div(ceil_div(w->n_tile, ceil_div(w->n_tile, MK_BACK_TILES)), 2) * 2;
+        int64_t n = ceil_div(w->n_tile, w->tiles) * ceil_div(w->n_col, MK_BACK_COLS);
         mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, n, 1, run_blocks, w);
     }
     mk_op_release(ops, mark);
