@@ -300,7 +300,7 @@ void mk_back_attention(mk_ops *ops, mk_mat dq, mk_mat dk, mk_mat dv, mk_mat dy, 
     if (!ops->dry && rows->n_tok > 0) {
         run_batch(&w);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
     count(ops, a, rows);
     mk_ops_op_end(ops, MK_OP_BACK_ATTENTION);
 }

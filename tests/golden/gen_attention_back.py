@@ -1,6 +1,6 @@
 """Golden gradients of causal attention: torch in float64, several sequences of a packed batch.
 
-Writes golden/ops/attention_back.bin.  For each case (grouped queries; one latent kv head whose first columns are the
+Writes golden/attention_back.bin.  For each case (grouped queries; one latent kv head whose first columns are the
 values) and each length: int8 q, k, v (not latent), dy, all times 1/32; then float32 dq, dk, dv (not latent), rounded from
 float64.  All row-major [token, head, column].
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-OUT = pathlib.Path(__file__).resolve().parent / "ops/attention_back.bin"
+OUT = pathlib.Path(__file__).resolve().parent / "attention_back.bin"
 LENGTHS = (1, 5, 70, 130)
 # heads, kv heads, d_k, d_v, latent, scale
 CASES = ((4, 2, 8, 8, False, 0.375), (4, 1, 12, 8, True, 0.25))
@@ -43,6 +43,5 @@ for n_head, n_kv, d_k, d_v, latent, scale in CASES:
         y.backward(heads_first(tensor(dy).detach()))
         parts += [c.tobytes() for c in codes + [dy]]
         parts += [x.grad.numpy().astype("<f4").tobytes() for x in leaves]
-OUT.parent.mkdir(exist_ok=True)
 OUT.write_bytes(b"".join(parts))
 print(OUT, OUT.stat().st_size)

@@ -281,13 +281,38 @@ typedef struct {
     const mk_attn *a;
     mk_kv_layer kv;
     mk_rows rows;
-    mk_mat k, v, q, y;
+    mk_mat k, v, q, y, dk, dv, dq;
 } attn_step;
 
 static void step_attention(mk_ops *ops, void *arg) {
     attn_step *s = arg;
     mk_op_kv_store(ops, s->a, s->kv, &s->rows, s->k, s->v);
     mk_op_attention(ops, s->y, s->q, s->a, s->kv, &s->rows);
+}
+
+static void step_back_attention(mk_ops *ops, void *arg) {
+    attn_step *s = arg;
+    mk_back_attention(ops, s->dq, s->dk, s->dv, s->y, s->q, s->k, s->v, s->a, &s->rows);
+}
+
+// Gradients of what step_attention has left behind, y being its own gradient.
+static void hash_back_attention(mk_ops *ops, attn_step s, uint64_t seed) {
+    if (s.a->latent) {
+        s.v = (mk_mat){0};
+    }
+    const mk_mat in[3] = {s.q, s.k, s.v};
+    mk_mat *out[3] = {&s.dq, &s.dk, &s.dv};
+    for (uint64_t i = 0; i < 3; i++) {
+        *out[i] = in[i];
+        out[i]->p = in[i].p == NULL ? NULL : floats(in[i].n_row * in[i].n_col, seed + i);
+    }
+    run(ops, step_back_attention, &s);
+    for (int i = 0; i < 3; i++) {
+        if (out[i]->p != NULL) {
+            add_mat(*out[i]);
+            mk_free(out[i]->p);
+        }
+    }
 }
 
 static void hash_attention(mk_ops *ops, const mk_attn *a, uint64_t seed) {
@@ -311,9 +336,15 @@ static void hash_attention(mk_ops *ops, const mk_attn *a, uint64_t seed) {
                    {k, TOK, kc, kc},
                    {v, TOK, vc, vc},
                    {q, TOK, qc, qc},
-                   {y, TOK, yc, yc}};
+                   {y, TOK, yc, yc},
+                   {0},
+                   {0},
+                   {0}};
     run(ops, step_attention, &s);
     add_mat(s.y);
+    if (a->type != MK_KV_Q8) {
+        hash_back_attention(ops, s, seed + 4);
+    }
     mk_free(kv.base);
     mk_free(k);
     mk_free(v);

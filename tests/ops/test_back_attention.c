@@ -386,7 +386,7 @@ static void gradients_are_those_of_torch(void **state) {
     char *data = NULL;
     size_t n_bytes = 0;
     mk_err err = {0};
-    if (mk_file_read("tests/golden/ops/attention_back.bin", 1 << 20, &data, &n_bytes, &err) !=
+    if (mk_file_read("tests/golden/attention_back.bin", 1 << 20, &data, &n_bytes, &err) !=
         MK_OK) {
         fail_msg("%s", err.msg);
     }

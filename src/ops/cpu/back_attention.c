@@ -71,6 +71,23 @@ typedef struct {
     int64_t stride, n_row, d;
 } row_group;
 
+#define SOON 64  // rows of the next phase or task that are asked for before it begins
+// Asks for rows that are needed soon: the heads of a batch are small parts of long rows, where the
+// hardware expects nothing.
+static void ask(row_group r) {
+    for (int64_t i = 0; i < r.n_row; i++) {
+        for (int64_t d = 0; d < r.d; d += 16) {
+            __builtin_prefetch(r.p + i * r.stride + d, 0, 2);
+        }
+    }
+}
+
+// Rows [first, first + 16) of m as far as they exist: the d columns of one head.
+MK_INLINE row_group group_of(mk_mat m, int64_t first, int64_t head, int64_t d) {
+    int64_t n = min64(m.n_row - first, 16);
+    return (row_group){m.p + (n > 0 ? first : 0) * m.stride + head * d, m.stride, n, d};
+}
+
 static void lay_out(float *lanes, float *rows, const row_group *src) {
     for (int64_t d = 0; d < src->d; d += 16) {
         v16f r[16];
@@ -99,14 +116,18 @@ void MK_FN(back_attention_keys)(const mk_back_attn_job *job, int64_t lo, int64_t
     const mk_attn *a = job->a;
     const int64_t dk_pad = pad16(a->d_k), dv_pad = pad16(a->d_v);
     for (int64_t j = 16 * lo; j < 16 * hi; j += 16) {
-        int64_t n = min64(job->n - j, 16);
-        row_group k = {job->k.p + j * job->k.stride + job->kv_head * a->d_k, job->k.stride, n,
-                       a->d_k};
+        row_group k = group_of(job->k, j, job->kv_head, a->d_k);
+        ask(group_of(job->k, j + 16, job->kv_head, a->d_k));
         lay_out(job->k_lanes + j * a->d_k, job->k_rows + j * dk_pad, &k);
         if (!a->latent) {
-            row_group v = {job->v.p + j * job->v.stride + job->kv_head * a->d_v, job->v.stride, n,
-                           a->d_v};
+            row_group v = group_of(job->v, j, job->kv_head, a->d_v);
+            ask(group_of(job->v, j + 16, job->kv_head, a->d_v));
             lay_out(job->v_lanes + j * a->d_v, NULL, &v);
+        }
+        if (j < SOON) {
+            int64_t head = job->kv_head * (a->n_head / a->n_kv_head);
+            ask(group_of(job->q, j, head, a->d_k));
+            ask(group_of(job->dy, j, head, a->d_v));
         }
         memset(job->dk_sum + j * dk_pad, 0, (size_t)(16 * dk_pad) * sizeof(float));
         memset(job->dv_sum + j * dv_pad, 0, (size_t)(16 * dv_pad) * sizeof(float));
@@ -161,15 +182,15 @@ MK_INLINE void dots(const int V, product p, int64_t n, float factor, float *out,
     }
 }
 
-// 8 rows (lanes [d][16]) against the first n_group groups of keys [group][d][16], of which the
-// first d columns count.
-static void all_dots(product p, int64_t d, float factor, float *out, int64_t out_vec,
+// n <= 16 rows (lanes [d][16]) against the first n_group groups of keys [group][d][16], of which
+// the first d columns count.
+static void all_dots(product p, int64_t n, int64_t d, float factor, float *out, int64_t out_vec,
                      int64_t n_group) {
     for (int64_t g = 0, v; g < n_group; g += v) {
         v = next_vecs(n_group - g);
         product at = p;
         at.y += g * p.y_vec;
-        for (int i = 0; i < HALF; i += ROWS) {
+        for (int i = 0; i < n; i += ROWS) {
             at.x = p.x + i;
             float *to = out + g * out_vec + 16 * i;
             if (VECS >= 3 && v == 3) {
@@ -301,34 +322,30 @@ static void dq_rows(dq_tile t, int64_t d_k) {
     }
 }
 
-// 8 queries from row `at` of the piece on; lane: of their groups' lanes.
-static void half_tile(const mk_back_attn_job *job, const mk_back_attn_piece *piece, int64_t at) {
+// 16 queries from row `at` of the piece on, n of which exist.
+static void row_tile(const mk_back_attn_job *job, const mk_back_attn_piece *piece, int64_t at,
+                     int64_t n) {
     const mk_attn *a = job->a;
     const int64_t t = piece->first + at, n_group = t / 16 + 1, group = job->row_cap * 16;
     float *s = piece->p + at * 16, *dp = piece->ds + at * 16;
-    const int64_t tile = at / 16 * 16, lane = at % 16;
-    product q = {.x = piece->q_lanes + tile * a->d_k + lane, .y = job->k_lanes};
-    product dy = {.x = piece->dy_lanes + tile * a->d_v + lane, .y = job->v_lanes};
-    q.y_vec = a->d_k * 16;
+    product q = {.x = piece->q_lanes + at * a->d_k, .y = job->k_lanes, .y_vec = a->d_k * 16};
+    product dy = {.x = piece->dy_lanes + at * a->d_v, .y = job->v_lanes};
     dy.y_vec = (a->latent ? a->d_k : a->d_v) * 16;
-    all_dots(q, a->d_k, a->scale, s, group, n_group);
-    all_dots(dy, a->d_v, 1.0f, dp, group, n_group);
-    for (int i = 0; i < HALF; i += SOFTMAX) {
-        softmax((soft_rows){.s = s + 16 * i,
-                            .dp = dp + 16 * i,
-                            .group = group,
-                            .n_group = n_group,
-                            .seen = t % 16 + i + 1});
+    all_dots(q, n, a->d_k, a->scale, s, group, n_group);
+    all_dots(dy, n, a->d_v, 1.0f, dp, group, n_group);
+    for (int i = 0; i < n; i += SOFTMAX) {
+        softmax((soft_rows){
+            .s = s + 16 * i, .dp = dp + 16 * i, .group = group, .n_group = n_group, .seen = i + 1});
     }
-    for (int i = 0; job->dq.p != NULL && i < HALF; i += ROWS) {
+    for (int i = 0; job->dq.p != NULL && i < n; i += ROWS) {
         dq_rows((dq_tile){.ds = dp + 16 * i,
                           .k = job->k_rows,
                           .group = group,
                           .dk_pad = pad16(a->d_k),
                           .dq = job->dq.p + (t + i) * job->dq.stride + piece->head * a->d_k,
                           .stride = job->dq.stride,
-                          .n_row = piece->n - at - i,
-                          .n_key = t + HALF,
+                          .n_row = n - i,
+                          .n_key = t + i / HALF * HALF + HALF,
                           .scale = a->scale},
                 a->d_k);
     }
@@ -339,21 +356,19 @@ void MK_FN(back_attention_rows)(const mk_back_attn_job *job, int64_t lo, int64_t
     const int64_t per_piece = job->row_cap / 16;
     for (int64_t u = lo; u < hi; u++) {
         const mk_back_attn_piece *piece = &job->piece[u / per_piece];
-        const int64_t at = u % per_piece * 16, n = min64(piece->n - at, 16);
-        if (n <= 0) {
+        const int64_t at = u % per_piece * 16, t = piece->first + at, head = piece->head;
+        if (at >= piece->n) {
             continue;
         }
-        const int64_t t = piece->first + at;
-        row_group q = {job->q.p + t * job->q.stride + piece->head * a->d_k, job->q.stride, n,
-                       a->d_k};
-        row_group dy = {job->dy.p + t * job->dy.stride + piece->head * a->d_v, job->dy.stride, n,
-                        a->d_v};
+        row_group q = group_of(job->q, t, head, a->d_k), dy = group_of(job->dy, t, head, a->d_v);
         lay_out(piece->q_lanes + at * a->d_k, piece->q_rows + at * pad16(a->d_k), &q);
         lay_out(piece->dy_lanes + at * a->d_v, piece->dy_rows + at * pad16(a->d_v), &dy);
-        half_tile(job, piece, at);
-        if (n > HALF) {
-            half_tile(job, piece, at + HALF);
+        ask(group_of(job->q, t + 16, head, a->d_k));
+        ask(group_of(job->dy, t + 16, head, a->d_v));
+        if (job->dq.p != NULL) {
+            ask(group_of(job->dq, t, head, a->d_k));
         }
+        row_tile(job, piece, at, q.n_row);
     }
 }
 
@@ -416,9 +431,20 @@ static void half_keys(const mk_back_attn_job *job, const mk_back_attn_piece *pie
 }
 
 void MK_FN(back_attention_cols)(const mk_back_attn_job *job, int64_t lo, int64_t hi) {
-    for (int64_t j = 16 * lo; j < 16 * hi; j += HALF) {
+    const mk_attn *a = job->a;
+    const mk_back_attn_piece *end = &job->piece[job->n_piece - 1];
+    const bool last =
+        end->first + end->n == job->n && (end->head + 1) % (a->n_head / a->n_kv_head) == 0;
+    for (int64_t j = 16 * lo; j < 16 * hi; j += 16) {
+        if (last && job->dk.p != NULL) {
+            ask(group_of(job->dk, j, job->kv_head, a->d_k));
+        }
+        if (last && job->dv.p != NULL && !a->latent) {
+            ask(group_of(job->dv, j, job->kv_head, a->d_v));
+        }
         for (int64_t i = 0; i < job->n_piece; i++) {
             half_keys(job, &job->piece[i], j);
+            half_keys(job, &job->piece[i], j + HALF);
         }
     }
 }
@@ -427,6 +453,10 @@ void MK_FN(back_attention_add)(const mk_back_attn_job *job, int64_t lo, int64_t 
     const mk_attn *a = job->a;
     const v16f scale = vf_set1(a->scale);
     for (int64_t j = 16 * lo; j < min64(16 * hi, job->n); j++) {
+        if (j % 16 == 0 && j < SOON && job->kv_head + 1 < a->n_kv_head) {
+            ask(group_of(job->k, j, job->kv_head + 1, a->d_k));
+            ask(group_of(job->v, j, job->kv_head + 1, a->d_v));
+        }
         for (int64_t c = 0; job->dk.p != NULL && c < a->d_k; c += 16) {
             float *dk = job->dk.p + j * job->dk.stride + job->kv_head * a->d_k + c;
             v16f sum = vf_load(job->dk_sum + j * pad16(a->d_k) + c);
