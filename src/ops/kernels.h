@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "ops/ops.h"
+#include "ops/optim.h"
 
 // --- prepared activations ------------------------------------------------------------------------
 // Linear kernels read activations in blocks of up to 8 tokens, interleaved so that one pointer
@@ -104,6 +105,9 @@ struct mk_kernels {
     void (*attention)(const mk_attn_job *job);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more
     void (*route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
+    float (*sum_squares)(const float *x, int64_t n);
+    // floats [lo, hi) of a tensor, lo a multiple of MK_CODE8_BLOCK
+    void (*adamw)(const mk_adamw *a, const mk_adamw_tensor *t, int64_t lo, int64_t hi);
 };
 
 // Geometry of packed weights (pack.c).

@@ -20,7 +20,10 @@
     X(KV_STORE, "kv_store") \
     X(ATTENTION, "attention") \
     X(ROUTE, "route") \
-    X(MOE, "moe")
+    X(MOE, "moe") \
+    X(SUM_SQUARES, "sum_squares") \
+    X(ADAMW, "adamw") \
+    X(MUON, "muon")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,

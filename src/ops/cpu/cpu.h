@@ -23,6 +23,9 @@ size_t MK_FN(attention_scratch)(const mk_attn *a);
 void MK_FN(attention)(const mk_attn_job *job);
 void MK_FN(route)(const mk_route *r, const float *logits, float *scratch, int32_t *sel, float *w);
 
+float MK_FN(sum_squares)(const float *x, int64_t n);
+void MK_FN(adamw)(const mk_adamw *a, const mk_adamw_tensor *t, int64_t lo, int64_t hi);
+
 #if defined(MK_ISA_AVX512)
 // With vdpbf16ps (linear_bf16.c): the same bits, for processors that have AVX512_BF16.
 void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi);

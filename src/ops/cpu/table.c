@@ -8,7 +8,8 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
 #define COMMON                                                                                     \
     .rmsnorm = MK_FN(rmsnorm), .rms = MK_FN(rms), .swiglu = MK_FN(swiglu), .axpy = MK_FN(axpy),    \
     .kv_store = MK_FN(kv_store), .attention_scratch = MK_FN(attention_scratch),                    \
-    .attention = MK_FN(attention), .route = MK_FN(route)
+    .attention = MK_FN(attention), .route = MK_FN(route), .sum_squares = MK_FN(sum_squares),       \
+    .adamw = MK_FN(adamw)
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
