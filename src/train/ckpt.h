@@ -71,10 +71,14 @@ char *mk_ckpt_name(const char *dir, int64_t step);  // path of the file of a ste
 // Errors: MK_ENOTFOUND (there is none), MK_EIO (the folder), MK_ECORRUPT (all are damaged).
 mk_status mk_ckpt_latest(const char *dir, mk_ckpt **out, mk_err *err) MK_WARN_UNUSED;
 
-// Deletes all but the newest n_last files and the n_best of the best score (the newer at a tie),
-// and what killed writers left.  n_last is at least 1.  Files whose header is damaged count as the
-// newest they are named, and have no score.  Errors: MK_EIO (the folder, or a file that cannot be
-// deleted).
+// Step and score of a file from its header alone (run is NULL).  Errors: MK_ENOTFOUND, MK_EIO,
+// MK_ECORRUPT, MK_EUNSUPPORTED.
+mk_status mk_ckpt_peek(const char *path, mk_ckpt_head *head, mk_err *err) MK_WARN_UNUSED;
+
+// Deletes all but the newest n_last files (at least 1) and the n_best of the best score (the newer
+// at a tie; files without a score are never best), and the temporary files of writers that were
+// killed: one run at a time has a folder.  Errors: MK_EIO, MK_ENOTFOUND (the folder, or a file that
+// cannot be deleted).
 mk_status mk_ckpt_prune(const char *dir, int64_t n_last, int64_t n_best,
                         mk_err *err) MK_WARN_UNUSED;
 
