@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "ops/ops.h"
+#include "ops/optim.h"
 
 // --- prepared activations ------------------------------------------------------------------------
 // Linear kernels read activations in blocks of up to 8 tokens, interleaved so that one pointer
@@ -204,6 +205,9 @@ struct mk_kernels {
     void (*softmax_dot)(mk_softmax *s, const float *z, int64_t n);
     void (*softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z,
                          int64_t n);  // y = fma(a, p, y)
+    float (*sum_squares)(const float *x, int64_t n);
+    // floats [lo, hi) of a tensor, lo a multiple of MK_CODE8_BLOCK
+    void (*adamw)(const mk_adamw *a, const mk_adamw_tensor *t, int64_t lo, int64_t hi);
 };
 
 // Geometry of packed weights (pack.c).

@@ -32,7 +32,10 @@
     X(BACK_LINEAR_X, "back_linear_x") \
     X(BACK_LINEAR_W, "back_linear_w") \
     X(BACK_BIAS, "back_bias") \
-    X(BACK_ATTENTION, "back_attention")
+    X(BACK_ATTENTION, "back_attention") \
+    X(SUM_SQUARES, "sum_squares") \
+    X(ADAMW, "adamw") \
+    X(MUON, "muon")
 // clang-format on
 typedef enum {
 #define X(id, name) MK_OP_##id,

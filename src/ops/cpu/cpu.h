@@ -41,6 +41,9 @@ void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
 void MK_FN(unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
 
+float MK_FN(sum_squares)(const float *x, int64_t n);
+void MK_FN(adamw)(const mk_adamw *a, const mk_adamw_tensor *t, int64_t lo, int64_t hi);
+
 #if defined(MK_ISA_AVX512)
 // With vdpbf16ps (linear_bf16.c): the same bits, for processors that have AVX512_BF16.
 void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi);

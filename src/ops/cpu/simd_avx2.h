@@ -63,6 +63,9 @@ MK_INLINE v16f vf_mul(v16f x, v16f y) {
 MK_INLINE v16f vf_div(v16f x, v16f y) {
     return (v16f){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
 }
+MK_INLINE v16f vf_sqrt(v16f x) {
+    return (v16f){_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)};
+}
 MK_INLINE v16f vf_fma(v16f x, v16f y, v16f z) {
     return (v16f){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }

@@ -51,6 +51,9 @@ MK_INLINE v16f vf_mul(v16f a, v16f b) {
 MK_INLINE v16f vf_div(v16f a, v16f b) {
     return _mm512_div_ps(a, b);
 }
+MK_INLINE v16f vf_sqrt(v16f a) {
+    return _mm512_sqrt_ps(a);
+}
 MK_INLINE v16f vf_fma(v16f a, v16f b, v16f c) {
     return _mm512_fmadd_ps(a, b, c);
 }

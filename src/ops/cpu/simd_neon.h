@@ -77,6 +77,12 @@ MK_INLINE v16f vf_div(v16f a, v16f b) {
     }
     return a;
 }
+MK_INLINE v16f vf_sqrt(v16f a) {
+    QUADS(i) {
+        a.v[i] = vsqrtq_f32(a.v[i]);
+    }
+    return a;
+}
 MK_INLINE v16f vf_fma(v16f a, v16f b, v16f c) {
     QUADS(i) {
         c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);

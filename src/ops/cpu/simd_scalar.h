@@ -72,6 +72,12 @@ MK_INLINE v16f vf_div(v16f a, v16f b) {
     }
     return a;
 }
+MK_INLINE v16f vf_sqrt(v16f a) {
+    LANES(i) {
+        a.v[i] = sqrtf(a.v[i]);
+    }
+    return a;
+}
 MK_INLINE v16f vf_fma(v16f a, v16f b, v16f c) {
     LANES(i) {
         c.v[i] = fmaf(a.v[i], b.v[i], c.v[i]);

@@ -14,7 +14,8 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
     .softmax_axpy = MK_FN(softmax_axpy), .back_linear_w = MK_FN(back_linear_w),                    \
     .back_linear_x = MK_FN(back_linear_x), .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack), \
     .back_attention = {MK_FN(back_attention_keys), MK_FN(back_attention_rows),                     \
-                       MK_FN(back_attention_cols), MK_FN(back_attention_add)}
+                       MK_FN(back_attention_cols), MK_FN(back_attention_add)},                     \
+    .sum_squares = MK_FN(sum_squares), .adamw = MK_FN(adamw)
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
