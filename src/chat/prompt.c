@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "chat/encode.h"
 #include "chat/llm_int.h"
 #include "chat/reasoning.h"
 
@@ -114,23 +115,6 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
 
 // --- encoding ------------------------------------------------------------------------------------
 
-static mk_status encode_rendered(const mk_tokenizer *tok, const mk_jinja_text *text, mk_ids *ids,
-                                 mk_err *err) {
-    mk_text_run *runs = mk_try_alloc(text->n_runs ? text->n_runs : 1, sizeof *runs);
-    if (!runs) {
-        return MK_FAIL(err, MK_ENOMEM, "no memory for %zu runs of prompt text", text->n_runs);
-    }
-    for (size_t i = 0; i < text->n_runs; i++) {
-        runs[i] = (mk_text_run){text->runs[i].end, text->runs[i].user};
-    }
-    // the template writes BOS itself, so nothing is added (as transformers' apply_chat_template)
-    mk_encode_opts o = {.parse_special = true, .runs = runs, .n_runs = text->n_runs};
-    mk_status st = mk_tokenizer_encode(tok, text->text.data ? text->text.data : "", text->text.len,
-                                       o, ids, err);
-    mk_free(runs);
-    return st;
-}
-
 static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages, mk_prompt *p,
                         mk_err *err) {
     mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
@@ -142,7 +126,7 @@ static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages
     p->templated = true;
     p->starts_thinking =
         mk_reasoning_prompt_open(text.text.data ? text.text.data : "", text.text.len, "<think>");
-    mk_status st = encode_rendered(llm->tokenizer, &text, &p->ids, err);
+    mk_status st = mk_chat_encode(llm->tokenizer, &text, 0, text.text.len, &p->ids, err);
     mk_jinja_text_free(&text);
     return st;
 }

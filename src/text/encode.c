@@ -59,6 +59,7 @@ static mk_status plain_gap(mk_enc *c, const char *p, size_t n, bool at_start) {
 static mk_status raw_gap(mk_enc *c, const char *p, size_t n, bool at_start) {
     size_t base = (size_t)(p - c->text), n_raw = n;
     const char *raw = p;
+    c->at_start = at_start;
     MK_TRY(mk_norm_run(c, p, n, &p, &n));
     if (!c->t->added.any_normalized) {
         return plain_gap(c, p, n, at_start);
@@ -125,6 +126,7 @@ mk_status mk_tokenizer_encode(const mk_tokenizer *t, const char *text, size_t n,
                 .ids = ids,
                 .err = err,
                 .parse_special = opts.parse_special,
+                .continues = opts.continues,
                 .text = text,
                 .runs = opts.runs,
                 .n_runs = opts.n_runs};

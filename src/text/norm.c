@@ -31,7 +31,7 @@ static void cps_add(cps *s, const int32_t *v, size_t n) {
     s->n += n;
 }
 
-// --- canonical forms ----------------------------------------------------------------------------
+// --- canonical forms -----------------------------------------------------------------------------
 static unsigned ccc(int32_t cp) {
     return (unsigned)utf8proc_get_property(cp)->combining_class & 255u;
 }
@@ -169,7 +169,7 @@ static void form(const mk_norm_step *step, const char *p, size_t n, mk_buf *out)
     mk_free(s.cp);
 }
 
-// --- character by character ---------------------------------------------------------------------
+// --- character by character ----------------------------------------------------------------------
 static bool is_category(uint32_t cp, int lo, int hi) {
     int c = (int)utf8proc_category((utf8proc_int32_t)cp);
     return c >= lo && c <= hi;
@@ -241,7 +241,7 @@ static void map_chars(const mk_norm_step *s, const char *p, size_t n, mk_buf *ou
     }
 }
 
-// --- strings ------------------------------------------------------------------------------------
+// --- strings -------------------------------------------------------------------------------------
 static void replace(const mk_norm_step *s, const char *p, size_t n, mk_buf *out) {
     size_t i = 0;
     while (s->n_a > 0 && i < n) {
@@ -354,8 +354,8 @@ static void charsmap_hf(const mk_charsmap *m, const char *p, size_t n, mk_buf *o
 }
 
 // Spaces to "▁" as llama.cpp does it for T5: left = a space in front, right = runs become one.
-static void ugm_spaces(const mk_norm_step *s, const char *p, size_t n, mk_buf *out) {
-    bool in_word = false, prepended = false;
+static void ugm_spaces(const mk_norm_step *s, const char *p, size_t n, bool joined, mk_buf *out) {
+    bool in_word = joined, prepended = joined;
     for (size_t i = 0; i < n; i++) {
         if (p[i] != ' ') {
             if (!in_word && ((s->left && !prepended) || s->right)) {
@@ -374,6 +374,7 @@ static void ugm_spaces(const mk_norm_step *s, const char *p, size_t n, mk_buf *o
 }
 
 static mk_status run_step(mk_enc *c, const mk_norm_step *s, const char *p, size_t n, mk_buf *out) {
+    bool joined = c->continues && c->at_start;
     switch (s->kind) {
     case MK_NORM_NFC:
     case MK_NORM_NFD:
@@ -389,7 +390,7 @@ static mk_status run_step(mk_enc *c, const mk_norm_step *s, const char *p, size_
         map_chars(s, p, n, out);
         break;
     case MK_NORM_PREPEND:
-        mk_buf_add(out, s->b, s->n_b);
+        mk_buf_add(out, s->b, joined ? 0 : s->n_b);
         mk_buf_add(out, p, n);
         break;
     case MK_NORM_REPLACE:
@@ -407,7 +408,7 @@ static mk_status run_step(mk_enc *c, const mk_norm_step *s, const char *p, size_
         charsmap_hf(&c->t->charsmap, p, n, out);
         break;
     case MK_NORM_UGM_SPACES:
-        ugm_spaces(s, p, n, out);
+        ugm_spaces(s, p, n, joined, out);
         break;
     }
     return MK_OK;

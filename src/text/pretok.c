@@ -29,7 +29,7 @@ static mk_status model(mk_enc *c, const char *p, size_t n) {
     return piece[t->kind](c, p + start, n - start);
 }
 
-// --- cutting ------------------------------------------------------------------------------------
+// --- cutting -------------------------------------------------------------------------------------
 // The part that is waiting for its neighbour to be known.
 typedef struct {
     mk_enc *c;
@@ -116,11 +116,14 @@ static mk_status cut(mk_enc *c, int i_pass, const char *p, size_t n) {
     return flush(&k);
 }
 
-// --- rewriting ----------------------------------------------------------------------------------
+// --- rewriting -----------------------------------------------------------------------------------
 // Spaces become the replacement, one goes in front where the scheme says so, and the text is cut
 // before each.
-static void write_meta(const mk_pass *m, bool first, const char *p, size_t n, mk_buf *b) {
-    bool starts = n > 0 && (p[0] == ' ' || (n >= m->n_meta && memcmp(p, m->meta, m->n_meta) == 0));
+static void write_meta(const mk_pass *m, bool first, bool joined, const char *p, size_t n,
+                       mk_buf *b) {
+    bool starts =
+        joined ||
+        (n > 0 && (p[0] == ' ' || (n >= m->n_meta && memcmp(p, m->meta, m->n_meta) == 0)));
     if (!starts && (m->prepend == MK_PREPEND_ALWAYS || (m->prepend == MK_PREPEND_FIRST && first))) {
         mk_buf_add(b, m->meta, m->n_meta);
     }
@@ -150,14 +153,14 @@ static mk_status cut_meta(mk_enc *c, int i_pass, const mk_pass *m, const mk_buf 
 
 static mk_status rewrite(mk_enc *c, int i_pass, const char *p, size_t n) {
     const mk_pass *m = &c->t->pass[i_pass];
-    bool first = c->at_start;
-    if (m->kind == MK_PASS_PREFIX_SPACE && n > 0 && p[0] == ' ') {
+    bool first = c->at_start, joined = first && c->continues;
+    if (m->kind == MK_PASS_PREFIX_SPACE && n > 0 && (p[0] == ' ' || joined)) {
         return run_from(c, i_pass + 1, p, n);
     }
     mk_buf b;
     mk_buf_init(&b, n * 8 + 64);
     if (m->kind == MK_PASS_META) {
-        write_meta(m, first, p, n, &b);
+        write_meta(m, first, joined, p, n, &b);
     } else {
         mk_buf_putc(&b, ' ');
         mk_buf_add(&b, p, n);

@@ -26,7 +26,7 @@
 #define MK_MAX_ADDED 1024
 #define MK_MAX_VOCAB (1 << 24)  // ids
 
-// --- vocab.c ------------------------------------------------------------------------------------
+// --- vocab.c -------------------------------------------------------------------------------------
 typedef struct {
     uint32_t text, n_text;    // as in the file
     uint32_t piece, n_piece;  // as in decoded text
@@ -78,7 +78,7 @@ uint32_t mk_cp_of_byte(unsigned b);
 // it.
 bool mk_bytes_of_text(const char *text, size_t n, char *out, size_t *n_out);
 
-// --- bpe.c --------------------------------------------------------------------------------------
+// --- bpe.c ---------------------------------------------------------------------------------------
 typedef struct {
     int32_t left, right;  // left = -1: empty slot
     int32_t rank, id;
@@ -95,7 +95,7 @@ mk_status mk_merges_init(mk_merges *m, int64_t n, mk_err *err) MK_WARN_UNUSED;
 void mk_merges_add(mk_merges *m, int32_t left, int32_t right, int32_t rank, int32_t id,
                    bool keep_first);
 
-// --- norm.c -------------------------------------------------------------------------------------
+// --- norm.c --------------------------------------------------------------------------------------
 typedef enum {
     MK_NORM_NFC,
     MK_NORM_NFD,
@@ -134,7 +134,7 @@ mk_status mk_charsmap_init(mk_charsmap *c, const char *blob, size_t n, mk_err *e
 size_t mk_charsmap_find(const mk_charsmap *c, const char *p, size_t n, bool shortest,
                         const char **to, size_t *n_to);
 
-// --- pretok.c -----------------------------------------------------------------------------------
+// --- pretok.c ------------------------------------------------------------------------------------
 typedef enum { MK_PASS_SPLIT, MK_PASS_REGEX, MK_PASS_META, MK_PASS_PREFIX_SPACE } mk_pass_kind;
 typedef enum {
     MK_SPLIT_ISOLATED,
@@ -156,7 +156,7 @@ typedef struct {
     size_t n_meta;
 } mk_pass;
 
-// --- added.c ------------------------------------------------------------------------------------
+// --- added.c -------------------------------------------------------------------------------------
 typedef struct {
     char *text;  // owned; normalised if `normalized`
     size_t n;
@@ -190,7 +190,7 @@ bool mk_runs_touch_user(const mk_text_run *runs, size_t n_runs, size_t start, si
 int64_t mk_added_find(const mk_added_set *s, const mk_uclass *u, const mk_added_query *q,
                       size_t *start, size_t *end);
 
-// --- the tokenizer ------------------------------------------------------------------------------
+// --- the tokenizer -------------------------------------------------------------------------------
 struct mk_tokenizer {
     mk_tokenizer_kind kind;
     const char *pre_name;  // static
@@ -249,7 +249,8 @@ typedef struct {
     const char *text;  // the whole text, which the runs cover
     const mk_text_run *runs;
     size_t n_runs;
-    bool at_start;  // the piece in hand starts where the text starts
+    bool at_start;   // the piece in hand starts where the text starts
+    bool continues;  // ... where something stands before it
 } mk_enc;
 
 mk_status mk_enc_grow(mk_enc *c, void **p, size_t *cap, size_t need, size_t elem) MK_WARN_UNUSED;

@@ -62,6 +62,9 @@ typedef struct {
 
 typedef struct {
     bool add_special;  // put BOS (and EOS) as the tokenizer's own settings say
+    // The text goes on behind ids that are there already: no space is put in front of it, as some
+    // vocabularies do at the start of a text.
+    bool continues;
     // recognise control and special tokens in the text; user-defined tokens always are
     bool parse_special;
     // With runs, parse_special holds for template bytes alone: a control token, and any added token
