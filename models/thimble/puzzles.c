@@ -11,7 +11,7 @@
 #include "base/mathx.h"
 #include "base/opt.h"
 
-enum { MAX_TRIES = 200000, TEXT_MAX = 1 << 16, N_TAG_PIECES = 6 };
+enum { MAX_TRIES = 200000, TEXT_MAX = 1 << 16, N_TAG_PIECES = 6, MAX_REPEATS = 2000 };
 
 typedef struct {
     const char *kind, *split, *quality, *format, *out, *verify;
@@ -171,6 +171,9 @@ static mk_status draw_item(pz_item *it, const args *a, uint64_t index, stats *st
     pz_quality q = {.check = a->check, .shuffle = mixed ? a->shuffle : 0};
     it->want_test = strcmp(a->split, "test") == 0;
     it->course = rl ? PZ_PLAIN : draw_course(&r, a);
+    if (countdown && a->max_numbers == 2 && it->course != PZ_DIRECT) {
+        it->course = PZ_PLAIN;  // nothing to mistake in one line
+    }
     int n_op = (int)a->min_ops + pz_below(&r, (int)(a->max_ops - a->min_ops + 1));
     for (int i = 0; i < MAX_TRIES; i++) {
         st->tries++;
@@ -322,12 +325,13 @@ static mk_status write_lines(const args *a, mk_writer *w, stats *st, mk_err *err
             break;
         }
         if (test && !seen_add(&seen, &it)) {
-            if (++repeats > 100 + 20 * a->n) {
+            if (++repeats > MAX_REPEATS) {
                 s = MK_FAIL(err, MK_ELIMIT, "the test side has fewer than %" PRId64 " such puzzles",
                             a->n);
             }
             continue;
         }
+        repeats = 0;
         mk_buf_clear(&line);
         write_line(&line, &it, a->format);
         count(st, &it);

@@ -1,10 +1,9 @@
 // Checks every number of the traces with the program's own evaluator, which shares no code with the
 // writers.
 //
-// A line of reasoning is true if every value it states is the value of what it states it for: an
-// expression keeps the value of the question, both sides of every = agree, columns are what adding,
-// subtracting or multiplying the last digits gives, "ok" stands where it should.
-#include <ctype.h>
+// A trace is true if every line follows: the expression is the one before with the last result put
+// in, both sides of every = agree, columns are what adding, subtracting or multiplying the last
+// digits gives, a check repeats the numbers of its step, "ok" stands where it should.
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +11,14 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "puzzles.h"
 #include "train/expr.h"
+#include "verify_int.h"
 
-enum { FILE_MAX_BYTES = 2000000000, N_SHOWN = 10 };
+enum { FILE_MAX_BYTES = 2000000000, N_SHOWN = 10, MAX_TEXT = 256 };
 
-static bool eval(const char *s, size_t n, int64_t *v) {
+// --- texts ---------------------------------------------------------------------------------------
+
+bool pz_eval(const char *s, size_t n, int64_t *v) {
     mk_expr e;
     if (mk_expr_eval(s, n, &e, NULL) != MK_OK) {
         return false;
@@ -26,20 +27,12 @@ static bool eval(const char *s, size_t n, int64_t *v) {
     return true;
 }
 
-static bool ends_with(const char *s, size_t n, const char *end) {
+bool pz_ends_with(const char *s, size_t n, const char *end) {
     size_t k = strlen(end);
     return n >= k && memcmp(s + n - k, end, k) == 0;
 }
 
-// --- one step ------------------------------------------------------------------------------------
-
-typedef struct {
-    const char *s;
-    size_t n;
-} span;
-
-// The text up to one of the signs in `stop`; *s moves behind it (on the sign).
-static span take(span *s, const char *stop) {
+span pz_take(span *s, const char *stop) {
     size_t k = 0;
     while (k < s->n && !strchr(stop, s->s[k])) {
         k++;
@@ -50,7 +43,7 @@ static span take(span *s, const char *stop) {
     return t;
 }
 
-static bool skip(span *s, char c) {
+bool pz_skip(span *s, char c) {
     if (s->n == 0 || s->s[0] != c) {
         return false;
     }
@@ -59,24 +52,32 @@ static bool skip(span *s, char c) {
     return true;
 }
 
+bool pz_cut_end(span *s, const char *end) {
+    bool yes = pz_ends_with(s->s, s->n, end);
+    s->n -= yes ? strlen(end) : 0;
+    return yes;
+}
+
+// --- one step ------------------------------------------------------------------------------------
+
 // x op y out of "x*y" or "-(x*y)", no sign inside
 static bool split_pair(span t, int64_t *x, char *op, int64_t *y) {
     if (t.n > 3 && t.s[0] == '-' && t.s[1] == '(' && t.s[t.n - 1] == ')') {
         t = (span){t.s + 2, t.n - 3};
     }
-    span left = take(&t, "+-*");
+    span left = pz_take(&t, "+-*");
     if (t.n < 2) {
         return false;
     }
     *op = t.s[0];
-    return eval(left.s, left.n, x) && eval(t.s + 1, t.n - 1, y) && *x >= 0 && *y >= 0;
+    return pz_eval(left.s, left.n, x) && pz_eval(t.s + 1, t.n - 1, y) && *x >= 0 && *y >= 0;
 }
 
 static bool next_column(span *t, int64_t *v, bool *borrow) {
-    span c = take(t, " ");
-    (void)skip(t, ' ');
-    *borrow = ends_with(c.s, c.n, "'");
-    return eval(c.s, c.n - *borrow, v);
+    span c = pz_take(t, " ");
+    (void)pz_skip(t, ' ');
+    *borrow = pz_ends_with(c.s, c.n, "'");
+    return pz_eval(c.s, c.n - *borrow, v);
 }
 
 // One digit, or one digit and a zero: what the columns of a product are multiplied by.
@@ -111,7 +112,7 @@ static bool columns_true(span t, int64_t x, char op, int64_t y) {
 static bool work_true(span *s, span what) {
     int64_t x, y;
     char op;
-    span c = take(s, "=");
+    span c = pz_take(s, "=");
     return split_pair(what, &x, &op, &y) && columns_true(c, x, op, y);
 }
 
@@ -123,43 +124,43 @@ static bool long_true(span *s, span what) {
         return false;
     }
     for (int i = 0; i < 2; i++) {
-        span part = take(s, ":"), result;
+        span part = pz_take(s, ":"), result;
         int64_t v, r;
-        if (!skip(s, ':') || !work_true(s, part) || !skip(s, '=')) {
+        if (!pz_skip(s, ':') || !work_true(s, part) || !pz_skip(s, '=')) {
             return false;
         }
-        result = take(s, ";");
-        if (!eval(part.s, part.n, &v) || !eval(result.s, result.n, &r) || v != r || !skip(s, ';')) {
+        result = pz_take(s, ";");
+        if (!pz_eval(part.s, part.n, &v) || !pz_eval(result.s, result.n, &r) || v != r ||
+            !pz_skip(s, ';')) {
             return false;
         }
         total += v;
     }
-    span sum = take(s, ":");
-    return skip(s, ':') && work_true(s, sum) && split_pair(sum, &a, &op, &b) && op == '+' &&
+    span sum = pz_take(s, ":");
+    return pz_skip(s, ':') && work_true(s, sum) && split_pair(sum, &a, &op, &b) && op == '+' &&
            a + b == total && total == x * y;
 }
 
 // "a op b", then "=..." of the same value, with or without the work before the last.
-static bool step_true(span s, int64_t *left, int64_t *value) {
-    span what = take(&s, "=:");
+static bool step_true(span s, int64_t *value) {
+    span what = pz_take(&s, "=:");
     int64_t v;
-    if (!eval(what.s, what.n, value)) {
+    if (!pz_eval(what.s, what.n, value)) {
         return false;
     }
-    *left = strtoll(what.s, NULL, 10);
     bool any = false;
     while (s.n > 0) {
-        if (skip(&s, ':')) {
+        if (pz_skip(&s, ':')) {
             span ahead = s;
-            span first = take(&ahead, "=:");
+            span first = pz_take(&ahead, "=:");
             bool is_long = memchr(first.s, '*', first.n) != NULL;
             if (!(is_long ? long_true(&s, what) : work_true(&s, what))) {
                 return false;
             }
-        } else if (skip(&s, '=')) {
-            what = take(&s, "=:");
+        } else if (pz_skip(&s, '=')) {
+            what = pz_take(&s, "=:");
             any = true;
-            if (!eval(what.s, what.n, &v) || v != *value) {
+            if (!pz_eval(what.s, what.n, &v) || v != *value) {
                 return false;
             }
         } else {
@@ -173,13 +174,13 @@ static bool step_true(span s, int64_t *left, int64_t *value) {
 
 // "570=12=3": every = is a sum of digits, down to one; *first is what stands before the first =
 static bool roots_true(span s, int64_t *first, int64_t *last) {
-    span t = take(&s, "=");
-    if (!eval(t.s, t.n, first)) {
+    span t = pz_take(&s, "=");
+    if (!pz_eval(t.s, t.n, first)) {
         return false;
     }
     *last = *first;
     bool product = memchr(t.s, '*', t.n) != NULL;
-    while (skip(&s, '=')) {
+    while (pz_skip(&s, '=')) {
         int64_t want = *last, v;
         if (!product) {
             for (want = 0; *last > 0; *last /= 10) {
@@ -187,27 +188,13 @@ static bool roots_true(span s, int64_t *first, int64_t *last) {
             }
         }
         product = false;
-        t = take(&s, "=");
-        if (!eval(t.s, t.n, &v) || v != want) {
+        t = pz_take(&s, "=");
+        if (!pz_eval(t.s, t.n, &v) || v != want) {
             return false;
         }
         *last = v;
     }
     return *last < 10;
-}
-
-// Without "check " and without the verdict; *good: what the check found.
-static bool nines_true(span s, bool *good) {
-    int64_t first[4], last[4];
-    for (int i = 0; i < 4; i++) {
-        span part = take(&s, " ");
-        (void)skip(&s, ' ');
-        if (!roots_true(part, &first[i], &last[i])) {
-            return false;
-        }
-    }
-    *good = last[2] == last[3];
-    return s.n == 0 && first[2] == last[0] * last[1];
 }
 
 // A check belongs to the step before it: "a op b=r".
@@ -217,40 +204,24 @@ typedef struct {
     bool any;
 } last_step;
 
-static bool check_true(span s, const last_step *p) {
-    bool ok = ends_with(s.s, s.n, " ok"), wait = ends_with(s.s, s.n, " wait"), good = false;
-    if (!p->any || (!ok && !wait)) {
-        return false;
+// Without "check " and without the verdict; *good: what the check found.
+static bool nines_true(span s, const last_step *p, bool *good) {
+    int64_t first[4], last[4];
+    for (int i = 0; i < 4; i++) {
+        span part = pz_take(&s, " ");
+        (void)pz_skip(&s, ' ');
+        if (!roots_true(part, &first[i], &last[i])) {
+            return false;
+        }
     }
-    s.n -= ok ? 3 : 5;
-    if (p->op == '*') {
-        return nines_true(s, &good) && good == ok;
-    }
-    int64_t left, v;
-    if (!step_true(s, &left, &v)) {
-        return false;
-    }
-    return left == p->r && (v == p->a) == ok;
+    *good = last[2] == last[3];
+    return s.n == 0 && first[0] == llabs(p->a) && first[1] == llabs(p->b) &&
+           first[2] == last[0] * last[1] && first[3] == llabs(p->r);
 }
 
-// --- a trace of an expression --------------------------------------------------------------------
-
-typedef struct {
-    int64_t value;
-    int wait;   // lines that end in "wait"
-    bool lies;  // a number somewhere is not true
-    span why;
-} judged;
-
-static void lie(judged *j, span line) {
-    if (!j->lies) {
-        j->lies = true;
-        j->why = line;
-    }
-}
-
+// "a op b...=r"
 static void remember(last_step *p, span s) {
-    span what = take(&s, "=:");
+    span what = pz_take(&s, "=:");
     size_t k = 1;
     while (k < what.n && !strchr("+-*", what.s[k])) {
         k++;
@@ -268,120 +239,111 @@ static void remember(last_step *p, span s) {
     }
 }
 
-static void judge_expression_line(judged *j, span line, last_step *p) {
-    int64_t v, left;
-    bool wait = ends_with(line.s, line.n, " wait");
-    j->wait += wait;
-    if (line.n > 6 && memcmp(line.s, "check ", 6) == 0) {
-        if (!check_true((span){line.s + 6, line.n - 6}, p)) {
-            lie(j, line);
-        }
-    } else if (memchr(line.s, '=', line.n)) {
-        remember(p, line);
-        if (!step_true(line, &left, &v)) {
-            lie(j, line);
-        }
-    } else if (!eval(line.s, wait ? line.n - 5 : line.n, &v) || v != j->value) {
-        lie(j, line);
-    }
-}
-
-// --- a trace of Countdown ------------------------------------------------------------------------
-
-typedef struct {
-    int n, number[PZ_MAX_NUMBERS], target;
-    int64_t want[4];  // of the line that is searched
-    int n_want;
-} puzzle;
-
-static bool read_item(const char *item, puzzle *p) {
-    char *end;
-    p->target = (int)strtol(item, &end, 10);
-    for (p->n = 0; *end == ' ' && p->n < PZ_MAX_NUMBERS; p->n++) {
-        p->number[p->n] = (int)strtol(end, &end, 10);
-    }
-    return *end == 0 && p->n >= 2;
-}
-
-// "a op b=c"
-static bool equation_true(span t, int64_t *v) {
-    span left = take(&t, "=");
-    int64_t r;
-    return skip(&t, '=') && eval(left.s, left.n, v) && eval(t.s, t.n, &r) && *v == r;
-}
-
-// Every equation of a list with spaces; *last is the value of the last one.
-static bool list_true(span s, int64_t *last, int64_t *all, int *n_all) {
-    while (s.n > 0) {
-        span t = take(&s, " ");
-        (void)skip(&s, ' ');
-        if (!equation_true(t, last)) {
-            return false;
-        }
-        if (all && *n_all < 4) {
-            all[(*n_all)++] = *last;
-        }
-    }
-    return true;
-}
-
-static bool cut_end(span *s, const char *end) {
-    bool yes = ends_with(s->s, s->n, end);
-    s->n -= yes ? strlen(end) : 0;
-    return yes;
-}
-
-static bool countdown_line_true(span s, puzzle *p, int *wait) {
-    int64_t last = 0;
-    bool check = s.n > 6 && memcmp(s.s, "check ", 6) == 0;
-    bool ok = cut_end(&s, " ok"), no = cut_end(&s, " wait");
-    *wait += no;
-    if (check) {
-        s = (span){s.s + 6, s.n - 6};
-        return list_true(s, &last, NULL, NULL) && (last == p->target) == ok;
-    }
-    bool tried = cut_end(&s, " no");
-    span rest = s;
-    (void)take(&rest, ":");
-    if (skip(&rest, ':')) {
-        span wants = take(&rest, " ;");
-        bool guess = rest.n > 6 && memcmp(rest.s, " from ", 6) == 0;
-        if (guess) {
-            return equation_true(wants, &last);
-        }
-        rest = (span){wants.s, wants.n + rest.n};
-        wants = take(&rest, ";");
-        p->n_want = 0;
-        if (!list_true(wants, &last, p->want, &p->n_want) || !skip(&rest, ';')) {
-            return false;
-        }
-        s = rest;
-    } else if (p->n_want == 0) {
-        p->want[p->n_want++] = p->target;  // two numbers, or a try forwards
-    }
-    bool hit = false;
-    if (!list_true(s, &last, NULL, NULL)) {
+static bool check_true(span s, const last_step *p) {
+    bool ok = pz_cut_end(&s, " ok"), wait = pz_cut_end(&s, " wait"), good = false;
+    if (!p->any || ok == wait) {
         return false;
     }
-    for (int i = 0; i < p->n_want; i++) {
-        hit = hit || p->want[i] == last;
+    if (p->op == '*') {
+        return nines_true(s, p, &good) && good == ok;
     }
-    return hit == ok && !(tried && hit);
+    last_step back;
+    int64_t v;
+    remember(&back, s);
+    return step_true(s, &v) && back.any && back.op == (p->op == '+' ? '-' : '+') &&
+           back.a == p->r && back.b == p->b && (v == p->a) == ok;
 }
 
-static bool uses_numbers(const puzzle *p, const mk_expr *e) {
-    bool used[PZ_MAX_NUMBERS] = {false};
-    for (int i = 0; i < e->n_number; i++) {
-        int k = 0;
-        while (k < p->n && (used[k] || p->number[k] != e->number[i])) {
-            k++;
+// --- a trace of an expression --------------------------------------------------------------------
+
+// The expression as it stands, and the step that was worked out but not yet put in.
+typedef struct {
+    int64_t value;
+    char now[MAX_TEXT];
+    span what, result;  // what.n == 0: none
+    last_step last;
+} course;
+
+static bool is_number_sign(char c) {
+    return c >= '0' && c <= '9';
+}
+
+// Does `line` come out of the expression by putting the result in place of what was worked out,
+// with or without the parentheses around it?
+static bool follows(const course *c, span line) {
+    size_t n = strlen(c->now);
+    for (const char *at = c->now; at + c->what.n <= c->now + n; at++) {
+        const char *end = at + c->what.n;
+        if (memcmp(at, c->what.s, c->what.n) != 0 || is_number_sign(*end) ||
+            (at > c->now && is_number_sign(at[-1]) && is_number_sign(*at))) {
+            continue;
         }
-        if (k == p->n) {
-            return false;
+        bool inside = at > c->now && at[-1] == '(' && *end == ')';
+        char next[MAX_TEXT];
+        int k = snprintf(next, sizeof next, "%.*s%.*s%s", (int)(at - c->now) - inside, c->now,
+                         (int)c->result.n, c->result.s, end + inside);
+        if (k == (int)line.n && memcmp(next, line.s, line.n) == 0) {
+            return true;
         }
-        used[k] = true;
     }
-    return e->n_number == p->n && e->n_minus == 0;
+    return false;
+}
+
+// The expression is now `line`: it must be the question itself, or follow from the last step.
+static bool moves_to(course *c, span line) {
+    bool same = line.n == strlen(c->now) && memcmp(line.s, c->now, line.n) == 0;
+    bool ok = c->what.n ? follows(c, line) : same;
+    snprintf(c->now, sizeof c->now, "%.*s", (int)line.n, line.s);
+    c->what.n = 0;
+    return ok;
+}
+
+static bool expression_line_true(course *c, span line, int *wait) {
+    int64_t v;
+    if (line.n > 6 && memcmp(line.s, "check ", 6) == 0) {
+        bool no = pz_ends_with(line.s, line.n, " wait");
+        *wait += no;
+        c->what.n = no ? 0 : c->what.n;
+        return check_true((span){line.s + 6, line.n - 6}, &c->last);
+    }
+    if (pz_cut_end(&line, " wait")) {  // copied wrongly; the next line is the right one
+        ++*wait;
+        return false;
+    }
+    if (!memchr(line.s, '=', line.n)) {
+        return moves_to(c, line) && pz_eval(line.s, line.n, &v) && v == c->value;
+    }
+    span rest = line, what = pz_take(&rest, "=:");
+    remember(&c->last, line);
+    // the last step is the expression itself
+    bool ok = c->what.n == 0 || moves_to(c, what);
+    c->what = what;
+    c->result = line;
+    while (memchr(c->result.s, '=', c->result.n)) {
+        (void)pz_take(&c->result, "=");
+        (void)pz_skip(&c->result, '=');
+    }
+    return ok && step_true(line, &v);
+}
+
+static bool expression_trace_true(const char *item, int64_t value, span think, span answer,
+                                  int *wait, span *lie) {
+    course c = {.value = value};
+    bool ok = true;
+    snprintf(c.now, sizeof c.now, "%s", item);
+    while (think.n > 0) {
+        span line = pz_take(&think, "\n");
+        (void)pz_skip(&think, '\n');
+        if (!expression_line_true(&c, line, wait) && ok) {
+            ok = false;
+            *lie = line;
+        }
+    }
+    if (ok && (c.what.n == 0 || !follows(&c, answer))) {
+        ok = false;
+        *lie = answer;
+    }
+    return ok;
 }
 
 // --- lines of the file ---------------------------------------------------------------------------
@@ -390,26 +352,14 @@ typedef struct {
     int64_t lines, direct, plain, mended, wrong, lying;
 } table;
 
-static bool answer_right(bool countdown, const puzzle *p, int64_t value, span answer) {
+static bool answer_right(bool countdown, const pz_puzzle *p, int64_t value, span answer) {
     mk_expr e;
     if (mk_expr_eval(answer.s, answer.n, &e, NULL) != MK_OK) {
         return false;
     }
-    return countdown ? e.value == p->target && uses_numbers(p, &e)
-                     : e.value == value && e.n_op == 0;
-}
-
-static void judge_trace(judged *j, bool countdown, puzzle *p, span think) {
-    last_step last = {0};
-    while (think.n > 0) {
-        span line = take(&think, "\n");
-        (void)skip(&think, '\n');
-        if (!countdown) {
-            judge_expression_line(j, line, &last);
-        } else if (!countdown_line_true(line, p, &j->wait)) {
-            lie(j, line);
-        }
-    }
+    return countdown
+               ? e.value == p->target && pz_uses_numbers(p, e.number, e.n_number) && e.n_minus == 0
+               : e.value == value && e.n_op == 0;
 }
 
 static mk_status bad_line(const char *what, int64_t n, mk_err *err) {
@@ -429,9 +379,9 @@ static mk_status judge_item(const json_t *o, int64_t n, table *t, FILE *out, mk_
         return bad_line("the fields completion (or text), kind and item", n, err);
     }
     bool countdown = strcmp(kind, "countdown") == 0;
-    puzzle p = {0};
-    judged j = {0};
-    if (countdown ? !read_item(item, &p) : !eval(item, strlen(item), &j.value)) {
+    pz_puzzle p = {0};
+    int64_t value = 0;
+    if (countdown ? !pz_read_item(item, &p) : !pz_eval(item, strlen(item), &value)) {
         return bad_line("a puzzle in the field item", n, err);
     }
     const char *close = strstr(text, "</think>\n");
@@ -439,21 +389,24 @@ static mk_status judge_item(const json_t *o, int64_t n, table *t, FILE *out, mk_
     if (direct == (close != NULL)) {
         return bad_line("<think> and </think>, or neither", n, err);
     }
-    const char *answer = direct ? text : close + 9;
+    span answer = {direct ? text : close + 9, strlen(direct ? text : close + 9)}, lie = answer;
+    bool honest = true;
+    int wait = 0;
     if (!direct) {
-        judge_trace(&j, countdown, &p, (span){text + 8, (size_t)(close - text) - 8});
+        span think = {text + 8, (size_t)(close - text) - 8};
+        honest = countdown ? pz_countdown_trace_true(&p, think, &wait, &lie)
+                           : expression_trace_true(item, value, think, answer, &wait, &lie);
     }
-    bool right = answer_right(countdown, &p, j.value, (span){answer, strlen(answer)});
+    bool right = answer_right(countdown, &p, value, answer), lying = right && !honest && wait == 0;
     t->lines++;
     t->direct += direct && right;
     t->wrong += !right;
-    t->mended += right && j.wait > 0;
-    t->plain += right && !direct && j.wait == 0 && !j.lies;
-    bool lying = right && j.lies && j.wait == 0;
+    t->mended += right && wait > 0;
+    t->plain += right && !direct && wait == 0 && honest;
     t->lying += lying;
     if ((lying || !right) && t->wrong + t->lying <= N_SHOWN) {
         fprintf(out, "line %" PRId64 ": %s: %.*s\n", n, right ? "not true" : "wrong answer",
-                j.lies ? (int)j.why.n : (int)strlen(answer), j.lies ? j.why.s : answer);
+                (int)lie.n, lie.s);
     }
     return MK_OK;
 }
@@ -466,8 +419,8 @@ mk_status pz_verify(const char *path, FILE *out, bool *clean, mk_err *err) {
     span rest = {data, n_bytes};
     mk_status st = MK_OK;
     for (int64_t n = 1; st == MK_OK && rest.n > 0; n++) {
-        span line = take(&rest, "\n");
-        (void)skip(&rest, '\n');
+        span line = pz_take(&rest, "\n");
+        (void)pz_skip(&rest, '\n');
         json_t *o = NULL;
         st = mk_json_parse(line.s, line.n, "line", &o, err);
         st = st == MK_OK ? judge_item(o, n, &t, out, err) : st;
