@@ -238,7 +238,7 @@ static void write_line(mk_buf *out, const pz_item *it, const char *format) {
         write_completion(out, it);
         mk_buf_putc(out, '"');
     }
-    mk_buf_printf(out, ",\"kind\":\"%s\",\"item\":\"", it->countdown ? "countdown" : "expression");
+    mk_buf_printf(out, ",\"id\":\"%s ", it->countdown ? "countdown" : "expression");
     write_string(out, it->text.data, it->text.len);
     mk_buf_puts(out, "\"}\n");
 }

@@ -368,21 +368,22 @@ static mk_status bad_line(const char *what, int64_t n, mk_err *err) {
 
 static mk_status judge_item(const json_t *o, int64_t n, table *t, FILE *out, mk_err *err) {
     const char *text = json_string_value(json_object_get(o, "completion"));
-    const char *kind = json_string_value(json_object_get(o, "kind"));
-    const char *item = json_string_value(json_object_get(o, "item"));
+    const char *id = json_string_value(json_object_get(o, "id"));
+    const char *item = id ? strchr(id, ' ') : NULL;
     if (!text) {
         text = json_string_value(json_object_get(o, "text"));
         text = text ? strchr(text, '\n') : NULL;
         text = text ? text + 1 : NULL;
     }
-    if (!text || !kind || !item) {
-        return bad_line("the fields completion (or text), kind and item", n, err);
+    if (!text || !item) {
+        return bad_line("the fields completion (or text) and id", n, err);
     }
-    bool countdown = strcmp(kind, "countdown") == 0;
+    bool countdown = strncmp(id, "countdown ", 10) == 0;
+    item++;
     pz_puzzle p = {0};
     int64_t value = 0;
     if (countdown ? !pz_read_item(item, &p) : !pz_eval(item, strlen(item), &value)) {
-        return bad_line("a puzzle in the field item", n, err);
+        return bad_line("a puzzle in the field id", n, err);
     }
     const char *close = strstr(text, "</think>\n");
     bool direct = strncmp(text, "<think>\n", 8) != 0;

@@ -17,7 +17,10 @@ def puzzles(*args, ok=True):
 
 
 def rows(*args):
-    return [json.loads(line) for line in puzzles(*args).splitlines()]
+    found = [json.loads(line) for line in puzzles(*args).splitlines()]
+    for row in found:
+        row["kind"], row["item"] = row["id"].split(" ", 1)
+    return found
 
 
 def value(text):
