@@ -30,4 +30,7 @@ struct mk_safetensors {
 mk_status mk_st_parse(mk_st_shard *shard, mk_err *err) MK_WARN_UNUSED;
 void mk_st_shard_free(mk_st_shard *shard);
 
+// "BF16"; NULL for a type that the format does not have.
+const char *mk_st_dtype_name(mk_dtype t);
+
 #endif

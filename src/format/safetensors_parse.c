@@ -40,6 +40,15 @@ static const struct {
     {"BOOL", MK_DTYPE_BOOL},
 };
 
+const char *mk_st_dtype_name(mk_dtype t) {
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
+        if (dtypes[i].dtype == t) {
+            return dtypes[i].name;
+        }
+    }
+    return NULL;
+}
+
 static mk_status get_dtype(parser *ps, const char *name, const json_t *entry, mk_dtype *out) {
     const json_t *v = json_object_get(entry, "dtype");
     if (!json_is_string(v)) {

@@ -80,7 +80,7 @@ static mk_status check_type(const mk_tensor_view *v, mk_tensor_class cls, int64_
 
 static mk_status check_view(const mk_model *m, const mk_tensor_row *row, const mk_tensor_view *v,
                             mk_err *err) {
-    if (row->n_dim == 0) {
+    if (row->cls == MK_T_CUSTOM) {
         return MK_OK;  // the family checks it
     }
     int64_t want[4];
@@ -282,10 +282,13 @@ mk_status mk_bind_to_f32(const mk_model *m, const mk_tensor_view *view, float **
     return MK_OK;
 }
 
-// GGUF's converter stored row h*hd + j*(hd/2) + i (j = half, i = pair) at h*hd + 2*i + j, for
-// interleaved rotation.
-static mk_status unpermute(const mk_model *m, int64_t n_out, int32_t **map, mk_err *err) {
+mk_status mk_bind_row_map(const mk_model *m, const mk_tensor_row *row, int64_t n_out, int32_t **map,
+                          mk_err *err) {
     int64_t hd = m->hp.d_head;
+    *map = NULL;
+    if (!(row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) || !mk_source_is_gguf(m->src)) {
+        return MK_OK;
+    }
     *map = mk_try_alloc((size_t)n_out, sizeof **map);
     if (!*map) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for a row order of %lld", (long long)n_out);
@@ -312,10 +315,8 @@ mk_status mk_bind_src(const mk_model *m, const mk_tensor_row *row, const mk_tens
         return MK_FAIL(err, MK_ECORRUPT, "tensor %s: impossible row length %lld", view->name,
                        (long long)n_in);
     }
-    if ((row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && mk_source_is_gguf(m->src)) {
-        MK_TRY(unpermute(m, n_out, &own->row_map, err));
-        src->row_map = own->row_map;
-    }
+    MK_TRY(mk_bind_row_map(m, row, n_out, &own->row_map, err));
+    src->row_map = own->row_map;
     if (view->dtype == MK_DTYPE_F8_E4M3) {
         mk_status st = mk_bind_tile_scale(m, view, &own->tile_scale, &src->tile_cols, err);
         src->tile_scale = own->tile_scale;

@@ -24,6 +24,12 @@ mk_status mk_bind_src(const mk_model *m, const mk_tensor_row *row, const mk_tens
                       mk_weight_src *src, mk_src_own *own, mk_err *err) MK_WARN_UNUSED;
 void mk_bind_src_free(mk_src_own *own);
 
+// Where row r of a tensor lies in the file, as a fresh list (mk_free); NULL: where it belongs.
+// GGUF's converter stored row h*hd + j*(hd/2) + i (j = half, i = pair) at h*hd + 2*i + j, for
+// interleaved rotation.
+mk_status mk_bind_row_map(const mk_model *m, const mk_tensor_row *row, int64_t n_out, int32_t **map,
+                          mk_err *err) MK_WARN_UNUSED;
+
 // The scales of an FP8 tensor "X.weight", float32 [ceil(n_out/128), ceil(n_in/128)], as a fresh
 // list (mk_free).
 mk_status mk_bind_tile_scale(const mk_model *m, const mk_tensor_view *view, float **scale,

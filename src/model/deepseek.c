@@ -88,7 +88,8 @@ enum { ROW_KV_B, ROW_K_B, ROW_V_B };
 
 // clang-format off
 static const mk_tensor_row tensors[] = {
-    {MK_LAYER_NAMES("self_attn.kv_b_proj", "attn_kv_b", ".weight"), 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
+    {MK_LAYER_NAMES("self_attn.kv_b_proj", "attn_kv_b", ".weight"), 0, MK_T_CUSTOM, MK_T_OPTIONAL,
+     {MK_HP(n_kv_b), MK_HP(kv_lora)}, 2, NULL},
     {NULL, "blk.{L}.attn_k_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
     {NULL, "blk.{L}.attn_v_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
     MK_GLOBAL_ROWS,
@@ -409,6 +410,49 @@ static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
     hp->n_nextn = 0;
 }
 
+// --- writing folders -----------------------------------------------------------------------------
+
+static void join_kv_b(const mk_hparams *hp, const float *k_b, const float *v_b, float *kv_b) {
+    int64_t rows = hp->d_nope + hp->d_v, n = hp->d_v * hp->kv_lora;
+    for (int64_t h = 0; h < hp->n_head; h++) {
+        const float *keys = k_b + h * hp->kv_lora * hp->d_nope;
+        float *to = kv_b + h * rows * hp->kv_lora;
+        for (int64_t i = 0; i < hp->d_nope; i++) {
+            for (int64_t c = 0; c < hp->kv_lora; c++) {
+                to[i * hp->kv_lora + c] = keys[c * hp->d_nope + i];
+            }
+        }
+        memcpy(to + hp->d_nope * hp->kv_lora, v_b + h * n, (size_t)n * sizeof *to);
+    }
+}
+
+// The bias of the choice belongs to V3's routing.
+static bool is_new(const mk_hparams *hp, const mk_source *src, int row) {
+    if (tensors[row].field == MK_LAYER_FIELD(router_bias)) {
+        return hp->topk_method[0] ? strcmp(hp->topk_method, "noaux_tc") == 0
+                                  : strstr(mk_source_arch(src), "V3") != NULL;
+    }
+    return row == ROW_KV_B;
+}
+
+static void hf_config(const mk_model *m, json_t *out) {
+    const mk_hparams *hp = &m->hp;
+    bool v3 = hp->gating_func == MK_SCORE_SIGMOID;
+    const char *name = v3 ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM",
+               *method = v3                ? "noaux_tc"
+                         : hp->n_group > 1 ? "group_limited_greedy"
+                                           : "greedy";
+    (void)json_object_set_new(out, "architectures", json_pack("[s]", name));
+    (void)json_object_set_new(out, "model_type", json_string(v3 ? "deepseek_v3" : "deepseek_v2"));
+    (void)json_object_set_new(out, "scoring_func", json_string(v3 ? "sigmoid" : "softmax"));
+    (void)json_object_set_new(out, "topk_method", json_string(method));
+    (void)json_object_set_new(out, "num_key_value_heads", json_integer(hp->n_head));
+    (void)json_object_set_new(out, "num_nextn_predict_layers", json_integer(0));
+    if (hp->q_lora == 0) {
+        (void)json_object_set_new(out, "q_lora_rank", json_null());
+    }
+}
+
 // --- forward -------------------------------------------------------------------------------------
 
 // Columns [first, first + n) of every head, as one tall matrix where the memory allows it.
@@ -551,6 +595,9 @@ const mk_arch mk_arch_deepseek = {
     .attn = attn,
     .made = made,
     .gguf_config = gguf_config,
+    .join = join_kv_b,
+    .is_new = is_new,
+    .hf_config = hf_config,
     .check = check,
     .pack = pack,
     .layout = layout,

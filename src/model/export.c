@@ -10,6 +10,7 @@
 #include "base/mathx.h"
 #include "model/bind.h"
 #include "model/config.h"
+#include "model/values.h"
 
 #define WRITE_BYTES ((size_t)16 << 20)  // of an unchanged tensor at once, so that it can be stopped
 #define F16_MAX     65504.0f
@@ -24,7 +25,9 @@ typedef struct {
         *view;  // n_view bound tensors, one behind the other (or what `made` makes of the first)
     const mk_tensor_view *copy;  // a tensor of a GGUF file that no row binds
     float *values;               // owned
-    int64_t n_view;
+    bool memory;                 // n_mat matrices of the model's memory, from `at` on (values.h)
+    mk_value_at at;
+    int64_t n_view, n_mat;
     bool permute;
     const mk_made_row *made;
 } item;
@@ -54,24 +57,39 @@ static item *add_item(job *j, mk_err *err) {
     return &j->items[j->n++];
 }
 
-// Type of a matrix; vectors and routers are decided by the caller.
-static mk_dtype choose_type(const job *j, mk_dtype from, int64_t n_in) {
+// Whether minke can make the type from float32.
+static bool is_writable(mk_dtype t) {
+    return t == MK_DTYPE_F32 || t == MK_DTYPE_F16 || t == MK_DTYPE_BF16 || t == MK_DTYPE_Q8_0;
+}
+
+// Type of a matrix; vectors and routers are decided by the caller.  memory: the values are not the
+// file's any more.
+static mk_dtype choose_type(const job *j, mk_dtype from, int64_t n_in, bool memory) {
     mk_dtype t = j->opts->type;
     if (t == MK_DTYPE_N) {
         t = from < MK_DTYPE_F8_E4M3 ? from : MK_DTYPE_BF16;
+        t = memory && !is_writable(t) ? MK_DTYPE_Q8_0 : t;
     }
     const mk_dtype_info *info = mk_dtype_get((int64_t)t);
     return n_in % info->block == 0 ? t : MK_DTYPE_F16;
 }
 
-static bool is_permuted(const mk_model *m, const mk_tensor_row *row) {
-    return (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && !mk_source_is_gguf(m->src);
+// Rows in memory are in the order of a folder.
+static bool is_permuted(const mk_model *m, const mk_tensor_row *row, bool memory) {
+    return (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) &&
+           (memory || !mk_source_is_gguf(m->src));
 }
 
-static mk_status plan_row(job *j, const mk_tensor_row *row, const mk_binding *b, int layer,
-                          mk_err *err) {
+// A model that was loaded for training may have been changed, any other is what its files are.
+static bool in_memory(const mk_model *m, mk_value_at at) {
+    return m->f32 && mk_values_in_memory(m, at);
+}
+
+static mk_status plan_row(job *j, mk_value_at at, mk_err *err) {
+    const mk_tensor_row *row = &j->m->arch->tensors[at.row];
+    const mk_binding *b = mk_model_binding(j->m, at.layer, at.row);
     const mk_tensor_view *v = b->view[0];
-    bool gguf = mk_source_is_gguf(j->m->src);
+    bool gguf = mk_source_is_gguf(j->m->src), memory = in_memory(j->m, at);
     if (!gguf && !row->gguf) {
         return MK_FAIL(err, MK_EUNSUPPORTED, "tensor %s has no name in GGUF", v->name);
     }
@@ -82,7 +100,7 @@ static mk_status plan_row(job *j, const mk_tensor_row *row, const mk_binding *b,
     if (gguf) {
         snprintf(it->name, sizeof it->name, "%s", v->name);
     } else {
-        mk_bind_name(it->name, row->gguf, layer, 0);
+        mk_bind_name(it->name, row->gguf, at.layer, 0);
     }
     if (row->cls == MK_T_EXPERTS && !gguf) {
         it->shape[it->n_dim++] = b->n_view;
@@ -91,11 +109,14 @@ static mk_status plan_row(job *j, const mk_tensor_row *row, const mk_binding *b,
         it->shape[it->n_dim++] = v->shape[d];
     }
     bool exact = row->cls == MK_T_VECTOR || row->cls == MK_T_LINEAR_F32;
-    it->type =
-        exact ? (gguf ? v->dtype : MK_DTYPE_F32) : choose_type(j, v->dtype, v->shape[v->n_dim - 1]);
+    it->type = exact ? (gguf && !memory ? v->dtype : MK_DTYPE_F32)
+                     : choose_type(j, v->dtype, v->shape[v->n_dim - 1], memory);
     it->view = b->view;
     it->n_view = b->n_view;
-    it->permute = is_permuted(j->m, row);
+    it->permute = is_permuted(j->m, row, memory);
+    it->memory = memory;
+    it->at = at;
+    it->n_mat = row->cls == MK_T_EXPERTS ? j->m->hp.n_expert : 1;
     return MK_OK;
 }
 
@@ -112,7 +133,9 @@ static mk_status plan_made(job *j, int layer, mk_err *err) {
         for (int d = 0; d < r->n_dim; d++) {
             memcpy(&it->shape[d], (const char *)&j->m->hp + r->shape[d], sizeof it->shape[d]);
         }
-        it->type = choose_type(j, b->view[0]->dtype, it->shape[r->n_dim - 1]);
+        it->at = (mk_value_at){layer, r->from, 0};
+        it->type =
+            choose_type(j, b->view[0]->dtype, it->shape[r->n_dim - 1], in_memory(j->m, it->at));
         it->view = b->view;
         it->n_view = 1;
         it->made = r;
@@ -133,7 +156,7 @@ static mk_status plan_layer(job *j, int layer, mk_err *err) {
         const mk_binding *b = mk_model_binding(j->m, layer, i);
         bool replaced = folder && arch->made && arch->tensors[i].cls == MK_T_CUSTOM;
         if (b->n_view > 0 && !replaced && !is_tied(j, layer, i)) {
-            MK_TRY(plan_row(j, &arch->tensors[i], b, layer, err));
+            MK_TRY(plan_row(j, (mk_value_at){layer, i, 0}, err));
         }
     }
     return layer >= 0 && folder ? plan_made(j, layer, err) : MK_OK;
@@ -398,7 +421,7 @@ static mk_status put_made(job *j, const item *it, mk_writer *w, mk_err *err) {
     for (int d = 0; d < it->n_dim; d++) {
         n *= it->shape[d];
     }
-    MK_TRY(mk_bind_to_f32(j->m, it->view[0], &from, err));
+    MK_TRY(mk_values_get(j->m, it->at, NULL, &from, err));
     float *to = mk_try_alloc((size_t)n, sizeof *to);
     mk_status st = to ? MK_OK : MK_FAIL(err, MK_ENOMEM, "no memory for %s", it->name);
     if (st == MK_OK) {
@@ -408,6 +431,23 @@ static mk_status put_made(job *j, const item *it, mk_writer *w, mk_err *err) {
     }
     mk_free(from);
     mk_free(to);
+    return st;
+}
+
+// What a trainer may have changed.
+static mk_status put_memory(job *j, const item *it, mk_writer *w, mk_err *err) {
+    int64_t n_in = it->permute && it->n_dim == 1 ? 1 : it->shape[it->n_dim - 1], n = 1;
+    for (int d = 0; d < it->n_dim; d++) {
+        n *= it->shape[d];
+    }
+    mk_status st = MK_OK;
+    for (mk_value_at at = it->at; at.mat < it->n_mat && st == MK_OK; at.mat++) {
+        float *values = NULL;
+        MK_TRY(mk_values_get(j->m, at, NULL, &values, err));
+        rows src = {.all = values, .n_row = n / it->n_mat / n_in, .n_in = n_in};
+        st = put_rows(j, it, &src, w, err);
+        mk_free(values);
+    }
     return st;
 }
 
@@ -422,6 +462,9 @@ static mk_status fill(void *arg, int64_t i, mk_writer *w, mk_err *err) {
     }
     if (it->made) {
         return put_made(j, it, w, err);
+    }
+    if (it->memory) {
+        return put_memory(j, it, w, err);
     }
     for (int64_t k = 0; k < it->n_view; k++) {
         MK_TRY(put_view(j, it, it->view[k], w, err));

@@ -4,7 +4,8 @@
 // From a folder the rows of Llama's q and k are put into the order of GGUF files, experts are
 // stacked, FP8 is multiplied out, and what a family stores differently there comes from its `made`
 // rows.  From a GGUF file everything is copied but the element types.  Vectors and routers stay
-// float32; a row that holds no whole block of the wanted type becomes F16.
+// float32; a row that holds no whole block of the wanted type becomes F16.  Of a model that was
+// loaded for training (mk_model_load_f32) the values in memory are written, changed or not.
 #ifndef MK_MODEL_EXPORT_H
 #define MK_MODEL_EXPORT_H
 
@@ -12,7 +13,9 @@
 #include "model/model.h"
 
 typedef struct {
-    mk_dtype type;     // F32, F16, BF16, Q8_0; MK_DTYPE_N keeps the types (FP8 becomes BF16)
+    // F32, F16, BF16, Q8_0; MK_DTYPE_N keeps the types, but FP8 becomes BF16, and what is in a
+    // trainer's memory and came from a type that cannot be made again becomes Q8_0
+    mk_dtype type;
     const char *name;  // general.name, for a folder
     // Adds what rooms above know of a folder: tokenizer, chat template, sampling.  Not called for a
     // GGUF source.

@@ -113,6 +113,30 @@ static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
     hp->d_rope = hp->value_length = hp->d_head;
 }
 
+// A new model has biases if its configuration says so; all optional rows are biases.
+static bool is_new(const mk_hparams *hp, const mk_source *src, int row) {
+    bool bias = false, found = false;
+    (void)hp, (void)row;
+    return mk_source_bool(src, "attention_bias", NULL, &bias, &found, NULL) == MK_OK && bias;
+}
+
+static void hf_config_llama(const mk_model *m, json_t *out) {
+    (void)json_object_set_new(out, "architectures", json_pack("[s]", "LlamaForCausalLM"));
+    (void)json_object_set_new(out, "model_type", json_string("llama"));
+    bool bias = false;
+    for (int i = 0; i < m->arch->n_tensors; i++) {
+        bias = bias || ((m->arch->tensors[i].flags & MK_T_OPTIONAL) &&
+                        mk_model_binding(m, 0, i)->n_view > 0);
+    }
+    (void)json_object_set_new(out, "attention_bias", json_boolean(bias));
+}
+
+static void hf_config_qwen2(const mk_model *m, json_t *out) {
+    (void)m;
+    (void)json_object_set_new(out, "architectures", json_pack("[s]", "Qwen2ForCausalLM"));
+    (void)json_object_set_new(out, "model_type", json_string("qwen2"));
+}
+
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     float eps = (float)m->hp.rms_eps;
     mk_mat x = mk_block_embed(m, ops, b);    // [n_tok, d_model]
@@ -146,6 +170,8 @@ const mk_arch mk_arch_llama = {
     .rope_dims = rope_dims,
     .attn = attn,
     .gguf_config = gguf_config,
+    .is_new = is_new,
+    .hf_config = hf_config_llama,
     .forward = forward,
 };
 
@@ -162,5 +188,6 @@ const mk_arch mk_arch_qwen2 = {
     .rope_dims = rope_dims,
     .attn = attn,
     .gguf_config = gguf_config,
+    .hf_config = hf_config_qwen2,
     .forward = forward,
 };

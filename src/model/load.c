@@ -29,22 +29,23 @@ static void forget(const mk_tensor_view *v) {
 
 static mk_status load_vector(loader *l, const mk_tensor_row *row, const mk_binding *b, float **out,
                              mk_err *err) {
+    int64_t n = b->view[0]->shape[b->view[0]->n_dim - 1];
+    int32_t *map = NULL;
     MK_TRY(mk_bind_to_f32(l->m, b->view[0], out, err));
-    bool permuted =
-        (row->flags & (MK_T_PERMUTED_Q | MK_T_PERMUTED_K)) && mk_source_is_gguf(l->m->src);
-    if (permuted) {  // biases of permuted rows
-        int64_t n = b->view[0]->shape[b->view[0]->n_dim - 1], hd = l->m->hp.d_head;
-        float *tmp = mk_try_alloc((size_t)n, sizeof *tmp);
-        if (!tmp) {
-            return MK_FAIL(err, MK_ENOMEM, "no memory for %s", b->view[0]->name);
-        }
+    MK_TRY(mk_bind_row_map(l->m, row, n, &map, err));
+    if (!map) {
+        return MK_OK;
+    }
+    float *tmp = mk_try_alloc((size_t)n, sizeof *tmp);  // a bias of permuted rows
+    if (tmp) {
         memcpy(tmp, *out, (size_t)n * sizeof *tmp);
         for (int64_t r = 0; r < n; r++) {
-            (*out)[r] = tmp[r / hd * hd + 2 * (r % hd % (hd / 2)) + r % hd / (hd / 2)];
+            (*out)[r] = tmp[map[r]];
         }
-        mk_free(tmp);
     }
-    return MK_OK;
+    mk_free(map);
+    mk_free(tmp);
+    return tmp ? MK_OK : MK_FAIL(err, MK_ENOMEM, "no memory for %s", b->view[0]->name);
 }
 
 // Routers decide by small differences: they are kept in float32 whatever the file's type.

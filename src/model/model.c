@@ -62,6 +62,9 @@ static mk_status find_arch(const mk_source *src, const mk_arch **out, mk_err *er
 
 // The vocabulary size is optional in GGUF: the token table has it.
 static mk_status complete_vocab(mk_model *m, mk_err *err) {
+    if (mk_source_n_tensor(m->src) == 0 && m->hp.n_vocab > 0) {
+        return MK_OK;  // a configuration alone
+    }
     const char *name =
         mk_source_is_gguf(m->src) ? "token_embd.weight" : "model.embed_tokens.weight";
     const mk_tensor_view *v = mk_source_find(m->src, name);
@@ -120,13 +123,17 @@ static mk_status make_rope(mk_model *m, mk_err *err) {
     return MK_OK;
 }
 
-static mk_status open_model(mk_model *m, const char *path, mk_err *err) {
-    MK_TRY(mk_source_open(path, &m->src, err));
+static mk_status read_numbers(mk_model *m, mk_err *err) {
     MK_TRY(find_arch(m->src, &m->arch, err));
     MK_TRY(mk_config_read(m->arch->config, m->arch->n_config, m->src, &m->hp, err));
     MK_TRY(mk_config_rope(&m->hp, m->src, err));
     MK_TRY(complete_vocab(m, err));
-    MK_TRY(m->arch->finish(&m->hp, m->src, err));
+    return m->arch->finish(&m->hp, m->src, err);
+}
+
+static mk_status open_model(mk_model *m, const char *path, mk_err *err) {
+    MK_TRY(mk_source_open(path, &m->src, err));
+    MK_TRY(read_numbers(m, err));
     MK_TRY(make_rope(m, err));
     m->layer = mk_try_alloc((size_t)m->hp.n_layer, sizeof *m->layer);
     if (!m->layer) {
@@ -139,6 +146,18 @@ static mk_status open_model(mk_model *m, const char *path, mk_err *err) {
 mk_status mk_model_open(const char *path, mk_model **out, mk_err *err) {
     mk_model *m = mk_zalloc(sizeof *m);
     mk_status st = open_model(m, path, err);
+    if (st != MK_OK) {
+        mk_model_close(m);
+        return st;
+    }
+    *out = m;
+    return MK_OK;
+}
+
+mk_status mk_model_open_config(const char *path, mk_model **out, mk_err *err) {
+    mk_model *m = mk_zalloc(sizeof *m);
+    mk_status st = mk_source_open_config(path, &m->src, err);
+    st = st == MK_OK ? read_numbers(m, err) : st;
     if (st != MK_OK) {
         mk_model_close(m);
         return st;

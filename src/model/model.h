@@ -133,7 +133,8 @@ typedef struct {
     size_t field;  // offset in mk_layer or mk_globals; ignored for CUSTOM
     mk_tensor_class cls;
     unsigned flags;
-    size_t shape[3];  // offsets of the dims in mk_hparams, slowest first; experts: of one expert
+    // offsets of the dims in mk_hparams, slowest first; experts: of one expert; CUSTOM: in a folder
+    size_t shape[3];
     int n_dim;
     bool (*when)(const mk_hparams *hp, int layer);  // NULL = always
 } mk_tensor_row;
@@ -180,6 +181,13 @@ typedef struct {
     // numbers to what GGUF's keys mean, and writes keys that no row of the configuration table has.
     const mk_made_row *made;
     void (*gguf_config)(mk_hparams *hp, mk_gguf_out *out);
+    // For writing folders, may be NULL: the CUSTOM row of a folder (the first row that is one) from
+    // the two tensors that `made` makes of it, its inverse; whether a new model has optional row
+    // `row` (none if NULL); and what is said in a configuration written from the numbers of a GGUF
+    // file that no row of the table says (architectures and model_type first of all).
+    void (*join)(const mk_hparams *hp, const float *first, const float *second, float *to);
+    bool (*is_new)(const mk_hparams *hp, const mk_source *src, int row);
+    void (*hf_config)(const mk_model *m, json_t *config);
     // logits [n_out, n_vocab]
     mk_mat (*forward)(const mk_model *m, mk_ops *ops, const mk_batch *b);
 } mk_arch;
@@ -236,6 +244,9 @@ size_t mk_model_kv_bytes_per_block(const mk_model *m,
 const mk_arch *mk_arch_at(int i);  // NULL past the end
 
 // --- for the files of src/model ------------------------------------------------------------------
+// The numbers of a configuration that has no tensors (mk_source_open_config); the model has no
+// layers, and can only be asked for arch, hp and src, and closed.
+mk_status mk_model_open_config(const char *path, mk_model **out, mk_err *err) MK_WARN_UNUSED;
 // What was found for row `row` of the family's tensor table in `layer` (-1 = the global rows).
 const mk_binding *mk_model_binding(const mk_model *m, int layer, int row);
 // Whether row `row` is an output matrix that is the token table itself.

@@ -11,8 +11,9 @@
 struct mk_source {
     char *path;
     mk_gguf *gguf;       // one of gguf ...
-    mk_safetensors *st;  // ... and st is set
+    mk_safetensors *st;  // ... and st is set; neither for a configuration alone
     json_t *config;
+    char *config_path;
     char arch[64];
 };
 
@@ -37,7 +38,7 @@ const char *mk_source_arch(const mk_source *s) {
 }
 
 int64_t mk_source_n_tensor(const mk_source *s) {
-    return s->gguf ? mk_gguf_n_tensor(s->gguf) : mk_safetensors_n_tensor(s->st);
+    return s->gguf ? mk_gguf_n_tensor(s->gguf) : s->st ? mk_safetensors_n_tensor(s->st) : 0;
 }
 
 const mk_tensor_view *mk_source_tensor(const mk_source *s, int64_t i) {
@@ -45,11 +46,13 @@ const mk_tensor_view *mk_source_tensor(const mk_source *s, int64_t i) {
 }
 
 const mk_tensor_view *mk_source_find(const mk_source *s, const char *name) {
-    return s->gguf ? mk_gguf_find_tensor(s->gguf, name) : mk_safetensors_find(s->st, name);
+    return s->gguf ? mk_gguf_find_tensor(s->gguf, name)
+           : s->st ? mk_safetensors_find(s->st, name)
+                   : NULL;
 }
 
 size_t mk_source_file_bytes(const mk_source *s) {
-    return s->gguf ? mk_gguf_file_bytes(s->gguf) : mk_safetensors_file_bytes(s->st);
+    return s->gguf ? mk_gguf_file_bytes(s->gguf) : s->st ? mk_safetensors_file_bytes(s->st) : 0;
 }
 
 // --- opening -------------------------------------------------------------------------------------
@@ -80,19 +83,8 @@ static mk_status open_gguf(mk_source *s, mk_err *err) {
     return take_arch(s, arch.p, arch.n, "general.architecture", err);
 }
 
-static mk_status open_folder(mk_source *s, mk_err *err) {
-    char *config = mk_path_join(s->path, "config.json");
-    mk_status st = MK_OK;
-    if (!mk_path_is_file(config)) {
-        st = MK_FAIL(err, MK_ENOTFOUND,
-                     "%s: no config.json in this folder; expected a Hugging Face model folder "
-                     "(config.json, *.safetensors, tokenizer.json) or a .gguf file",
-                     s->path);
-    } else {
-        st = mk_json_file(config, CONFIG_MAX_BYTES, &s->config, err);
-    }
-    mk_free(config);
-    MK_TRY(st);
+static mk_status read_config(mk_source *s, mk_err *err) {
+    MK_TRY(mk_json_file(s->config_path, CONFIG_MAX_BYTES, &s->config, err));
     const json_t *classes = json_object_get(s->config, "architectures");
     const char *name = json_string_value(json_array_get(classes, 0));
     if (!name) {
@@ -100,10 +92,21 @@ static mk_status open_folder(mk_source *s, mk_err *err) {
     }
     if (!name) {
         return MK_FAIL(err, MK_ECORRUPT,
-                       "%s/config.json: neither \"architectures\" nor \"model_type\" names a model",
+                       "%s: neither \"architectures\" nor \"model_type\" names a model",
+                       s->config_path);
+    }
+    return take_arch(s, name, strlen(name), "config.json", err);
+}
+
+static mk_status open_folder(mk_source *s, mk_err *err) {
+    s->config_path = mk_path_join(s->path, "config.json");
+    if (!mk_path_is_file(s->config_path)) {
+        return MK_FAIL(err, MK_ENOTFOUND,
+                       "%s: no config.json in this folder; expected a Hugging Face model folder "
+                       "(config.json, *.safetensors, tokenizer.json) or a .gguf file",
                        s->path);
     }
-    MK_TRY(take_arch(s, name, strlen(name), "config.json", err));
+    MK_TRY(read_config(s, err));
     return mk_safetensors_open(s->path, &s->st, err);
 }
 
@@ -141,6 +144,19 @@ mk_status mk_source_open(const char *path, mk_source **out, mk_err *err) {
     return MK_OK;
 }
 
+mk_status mk_source_open_config(const char *path, mk_source **out, mk_err *err) {
+    mk_source *s = mk_zalloc(sizeof *s);
+    s->path = mk_strdup(path);
+    s->config_path = mk_path_is_dir(path) ? mk_path_join(path, "config.json") : mk_strdup(path);
+    mk_status st = read_config(s, err);
+    if (st != MK_OK) {
+        mk_source_close(s);
+        return st;
+    }
+    *out = s;
+    return MK_OK;
+}
+
 void mk_source_close(mk_source *s) {
     if (!s) {
         return;
@@ -148,6 +164,7 @@ void mk_source_close(mk_source *s) {
     mk_gguf_close(s->gguf);
     mk_safetensors_close(s->st);
     json_decref(s->config);
+    mk_free(s->config_path);
     mk_free(s->path);
     mk_free(s);
 }
@@ -204,8 +221,8 @@ const char *mk_source_key_name(const mk_source *s, const char *hf, const char *g
 
 static mk_status wrong_type(const mk_source *s, const char *hf, const char *want, const json_t *v,
                             mk_err *err) {
-    return MK_FAIL(err, MK_ECORRUPT, "%s/config.json: \"%s\": expected %s, got %s", s->path, hf,
-                   want, mk_json_type_name(v));
+    return MK_FAIL(err, MK_ECORRUPT, "%s: \"%s\": expected %s, got %s", s->config_path, hf, want,
+                   mk_json_type_name(v));
 }
 
 // A GGUF count may be one number or an array with one number per layer; minke's families need them

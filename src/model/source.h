@@ -18,6 +18,9 @@ typedef struct mk_source mk_source;
 // PATH is a folder or a .gguf file.  Other files (pickle, .bin, lone .safetensors) get an error
 // that says what is read.
 mk_status mk_source_open(const char *path, mk_source **out, mk_err *err) MK_WARN_UNUSED;
+// A configuration without tensors, for a model that is to be made: a file like config.json, or a
+// folder that holds one.
+mk_status mk_source_open_config(const char *path, mk_source **out, mk_err *err) MK_WARN_UNUSED;
 void mk_source_close(mk_source *s);
 
 bool mk_source_is_gguf(const mk_source *s);

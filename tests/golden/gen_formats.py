@@ -129,6 +129,7 @@ def gen_safetensors() -> None:
         "empty": torch.zeros(0, 4),
     }
     save_file(t, OUT / "all.safetensors", metadata={"note": "Grüße"})
+    save_file(t, OUT / "written.safetensors", metadata={"format": "pt"})  # minke's writer gives these bytes
     folder = OUT / "sharded"
     folder.mkdir(exist_ok=True)
     shards = {"model-00001-of-00002.safetensors": {"a": t["f32"], "b": t["f16"]},
