@@ -401,6 +401,16 @@ mk_status mk_trainer_update(mk_trainer *tr, const mk_optim_at *at, mk_optim_repo
     return MK_OK;
 }
 
+float *mk_trainer_gradient(mk_trainer *tr, const mk_param *p) {
+    join_tied(tr);
+    for (int64_t i = 0; i < tr->n_trained; i++) {
+        if (tr->trained[i].p == p->p) {
+            return tr->trained[i].g;
+        }
+    }
+    return NULL;
+}
+
 void mk_trainer_drop_gradients(mk_trainer *tr) {
     memset(tr->grads, 0, tr->grads_bytes);
     for (int64_t b = 0; b < tr->n_balance; b++) {

@@ -65,6 +65,8 @@ mk_status mk_trainer_pass(mk_trainer *tr, const mk_train_pass *pass, mk_err *err
 mk_status mk_trainer_update(mk_trainer *tr, const mk_optim_at *at, mk_optim_report *report,
                             mk_err *err) MK_WARN_UNUSED;
 void mk_trainer_drop_gradients(mk_trainer *tr);
+// Gradient of a parameter so far, laid out as its values; NULL if it is not trained.
+float *mk_trainer_gradient(mk_trainer *tr, const mk_param *p);
 
 // Everything that decides how training goes on: parameters, selection biases, moments.  Pointers
 // live as long as the trainer; after writing into them call mk_trainer_restored.
