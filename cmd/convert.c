@@ -1,4 +1,4 @@
-// minke convert: a model folder or GGUF file to one GGUF file.
+// minke convert: a model folder or GGUF file to one GGUF file, or to a folder.
 #include "cmd.h"
 
 #include <string.h>
@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "model/export.h"
+#include "model/folder.h"
 
 typedef struct {
     cmd_model_args model;
@@ -18,15 +19,16 @@ static const mk_opt opts[] = {
      .short_name = "o",
      .type = MK_OPT_STR,
      .offset = offsetof(convert_args, out),
-     .arg = "FILE.gguf",
-     .help = "where to write"},
+     .arg = "FILE.gguf|FOLDER/",
+     .help = "where to write; a folder, if it is one or ends with /"},
     {.name = "type",
      .type = MK_OPT_STR,
      .offset = offsetof(convert_args, type),
      .dflt = "keep",
      .choices = "keep|f32|f16|bf16|q8_0",
      .arg = "TYPE",
-     .help = "type of the matrices; keep turns FP8 into bf16. Norms and routers stay f32"},
+     .help = "type of the matrices; keep turns FP8 into bf16, and for a folder all but bf16 into "
+             "f32. Norms and routers stay f32"},
     CMD_OPT_TEMPLATE(convert_args, model),
     {.name = "quiet",
      .short_name = "q",
@@ -37,10 +39,10 @@ static const mk_opt opts[] = {
 
 const mk_opt_spec cmd_convert_spec = {
     .program = "minke convert",
-    .usage = "MODEL -o FILE.gguf [--type TYPE]",
+    .usage = "MODEL -o FILE.gguf|FOLDER/ [--type TYPE]",
     .about = "Writes a GGUF file from a Hugging Face folder or another GGUF file, with tokenizer, "
-             "chat template and "
-             "sampling defaults.",
+             "chat template and sampling defaults; or a Hugging Face folder (from a GGUF file: "
+             "without tokenizer).",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
     .max_args = 1,
@@ -91,22 +93,52 @@ static mk_dtype parse_type(const char *name) {
     return MK_DTYPE_N;
 }
 
+static bool is_folder(const char *path) {
+    size_t n = strlen(path);
+    return (n > 0 && path[n - 1] == '/') || mk_path_is_dir(path);
+}
+
+// What config.json and safetensors can say: F32 or BF16.
+static mk_status folder_type(const mk_model *m, mk_dtype asked, mk_dtype *out, mk_err *err) {
+    bool bf16 = m->globals.embed->dtype == MK_DTYPE_BF16;
+    *out = asked != MK_DTYPE_N ? asked : bf16 ? MK_DTYPE_BF16 : MK_DTYPE_F32;
+    if (*out != MK_DTYPE_F32 && *out != MK_DTYPE_BF16) {
+        return MK_FAIL(err, MK_EUSAGE, "--type: a folder is written as f32 or bf16");
+    }
+    return MK_OK;
+}
+
+static mk_status write_folder(const mk_model *m, const convert_args *a, state *s, mk_err *err) {
+    mk_save_opts o = {.step = on_step, .arg = s};
+    MK_TRY(folder_type(m, parse_type(a->type), &o.type, err));
+    MK_TRY(mk_model_save_folder(m, a->out, &o, err));
+    if (mk_source_is_gguf(m->src)) {
+        mk_log_msg(MK_LOG_WARN, "%s has no tokenizer.json: a GGUF file's tokenizer is not written",
+                   a->out);
+    }
+    return MK_OK;
+}
+
+static mk_status write_gguf(const mk_model *m, const convert_args *a, state *s, mk_err *err) {
+    mk_export_opts o = {.type = parse_type(a->type),
+                        .name = mk_path_base(mk_source_path(m->src)),
+                        .metadata = add_metadata,
+                        .step = on_step,
+                        .arg = s};
+    return mk_export_gguf(m, &o, a->out, err);
+}
+
 static mk_status run(const convert_args *a, mk_err *err) {
     if (!a->out) {
-        return MK_FAIL(err, MK_EUSAGE, "expected an output file: -o FILE.gguf");
+        return MK_FAIL(err, MK_EUSAGE, "expected an output file: -o FILE.gguf or -o FOLDER/");
     }
     mk_llm *llm = NULL;
     MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &llm, err));
     const mk_model *m = mk_llm_model(llm);
     state s = {.llm = llm};
-    mk_export_opts o = {.type = parse_type(a->type),
-                        .name = mk_path_base(mk_source_path(m->src)),
-                        .metadata = add_metadata,
-                        .step = on_step,
-                        .arg = &s};
     cmd_catch_interrupt();
     mk_progress_start(&s.bar, "convert", "B", mk_model_file_bytes(m));
-    mk_status st = mk_export_gguf(m, &o, a->out, err);
+    mk_status st = is_folder(a->out) ? write_folder(m, a, &s, err) : write_gguf(m, a, &s, err);
     if (st == MK_OK) {
         mk_progress_end(&s.bar, s.bar.total);
     }

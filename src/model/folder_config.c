@@ -236,6 +236,10 @@ static void set_token_ids(const mk_gguf *g, json_t *config) {
 
 mk_status mk_folder_config(const mk_model *m, json_t **out, mk_err *err) {
     mk_hparams hp = m->hp;
+    if (!m->arch->hf_config) {
+        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: no config.json can be written for family %s",
+                       mk_source_path(m->src), m->arch->name);
+    }
     hp.tie_embeddings = 0;
     for (int i = 0; i < m->arch->n_tensors; i++) {
         hp.tie_embeddings = hp.tie_embeddings || mk_model_is_tied(m, i);

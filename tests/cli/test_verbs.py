@@ -207,6 +207,33 @@ def test_convert_leaves_no_half_file(minke, golden, tmp_path):
     assert list(tmp_path.rglob("*.gguf*")) == []
 
 
+@pytest.mark.parametrize("source", ["models/deepseek_v2", "models/llama-bf16", "gguf/qwen2-f32.gguf"])
+def test_convert_to_a_folder(minke, golden, tmp_path, source):
+    """The same bits from the folder, with the source's tokenizer where it is a folder."""
+    out = f"{tmp_path}/new/"
+    p = minke("convert", golden / source, "-o", out)
+    ok(p)
+    from_gguf = source.endswith(".gguf")
+    assert ("no tokenizer.json" in p.stderr) == from_gguf
+    if from_gguf:
+        shutil.copy(golden / "models/qwen2/tokenizer.json", out)
+        shutil.copy(golden / "models/qwen2/tokenizer_config.json", out)
+    ids = golden / "models/llama/golden.ids.i32"
+    for m, to in ((golden / source, "a.npy"), (out, "b.npy")):
+        ok(minke("logits", "-m", m, "--ids-file", ids, "-o", tmp_path / to))
+    a, b = (np.load(tmp_path / f) for f in ("a.npy", "b.npy"))
+    assert np.array_equal(a, b)
+    assert as_json(minke("tokenize", "-m", out, "--json", "To be"))["ids"]
+
+
+def test_folders_hold_f32_or_bf16(minke, golden, tmp_path):
+    p = minke("convert", golden / "models/llama", "-o", tmp_path, "--type", "q8_0")
+    assert p.returncode == 1 and "f32 or bf16" in p.stderr and not list(tmp_path.iterdir())
+    ok(minke("convert", golden / "models/llama", "-o", tmp_path, "--type", "bf16"))  # a folder that is there
+    kinds = {t["type"] for t in as_json(minke("show", "--json", tmp_path))["types"]}
+    assert kinds == {"F32", "BF16"}
+
+
 # --- show ------------------------------------------------------------------------------------------------------------
 
 
