@@ -362,8 +362,11 @@ typedef struct {
 
 // Row of the source that is row r of a GGUF file: pairs (i, i + half) of a head become neighbours.
 static int64_t source_row(const job *j, const item *it, int64_t r) {
+    if (!it->permute) {
+        return r;  // d_head is 0 in some families
+    }
     int64_t hd = j->m->hp.d_head, in_head = r % hd;
-    return it->permute ? r - in_head + in_head % 2 * (hd / 2) + in_head / 2 : r;
+    return r - in_head + in_head % 2 * (hd / 2) + in_head / 2;
 }
 
 static mk_status put_rows(job *j, const item *it, const rows *src, mk_writer *w, mk_err *err) {

@@ -125,7 +125,9 @@ static void test_widen(void **state) {
                 mk_dtype_to_f32((mk_dtype)t, data + (size_t)order[r] * row_bytes, n_in, want);
             }
             for (int64_t k = 0; k < n_in; k++) {
-                float f = r < N_OUT ? want[k] * (src.tile_scale ? scale[k / 128] : 1) : 0;
+                float f = r < N_OUT ? want[k] : 0;
+                // not by 1, which flushes
+                f = src.tile_scale && r < N_OUT ? f * scale[k / 128] : f;
                 float got =
                     ((const float *)(const void *)w.data)[(r / 16 * n_in + k) * 16 + r % 16];
                 if (mk_f32_bits(f) != mk_f32_bits(got)) {
