@@ -7,8 +7,8 @@
 #include "ops/back.h"
 #include "ops/ops_int.h"
 
-// Pairs of a query and a key whose P and dS are kept at once (8 bytes each): of a task, near the
-// first-level caches; of a shared task, enough work between two barriers.
+// Pairs of a query and a key whose P and dS are kept at once (8 bytes each): of a task, half
+// a megabyte of a core's caches; of a shared task, enough work between two barriers.
 #define TASK_PAIRS   (1 << 16)
 #define SHARED_PAIRS (1 << 19)
 #define PIECE_ROWS   128   // most queries of a piece
@@ -230,6 +230,26 @@ static void run_shared(const back_work *w) {
     }
 }
 
+// Whether the tasks from w->limit on are done sooner by all threads together than one on each; a
+// shared task keeps as many threads busy as it has groups of keys.
+static bool sharing_pays(const back_work *w, int64_t total) {
+    const int64_t n_thread = w->ops->n_thread, n_kv = w->a->n_kv_head;
+    double largest = 0, together = 0, most = (double)n_thread;
+    for (int64_t t = 0; t < w->rows->n_tok;) {
+        sequence s = next_sequence(w->rows, t);
+        double cost = (double)cost_of(s);
+        largest = cost > largest ? cost : largest;
+        t += s.n;
+        if (cost_of(s) >= w->limit) {
+            together += cost * (double)n_kv / (double)min64(n_thread, pad16(s.n) / 16);
+        } else {
+            together += cost * (double)n_kv / most;
+        }
+    }
+    // the last task begins at the latest when all threads have done their share of the others
+    return together < ((double)total - largest) / most + largest;
+}
+
 static void run_batch(back_work *w) {
     const mk_attn *a = w->a;
     w->limit = INT64_MAX;
@@ -241,7 +261,11 @@ static void run_batch(back_work *w) {
         return;
     }
     w->limit = max64(total / (SHARE_BELOW * w->ops->n_thread), 2);
-    run_shared(w);
+    if (sharing_pays(w, total)) {
+        run_shared(w);
+    } else {
+        w->limit = INT64_MAX;
+    }
     int64_t rest = run_tasks(w, 0, 0, NULL);
     if (rest > 0) {
         mk_ops_run(w->ops, true, rest, 1, run_range, w);

@@ -347,7 +347,7 @@ static void no_rows_are_fine(void **state) {
 // --- golden --------------------------------------------------------------------------------------
 // Distance allowed to an exact gradient, relative to the largest element of its kind: rounding of
 // scores, of sums of up to 130 terms and of P, about 1e-6 together (measured 6e-7).
-#define TOLERANCE 4e-6
+#define TOLERANCE 2e-6
 
 static void check_near(const batch *b, int which, mk_mat m, const char *what) {
     const float *row = m.p;
@@ -386,8 +386,7 @@ static void gradients_are_those_of_torch(void **state) {
     char *data = NULL;
     size_t n_bytes = 0;
     mk_err err = {0};
-    if (mk_file_read("tests/golden/attention_back.bin", 1 << 20, &data, &n_bytes, &err) !=
-        MK_OK) {
+    if (mk_file_read("tests/golden/attention_back.bin", 1 << 20, &data, &n_bytes, &err) != MK_OK) {
         fail_msg("%s", err.msg);
     }
     const uint8_t *at = (const uint8_t *)data;

@@ -14,16 +14,17 @@
 // Latent: dv goes to the first d_v columns of dk, after dk itself.
 //
 // Scores and dP have 16 keys in the lanes, the other products 16 columns; pairs that do not see
-// each other but share a tile of 8 queries and 8 (16) keys take part with P = dS = 0, which adds
-// nothing.  A piece of queries keeps its P and dS, so that dk and dv, whose sums run over queries,
-// can be divided over keys; where a sum stops between two pieces it waits in memory as it is.
-// Neither pieces nor threads nor other sequences change a bit.  Source: Dao et al. 2022, algorithm
-// 4, without its online softmax: all keys of a row are at hand.
+// each other but share a tile of 8 queries and 8 keys take part with P = dS = 0, which adds nothing
+// to sums of finite numbers.  A piece of queries keeps its P and dS, so that dk and dv, whose sums
+// run over queries, can be divided over keys; where a sum stops between two pieces it waits in
+// memory as it is.  Neither pieces nor threads nor other sequences change a bit.  Source: Dao et
+// al. 2022, algorithm 4, without its online softmax: all keys of a row are at hand.
 #include "ops/cpu/cpu.h"
 
 // Tile of a product: ROWS numbers, broadcast, times VECS vectors, so that all sums of a tile stay
 // in registers.
-#define HALF     8  // rows of a tile in all; ROWS divides it
+#define SOON     64  // rows of the next phase or task that are asked for before it begins
+#define HALF     8   // rows of a tile in all; ROWS divides it
 #define MAX_VECS 3
 #if MK_ATTN_Q == 8
 #define ROWS    8
@@ -64,16 +65,14 @@ MK_INLINE int64_t next_vecs(int64_t left) {
 }
 
 // --- layout --------------------------------------------------------------------------------------
-// Up to 16 rows of d columns: to lanes [d][16] and to rows [16][d rounded up to 16], either NULL.
-// Rows from n_row on are zero.
+// Up to 16 rows, d columns of each; n_row <= 0: none.
 typedef struct {
     const float *p;
     int64_t stride, n_row, d;
 } row_group;
 
-#define SOON 64  // rows of the next phase or task that are asked for before it begins
 // Asks for rows that are needed soon: the heads of a batch are small parts of long rows, where the
-// hardware expects nothing.
+// hardware expects nothing.  Sequences of 64 tokens gain half, longer ones less.
 static void ask(row_group r) {
     for (int64_t i = 0; i < r.n_row; i++) {
         for (int64_t d = 0; d < r.d; d += 16) {
@@ -88,6 +87,7 @@ MK_INLINE row_group group_of(mk_mat m, int64_t first, int64_t head, int64_t d) {
     return (row_group){m.p + (n > 0 ? first : 0) * m.stride + head * d, m.stride, n, d};
 }
 
+// To lanes [d][16] and to rows [16][d rounded up to 16], either NULL.  Rows from n_row on are zero.
 static void lay_out(float *lanes, float *rows, const row_group *src) {
     for (int64_t d = 0; d < src->d; d += 16) {
         v16f r[16];
