@@ -90,7 +90,7 @@ static void muon_equals_torch(void **state) {
     start(&b, &opts);
     int n_compared = 0;
     for (int s = 0; s < N_STEP; s++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "%d", s + 1);
         step(&b, s, 1);
         const json_t *want = json_object_get(json_object_get(g, "values"), key);
