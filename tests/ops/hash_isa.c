@@ -13,6 +13,8 @@
 #include "base/alloc.h"
 #include "base/mathx.h"
 #include "ops/back.h"
+#include "ops/ops.h"
+#include "ops/optim.h"
 
 static uint64_t hash;
 
@@ -377,6 +379,59 @@ static void hash_attentions(mk_ops *ops) {
     }
 }
 
+// --- optimisers ----------------------------------------------------------------------------------
+typedef struct {
+    mk_adamw a;
+    mk_adamw_tensor t[2];  // float32 and 8-bit moments
+    mk_muon_tensor muon;
+    double sum;
+} optim_step;
+
+static void step_optim(mk_ops *ops, void *arg) {
+    optim_step *s = arg;
+    mk_op_sum_squares(ops, &s->sum, &(mk_flat){s->t[0].g, s->t[0].n}, 1);
+    mk_op_adamw(ops, &s->a, s->t, 2);
+    mk_op_muon(ops, &s->muon);
+}
+
+static void hash_optim(mk_ops *ops) {
+    enum { N = 20011, N8 = 777, OUT = 40, IN = 50, M = 48 * IN };
+    static mk_code8 m_code, v_code;
+    static uint8_t m8[N8], v8[N8];
+    static float max[2][4], m[N], v[N], momentum[M];
+    float *p = floats(N + N8 + M, 100), *g = floats(N + N8 + M, 101);
+    mk_code8_init(&m_code, true);
+    mk_code8_init(&v_code, false);
+    memset(m8, 0, sizeof m8);
+    memset(v8, 0, sizeof v8);
+    memset(max, 0, sizeof max);
+    memset(m, 0, sizeof m);
+    memset(v, 0, sizeof v);
+    memset(momentum, 0, sizeof momentum);
+    optim_step s = {
+        .a = {0.5f, 0.9f, 0.95f, 0.1f, 0.05f, 1.5f, 1e-8f, false, &m_code, &v_code},
+        .t = {{.p = p, .g = g, .n = N, .m = m, .v = v, .keep = 0.99f, .step = 0.01f},
+              {.p = p + N, .g = g + N, .n = N8, .m8 = m8, .v8 = v8, .keep = 0.99f, .step = 0.01f}},
+        .muon = {p + N + N8, g + N + N8, momentum, 1, OUT, IN, 0.5f, 0.95f, 0.05f, 0.99f, 0.01f,
+                 false},
+    };
+    s.t[1].m_max = max[0];
+    s.t[1].v_max = max[1];
+    // rows of the matrix beyond OUT are not zero here, which is as good for a hash
+    for (int i = 0; i < 3; i++) {
+        run(ops, step_optim, &s);
+        add_bytes(&s.sum, sizeof s.sum);
+    }
+    add_bytes(p, (N + N8 + M) * sizeof *p);
+    add_bytes(m, sizeof m);
+    add_bytes(v, sizeof v);
+    add_bytes(m8, sizeof m8);
+    add_bytes(v8, sizeof v8);
+    add_bytes(max, sizeof max);
+    mk_free(p);
+    mk_free(g);
+}
+
 static uint64_t hash_of(const mk_kernels *k, int n_thread) {
     mk_pool *pool = mk_pool_create(n_thread);
     mk_ops *ops = mk_ops_create(k, pool);
@@ -386,6 +441,7 @@ static uint64_t hash_of(const mk_kernels *k, int n_thread) {
     hash_rows(ops);
     hash_back_rows(ops);
     hash_attentions(ops);
+    hash_optim(ops);
     mk_ops_destroy(ops);
     mk_pool_destroy(pool);
     return hash;

@@ -1,150 +1,8 @@
-// Optimisers and schedules: golden values of PyTorch and transformers (tests/golden/gen_optim.py),
-// plain definitions, and the same bits for every number of threads and instruction set.
-#include "cmocka_all.h"
+// Optimisers: golden values of PyTorch (tests/golden/gen_optim.py), plain definitions, and the same
+// bits for every number of threads and instruction set.
+#include "train/optim_util.h"
 
-#include <math.h>
-
-#include "base/alloc.h"
-#include "base/json.h"
-#include "base/mathx.h"
 #include "torture.h"
-#include "train/optim.h"
-#include "train/schedule.h"
-
-enum { N_STEP = 10, MAX_PARAM = 8 };
-
-static json_t *golden;
-
-static int load_golden(void **state) {
-    mk_err err = {0};
-    (void)state;
-    if (mk_json_file("tests/golden/optim/optim.json", 1 << 20, &golden, &err) != MK_OK) {
-        fprintf(stderr, "%s\n", err.msg);
-        return -1;
-    }
-    return 0;
-}
-
-static int free_golden(void **state) {
-    (void)state;
-    json_decref(golden);
-    return 0;
-}
-
-static double number(const json_t *array, size_t i) {
-    const json_t *v = json_array_get(array, i);
-    assert_true(json_is_number(v));
-    return json_number_value(v);
-}
-
-// grad() of the generator; step -1 gives first values.
-static float gen(int tensor, int step, int64_t i) {
-    uint32_t u = (uint32_t)i * 0x9E3779B1u + (uint32_t)(step + 1) * 0x85EBCA77u +
-                 (uint32_t)tensor * 0xC2B2AE3Du;
-    u ^= u >> 15;
-    u *= 0x2C1B3C6Du;
-    u ^= u >> 12;
-    double size = step < 0 ? 1 : number(json_object_get(golden, "sizes"), (size_t)step);
-    return (float)(((double)(u >> 8) - (1 << 23)) / (1 << 23) * size);
-}
-
-// --- runs ----------------------------------------------------------------------------------------
-// An optimiser with its parameters and operators.
-typedef struct {
-    mk_pool *pool;
-    mk_ops *ops;
-    mk_optim_param param[MAX_PARAM];
-    int64_t n;
-    mk_optim *o;
-} bench;
-
-// Place in a parameter of element (row, column): row-major golden values against packed matrices.
-static int64_t place(const mk_optim_param *p, int64_t i) {
-    if (p->n_mat == 0) {
-        return i;
-    }
-    int64_t o = i / p->n_in, k = i % p->n_in;
-    return o / 16 * 16 * p->n_in + k * 16 + o % 16;
-}
-
-static int64_t n_real(const mk_optim_param *p) {
-    return p->n_mat == 0 ? p->n : p->n_mat * p->n_out * p->n_in;
-}
-
-static bench bench_open(const mk_kernels *k, int n_thread) {
-    bench b = {.pool = mk_pool_create(n_thread)};
-    b.ops = mk_ops_create(k, b.pool);
-    return b;
-}
-
-static mk_optim_param *add(bench *b, const char *name, int64_t n) {
-    mk_optim_param *p = &b->param[b->n++];
-    *p = (mk_optim_param){.name = name, .n = n, .decay = true, .lr_factor = 1};
-    p->p = mk_try_alloc((size_t)n, sizeof(float));
-    p->g = mk_try_alloc((size_t)n, sizeof(float));
-    assert_true(p->p != NULL && p->g != NULL);
-    return p;
-}
-
-static void add_matrix(bench *b, const char *name, int64_t n_out, int64_t n_in) {
-    mk_optim_param *p = add(b, name, (n_out + 15) / 16 * 16 * n_in);
-    p->n_mat = 1;
-    p->n_out = n_out;
-    p->n_in = n_in;
-}
-
-static void fill(const bench *b, int step) {
-    for (int t = 0; t < b->n; t++) {
-        const mk_optim_param *p = &b->param[t];
-        for (int64_t i = 0; i < n_real(p); i++) {
-            (step < 0 ? p->p : p->g)[place(p, i)] = gen(t, step, i);
-        }
-    }
-}
-
-static void start(bench *b, const mk_optim_opts *opts) {
-    mk_err err = {0};
-    fill(b, -1);
-    if (mk_optim_create(b->ops, opts, b->param, b->n, &b->o, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-}
-
-static void bench_close(bench *b) {
-    mk_optim_destroy(b->o);
-    for (int t = 0; t < b->n; t++) {
-        mk_free(b->param[t].p);
-        mk_free(b->param[t].g);
-    }
-    mk_ops_destroy(b->ops);
-    mk_pool_destroy(b->pool);
-}
-
-static mk_optim_report step(const bench *b, int s, double g_scale) {
-    mk_optim_report r;
-    mk_err err = {0};
-    double lr = number(json_object_get(golden, "lr"), (size_t)s);
-    fill(b, s);
-    if (mk_optim_step(b->o, &(mk_optim_at){s + 1, lr, g_scale}, &r, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-    return r;
-}
-
-static void assert_values(const bench *b, const json_t *want, double tolerance, int s) {
-    for (int t = 0; t < b->n; t++) {
-        const mk_optim_param *p = &b->param[t];
-        const json_t *list = json_array_get(want, (size_t)t);
-        assert_int_equal(json_array_size(list), n_real(p));
-        for (int64_t i = 0; i < n_real(p); i++) {
-            double w = number(list, (size_t)i), got = (double)p->p[place(p, i)];
-            if (!(fabs(got - w) <= tolerance)) {
-                fail_msg("step %d, %s[%lld]: %.9g, expected %.9g", s + 1, p->name, (long long)i,
-                         got, w);
-            }
-        }
-    }
-}
 
 // --- AdamW ---------------------------------------------------------------------------------------
 // Values are below 1.1: 6e-8 for the rounding of each of 10 steps.
@@ -232,7 +90,7 @@ static void muon_equals_torch(void **state) {
     start(&b, &opts);
     int n_compared = 0;
     for (int s = 0; s < N_STEP; s++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "%d", s + 1);
         step(&b, s, 1);
         const json_t *want = json_object_get(json_object_get(g, "values"), key);
@@ -249,69 +107,168 @@ static void muon_equals_torch(void **state) {
     bench_close(&b);
 }
 
-// --- schedules -----------------------------------------------------------------------------------
-// transformers warms up from 0, so its step s + 1 is ours s; its wsd warms up from the minimum.
-static void schedules_equal_transformers(void **state) {
-    (void)state;
-    const json_t *g = json_object_get(golden, "schedules");
-    static const char *const kinds[] = {"constant", "linear", "cosine", "wsd"};
-    for (int k = 0; k < 4; k++) {
-        mk_schedule s = {.lr = 0.25, .n_step = 20, .n_warmup = 4, .decay = 0.4};
-        s.min_ratio = k >= 2 ? 0.1 : 0;
-        assert_int_equal(mk_schedule_parse(kinds[k], &s.kind, NULL), MK_OK);
-        assert_string_equal(mk_schedule_name(s.kind), kinds[k]);
-        assert_int_equal(mk_schedule_check(&s, NULL), MK_OK);
-        const json_t *want = json_object_get(g, kinds[k]);
-        assert_int_equal(json_array_size(want), s.n_step + 1);
-        for (int64_t i = 0; i <= s.n_step; i++) {
-            double w = i < 4 ? 0.25 * (double)(i + 1) : number(want, (size_t)i);
-            assert_true(fabs(mk_schedule_lr(&s, i) - 0.25 * w) < 1e-12);
+// --- everything at once --------------------------------------------------------------------------
+// Hash of all parameters and states after 3 steps with clipping, all kinds of states, several
+// chunks a tensor, matrices large enough to be shared between threads.
+static uint64_t hash_of_run(const mk_kernels *k, int n_thread, int from_checkpoint) {
+    bench b = bench_open(k, n_thread);
+    add(&b, "embedding", 50021)->keep_f32 = true;
+    add(&b, "adapter", 40000)->lr_factor = 2;
+    add(&b, "norm", 77)->decay = false;
+    add_matrix(&b, "up", 100, 72);
+    add_matrix(&b, "down", 72, 100);
+    mk_optim_opts opts = mk_optim_defaults();
+    opts.eight_bit = opts.muon = true;
+    start(&b, &opts);
+    uint64_t h = 0;
+    for (int s = 0; s < 3; s++) {
+        if (s == from_checkpoint) {  // states and parameters through copies, into a new optimiser
+            int64_t n;
+            const mk_ckpt_section *old = mk_optim_states(b.o, &n);
+            mk_optim *was = b.o;
+            assert_int_equal(mk_optim_create(b.ops, &opts, b.param, b.n, &b.o, NULL), MK_OK);
+            const mk_ckpt_section *new = mk_optim_states(b.o, &n);
+            for (int64_t i = 0; i < n; i++) {
+                size_t bytes = 0;
+                assert_true(mk_dtype_row_bytes(old[i].dtype, old[i].shape[0], &bytes));
+                memcpy(new[i].data, old[i].data, bytes);
+            }
+            mk_optim_destroy(was);
         }
-        assert_true(mk_schedule_lr(&s, 1000) == mk_schedule_lr(&s, 20));
+        mk_optim_report r = step(&b, s, 0.75);
+        assert_true(r.clipped);
+        h = mk_hash64(&r.norm, sizeof r.norm, h);
+    }
+    for (int t = 0; t < b.n; t++) {
+        h = mk_hash64(b.param[t].p, (size_t)b.param[t].n * sizeof(float), h);
+    }
+    int64_t n;
+    const mk_ckpt_section *states = mk_optim_states(b.o, &n);
+    for (int64_t i = 0; i < n; i++) {
+        size_t bytes = 0;
+        assert_true(mk_dtype_row_bytes(states[i].dtype, states[i].shape[0], &bytes));
+        h = mk_hash64(states[i].data, bytes, h);
+    }
+    bench_close(&b);
+    return h;
+}
+
+static void bits_depend_on_nothing(void **state) {
+    (void)state;
+    uint64_t want = hash_of_run(mk_kernels_at(0), 1, -1);
+    for (int k = 0; mk_kernels_at(k) != NULL; k++) {
+        for (int n_thread = 1; n_thread <= 3; n_thread++) {
+            if (hash_of_run(mk_kernels_at(k), n_thread, n_thread - 1) != want) {
+                fail_msg("other bits with %s and %d threads", mk_kernels_name(mk_kernels_at(k)),
+                         n_thread);
+            }
+        }
     }
 }
 
-static void schedules_at_their_ends(void **state) {
+// A gradient that is not finite: nothing is written, step, tensor and place are named.
+static void bad_gradients_stop(void **state) {
     (void)state;
-    mk_schedule s = {.kind = MK_SCHEDULE_COSINE, .lr = 1, .n_step = 3, .n_warmup = 3};
-    assert_true(mk_schedule_lr(&s, 0) == 1.0 / 3 && mk_schedule_lr(&s, 2) == 1);
-    s.n_warmup = 0;
-    assert_true(mk_schedule_lr(&s, 0) == 1 && mk_schedule_lr(&s, 3) == 0);
-    s = (mk_schedule){.kind = MK_SCHEDULE_WSD, .lr = 1, .n_step = 10, .n_warmup = 6, .decay = 0.9};
-    assert_true(mk_schedule_lr(&s, 6) == 1 && mk_schedule_lr(&s, 8) == 0.5);
-    s.decay = 0;
-    assert_true(mk_schedule_lr(&s, 9) == 1);
+    static const float bad[] = {NAN, INFINITY, -INFINITY, 1e20f};
+    bench b = bench_open(mk_kernels_at(0), 2);
+    add(&b, "first", 100);
+    add(&b, "blk.3.up", 40000);
+    mk_optim_opts opts = mk_optim_defaults();
+    start(&b, &opts);
+    step(&b, 0, 1);
+    float *was = mk_try_alloc(40000, sizeof *was);
+    memcpy(was, b.param[1].p, 40000 * sizeof *was);
+    float first = b.param[0].p[0];
+    for (int i = 0; i < 4; i++) {
+        mk_err err = {0};
+        fill(&b, 1);
+        b.param[1].g[33333] = bad[i];
+        assert_int_equal(mk_optim_step(b.o, &(mk_optim_at){12, 0.1, 1}, NULL, &err), MK_ELIMIT);
+        assert_non_null(strstr(err.msg, "step 12: the gradient of blk.3.up "));
+        assert_non_null(strstr(err.msg, i < 3 ? "element 33333 of 40000" : "too large"));
+        assert_memory_equal(was, b.param[1].p, 40000 * sizeof *was);
+        assert_true(b.param[0].p[0] == first);
+    }
+    mk_free(was);
+    bench_close(&b);
 }
 
-static void schedules_refuse_nonsense(void **state) {
+static void padding_stays_zero(void **state) {
     (void)state;
-    const mk_schedule good = {.lr = 1, .n_step = 10, .n_warmup = 2, .min_ratio = 0.1, .decay = 0.2};
-    mk_schedule bad[6];
-    mk_err err = {0};
-    for (int i = 0; i < 6; i++) {
-        bad[i] = good;
+    for (int eight_bit = 0; eight_bit < 2; eight_bit++) {
+        bench b = bench_open(mk_kernels_at(0), 1);
+        add_matrix(&b, "w", 17, 300);  // rows 17 to 31 are padding
+        mk_optim_opts opts = mk_optim_defaults();
+        opts.eight_bit = eight_bit;
+        start(&b, &opts);
+        for (int s = 0; s < N_STEP; s++) {
+            step(&b, s, 1);
+        }
+        for (int64_t i = 0; i < 15; i++) {
+            for (int64_t k = 0; k < 300; k++) {
+                assert_true(mk_f32_bits(b.param[0].p[300 * 16 + k * 16 + 1 + i]) == 0);
+            }
+        }
+        assert_true(b.param[0].p[300 * 16] != gen(0, -1, 16 * 300));
+        bench_close(&b);
     }
-    bad[0].lr = NAN;
-    bad[1].lr = -1;
-    bad[2].min_ratio = 1.5;
-    bad[3].n_warmup = 11;
-    bad[4].n_warmup = -1;
-    bad[5].decay = -0.1;
-    assert_int_equal(mk_schedule_check(&good, &err), MK_OK);
-    for (int i = 0; i < 6; i++) {
-        assert_int_equal(mk_schedule_check(&bad[i], &err), MK_EUSAGE);
+}
+
+static void options_are_checked(void **state) {
+    (void)state;
+    bench b = bench_open(mk_kernels_at(0), 1);
+    mk_optim_opts bad[8];
+    for (int i = 0; i < 8; i++) {
+        bad[i] = mk_optim_defaults();
     }
-    mk_schedule_kind kind;
-    assert_int_equal(mk_schedule_parse("cosinus", &kind, &err), MK_EUSAGE);
-    assert_non_null(strstr(err.msg, "cosinus"));
-    assert_non_null(strstr(err.msg, "wsd"));
+    bad[0].beta1 = 1;
+    bad[1].beta2 = NAN;
+    bad[2].eps = 0;
+    bad[3].weight_decay = -1;
+    bad[4].clip = -1;
+    bad[5].momentum = 1;
+    bad[6].beta1 = -0.1;
+    bad[7].clip = INFINITY;
+    for (int i = 0; i < 8; i++) {
+        mk_err err = {0};
+        mk_optim *o = NULL;
+        assert_int_equal(mk_optim_create(b.ops, &bad[i], NULL, 0, &o, &err), MK_EUSAGE);
+        assert_null(o);
+        assert_true(strlen(err.msg) > 10);
+    }
+    bench_close(&b);
+}
+
+static mk_status create_and_step(void *arg, mk_err *err) {
+    const bench *b = arg;
+    mk_optim *o = NULL;
+    mk_optim_opts opts = mk_optim_defaults();
+    opts.eight_bit = opts.muon = true;
+    mk_ops *ops = mk_ops_create(mk_kernels_at(0), b->pool);
+    mk_status st = mk_optim_create(ops, &opts, b->param, b->n, &o, err);
+    if (st == MK_OK) {
+        st = mk_optim_step(o, &(mk_optim_at){1, 0.01, 1}, NULL, err);
+    }
+    mk_optim_destroy(o);
+    mk_ops_destroy(ops);
+    return st;
+}
+
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    bench b = bench_open(mk_kernels_at(0), 1);
+    add(&b, "w", 5000);
+    add_matrix(&b, "m", 20, 30);
+    assert_true(mk_torture(create_and_step, &b) >= 5);
+    bench_close(&b);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(adamw_equals_torch),      cmocka_unit_test(adamw_is_exact),
-        cmocka_unit_test(muon_equals_torch),       cmocka_unit_test(schedules_equal_transformers),
-        cmocka_unit_test(schedules_at_their_ends), cmocka_unit_test(schedules_refuse_nonsense),
+        cmocka_unit_test(adamw_equals_torch),  cmocka_unit_test(adamw_is_exact),
+        cmocka_unit_test(muon_equals_torch),   cmocka_unit_test(bits_depend_on_nothing),
+        cmocka_unit_test(bad_gradients_stop),  cmocka_unit_test(padding_stays_zero),
+        cmocka_unit_test(options_are_checked), cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, load_golden, free_golden);
 }

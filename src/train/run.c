@@ -1,0 +1,237 @@
+// See run.h.
+#include "train/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+
+typedef struct {
+    const mk_run *r;
+    int64_t step;  // done
+    double best;
+    int64_t n_worse;  // evaluations since the best
+    FILE *log;
+} state;
+
+// --- log -----------------------------------------------------------------------------------------
+
+static char *path_of(const char *dir, const char *name) {
+    size_t n = strlen(dir) + strlen(name) + 2;
+    char *path = mk_alloc(n);
+    (void)snprintf(path, n, "%s/%s", dir, name);
+    return path;
+}
+
+// Bytes of the lines up to `step`, of a log that may end in half a line.
+static size_t kept_bytes(const char *text, size_t n, int64_t step) {
+    size_t at = 0;
+    while (at < n) {
+        const char *end = memchr(text + at, '\n', n - at);
+        if (!end) {
+            break;
+        }
+        json_t *line = json_loadb(text + at, (size_t)(end - (text + at)), 0, NULL);
+        json_int_t s = json_integer_value(json_object_get(line, "step"));
+        bool keep = line && s <= step;
+        json_decref(line);
+        if (!keep) {
+            break;
+        }
+        at = (size_t)(end - text) + 1;
+    }
+    return at;
+}
+
+#define LOG_MAX ((size_t)1 << 30)
+
+static mk_status open_log(state *s, mk_err *err) {
+    char *path = path_of(s->r->dir, "log.jsonl"), *text = NULL;
+    size_t n = 0;
+    mk_status st = MK_OK;
+    if (access(path, F_OK) == 0) {
+        st = mk_file_read(path, LOG_MAX, &text, &n, err);
+        if (st == MK_OK && truncate(path, (off_t)kept_bytes(text, n, s->step)) != 0) {
+            st = MK_FAIL(err, MK_EIO, "%s: cannot be cut to step %lld", path, (long long)s->step);
+        }
+        mk_free(text);
+    }
+    if (st == MK_OK && !(s->log = fopen(path, "a"))) {
+        st = MK_FAIL(err, MK_EIO, "%s: cannot be opened for writing", path);
+    }
+    mk_free(path);
+    return st;
+}
+
+static mk_status write_line(state *s, const json_t *line, mk_err *err) {
+    if (!s->log) {
+        return MK_OK;
+    }
+    if (json_dumpf(line, s->log, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 ||
+        fputc('\n', s->log) == EOF || fflush(s->log) != 0) {
+        return MK_FAIL(err, MK_EIO,
+                       "%s/log.jsonl cannot be written (disk full?); the run can be resumed",
+                       s->r->dir);
+    }
+    return MK_OK;
+}
+
+// --- checkpoints ---------------------------------------------------------------------------------
+
+static mk_status save(state *s, mk_err *err) {
+    if (!s->r->dir) {
+        return MK_OK;
+    }
+    int64_t n = 0;
+    const mk_ckpt_section *list = mk_trainer_state(s->r->trainer, &n);
+    json_t *run = json_object();
+    json_object_set_new(run, "method", json_string(s->r->method->name));
+    json_object_set(run, "recipe", (json_t *)(uintptr_t)s->r->recipe);
+    json_object_set_new(run, "position", s->r->method->tell(s->r->method_arg));
+    json_object_set_new(run, "n_worse", json_integer(s->n_worse));
+    if (!isnan(s->best)) {
+        json_object_set_new(run, "best", json_real(s->best));
+    }
+    mk_ckpt_head head = {s->step, s->n_worse == 0 ? s->best : NAN, run};
+    char *path = mk_ckpt_name(s->r->dir, s->step);
+    mk_status st = mk_ckpt_write(path, &head, list, n, err);
+    mk_free(path);
+    json_decref(run);
+    return st == MK_OK ? mk_ckpt_prune(s->r->dir, s->r->keep_last > 0 ? s->r->keep_last : 1,
+                                       s->r->keep_best, err)
+                       : st;
+}
+
+// The recipe of a run that is resumed must be this one.
+static mk_status check_recipe(const mk_run *r, const mk_ckpt *c, const json_t *run, mk_err *err) {
+    const json_t *was = json_object_get(run, "recipe"), *value;
+    const char *name = json_string_value(json_object_get(run, "method")), *key;
+    if (!name || strcmp(name, r->method->name) != 0) {
+        return MK_FAIL(err, MK_EUSAGE, "%s belongs to a run of %s, not of %s; use another folder",
+                       mk_ckpt_path(c), name ? name : "?", r->method->name);
+    }
+    json_object_foreach((json_t *)(uintptr_t)r->recipe, key, value) {
+        if (!json_equal(value, json_object_get(was, key))) {
+            char *now = json_dumps(value, JSON_ENCODE_ANY),
+                 *then = json_dumps(json_object_get(was, key), JSON_ENCODE_ANY);
+            mk_status st = MK_FAIL(err, MK_EUSAGE,
+                                   "%s was made with %s = %s, now it is %s; give the same options "
+                                   "to go on, or another folder to begin anew",
+                                   mk_ckpt_path(c), key, then ? then : "nothing", now ? now : "?");
+            free(now);
+            free(then);
+            return st;
+        }
+    }
+    return MK_OK;
+}
+
+static mk_status restore(state *s, const mk_ckpt *c, mk_err *err) {
+    mk_ckpt_head head = mk_ckpt_get_head(c);
+    int64_t n = 0;
+    const mk_ckpt_section *list = mk_trainer_state(s->r->trainer, &n);
+    MK_TRY(check_recipe(s->r, c, head.run, err));
+    MK_TRY(mk_ckpt_load(c, list, n, err));
+    MK_TRY(s->r->method->seek(s->r->method_arg, json_object_get(head.run, "position"), err));
+    mk_trainer_restored(s->r->trainer);
+    const json_t *best = json_object_get(head.run, "best");
+    s->best = best ? json_number_value(best) : NAN;
+    s->n_worse = json_integer_value(json_object_get(head.run, "n_worse"));
+    s->step = head.step;
+    return MK_OK;
+}
+
+static mk_status resume(state *s, mk_err *err) {
+    mk_ckpt *c = NULL;
+    mk_err none = {0};
+    if (!s->r->dir) {
+        return MK_OK;
+    }
+    mk_status st = mk_ckpt_latest(s->r->dir, &c, &none);
+    if (st == MK_ENOTFOUND) {
+        return MK_OK;
+    }
+    if (st != MK_OK) {
+        *err = none;
+        return st;
+    }
+    st = restore(s, c, err);
+    mk_ckpt_close(c);
+    return st;
+}
+
+// --- the loop ------------------------------------------------------------------------------------
+
+static mk_status evaluate(state *s, json_t *log, mk_err *err) {
+    double score = NAN;
+    MK_TRY(s->r->method->evaluate(s->r->method_arg, s->step, &score, log, err));
+    bool better = isnan(s->best) || score < s->best;
+    s->best = better ? score : s->best;
+    s->n_worse = better ? 0 : s->n_worse + 1;
+    return MK_OK;
+}
+
+static mk_status update(state *s, double g_scale, json_t *log, mk_err *err) {
+    double lr = mk_schedule_lr(&s->r->schedule, s->step);
+    mk_optim_at at = {s->step + 1, lr, g_scale};
+    mk_optim_report report = {0};
+    MK_TRY(mk_trainer_update(s->r->trainer, &at, &report, err));
+    json_object_set_new(log, "lr", json_real(lr));
+    json_object_set_new(log, "grad_norm", json_real(report.norm));
+    double imbalance = mk_trainer_imbalance(s->r->trainer);
+    if (imbalance > 0) {
+        json_object_set_new(log, "imbalance", json_real(imbalance));
+    }
+    return MK_OK;
+}
+
+// One step and what belongs behind it; *stop: the run is to end here, everything being saved.
+static mk_status one_step(state *s, bool *stop, mk_err *err) {
+    const mk_run *r = s->r;
+    double g_scale = 1;
+    json_t *log = json_object();
+    json_object_set_new(log, "step", json_integer(s->step + 1));
+    mk_status st = r->method->step(r->method_arg, s->step, &g_scale, log, err);
+    st = st == MK_OK ? update(s, g_scale, log, err) : st;
+    if (st == MK_OK) {
+        s->step++;
+        bool last = s->step >= r->schedule.n_step;
+        mk_run_progress p = {s->step, r->schedule.n_step, log, false, false};
+        p.evaluated =
+            r->method->evaluate && (last || (r->eval_every > 0 && s->step % r->eval_every == 0));
+        st = p.evaluated ? evaluate(s, log, err) : MK_OK;
+        *stop = last || (p.evaluated && r->patience > 0 && s->n_worse >= r->patience);
+        p.saved = *stop || (r->save_every > 0 && s->step % r->save_every == 0);
+        st = st == MK_OK ? write_line(s, log, err) : st;
+        bool go_on = st != MK_OK || !r->progress || r->progress(r->progress_arg, &p);
+        st = st == MK_OK && (p.saved || !go_on) ? save(s, err) : st;
+        if (st == MK_OK && !go_on && !*stop) {
+            st = MK_FAIL(err, MK_EINTR,
+                         "stopped after step %lld; the same command goes on from there",
+                         (long long)s->step);
+        }
+    }
+    json_decref(log);
+    return st;
+}
+
+mk_status mk_run_train(const mk_run *run, mk_err *err) {
+    state s = {.r = run, .best = NAN};
+    MK_TRY(mk_schedule_check(&run->schedule, err));
+    mk_status st = resume(&s, err);
+    st = st == MK_OK && run->dir ? open_log(&s, err) : st;
+    bool stop = s.step >= run->schedule.n_step || (run->patience > 0 && s.n_worse >= run->patience);
+    while (st == MK_OK && !stop) {
+        st = one_step(&s, &stop, err);
+    }
+    if (s.log && fclose(s.log) != 0 && st == MK_OK) {
+        st = MK_FAIL(err, MK_EIO, "%s/log.jsonl cannot be written (disk full?)", run->dir);
+    }
+    return st;
+}
