@@ -83,6 +83,9 @@ static void run_back(mk_ops *ops, back_work *w, int64_t macs) {
 }
 
 void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int64_t mat) {
+    if (dx.p == NULL) {
+        return;
+    }
     mk_ops_op_begin(ops);
     MK_ASSERT(mat >= 0 && mat < w->n_mat && dx.n_row == dy.n_row && dx.n_col == w->n_in &&
               dy.n_col == w->n_out);
@@ -98,6 +101,9 @@ void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int
 }
 
 void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x) {
+    if (g == NULL) {
+        return;
+    }
     mk_ops_op_begin(ops);
     MK_ASSERT(dy.n_row == x.n_row);
     back_work work = {.job = {.dy = dy, .x = x, .g = g}, .of_weights = true, .n_col = x.n_col};
@@ -123,6 +129,9 @@ static void run_bias(void *arg, int ith, int64_t lo, int64_t hi) {
 }
 
 void mk_back_bias(mk_ops *ops, float *g, mk_mat dy) {
+    if (g == NULL) {
+        return;
+    }
     mk_ops_op_begin(ops);
     bias_work w = {ops->k, g, dy};
     if (!ops->dry) {
