@@ -7,7 +7,8 @@ typedef struct {
     const mk_kernels *k;
     mk_back_job job;
     bool of_weights;
-    int64_t n_tile, n_col, tiles;  // of the whole; of a block
+    int64_t n_tile, n_col;  // of the whole
+    int64_t tiles, cols;    // of a block
     float *scratch;
     size_t n_scratch;  // floats of one thread
 } back_work;
@@ -19,20 +20,47 @@ static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-// Units are groups of columns, blocks of tiles after each other.  Neighbours in one block are one
-// job, because the tiles' share of the other matrix is copied once for a job.
+// Blocks for each thread, so that all end at about the same time, unless they would have fewer
+// multiplications than take a few dozen microseconds.
+#define BLOCKS     8
+#define BLOCK_MACS (1 << 22)
+
+// Cuts the result so that least is copied: of every block the tiles' part of one matrix and the
+// columns' part of the other.
+static void plan_blocks(back_work *w, int64_t n_block) {
+    int64_t pairs = ceil_div(w->n_tile, 2), groups = ceil_div(w->n_col, MK_BACK_COLS), best = 0;
+    for (int64_t n = ceil_div(w->n_tile, MK_BACK_TILES); n <= pairs && n <= n_block; n++) {
+        int64_t n_across = least(ceil_div(n_block, n), groups);
+        int64_t copied = 16 * w->n_tile * n_across + w->n_col * n;
+        if (best == 0 || copied < best) {
+            best = copied;
+            w->tiles = 2 * ceil_div(pairs, n);
+            w->cols = MK_BACK_COLS * ceil_div(groups, n_across);
+        }
+    }
+    if (best == 0) {  // many tiles: more blocks than asked for
+        w->tiles = 2 * ceil_div(pairs, ceil_div(w->n_tile, MK_BACK_TILES));
+        w->cols = MK_BACK_COLS * groups;
+    }
+}
+
+// Blocks of one row of tiles after each other.  Neighbours are one job, because what belongs to the
+// tiles is copied once for a job.
 static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
     const back_work *w = arg;
-    int64_t groups = ceil_div(w->n_col, MK_BACK_COLS), most = MK_BACK_WIDTH / MK_BACK_COLS;
+    int64_t across = ceil_div(w->n_col, w->cols), most = w->of_weights ? w->n_col : MK_BACK_WIDTH;
     for (int64_t i = lo, n; i < hi; i += n) {
-        int64_t at = i % groups, tile = i / groups * w->tiles;
-        n = least(least(hi - i, groups - at), w->of_weights ? groups : most);
+        int64_t tile = i / across * w->tiles, col = i % across * w->cols;
+        n = least(hi - i, across - i % across);
+        int64_t end = least(col + n * w->cols, w->n_col);
         mk_back_block b = {.tile_lo = tile,
                            .tile_hi = least(tile + w->tiles, w->n_tile),
-                           .col_lo = at * MK_BACK_COLS,
-                           .col_hi = least((at + n) * MK_BACK_COLS, w->n_col),
                            .scratch = w->scratch + (size_t)ith * w->n_scratch};
-        (w->of_weights ? w->k->back_linear_w : w->k->back_linear_x)(&w->job, &b);
+        for (; col < end; col = b.col_hi) {
+            b.col_lo = col;
+            b.col_hi = least(col + most, end);
+            (w->of_weights ? w->k->back_linear_w : w->k->back_linear_x)(&w->job, &b);
+        }
     }
 }
 
@@ -44,15 +72,20 @@ static void run_back(mk_ops *ops, back_work *w, int64_t macs) {
                                   w->of_weights ? 0 : least(w->n_col, MK_BACK_WIDTH));
     w->scratch = mk_ops_take(ops, (size_t)ops->n_thread * w->n_scratch * sizeof(float));
     if (!ops->dry && macs > 0) {
-        // near-equal blocks of an even number of tiles
-        w->tiles = ceil_div(ceil_div(w->n_tile, ceil_div(w->n_tile, MK_BACK_TILES)), 2) * 2;
-        int64_t n = ceil_div(w->n_tile, w->tiles) * ceil_div(w->n_col, MK_BACK_COLS);
-        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, n, 1, run_blocks, w);
+        bool parallel = ops->n_thread > 1 && macs >= MK_OPS_PARALLEL_MACS;
+        int64_t n_thread = parallel ? ops->n_thread : 1, many = macs / BLOCK_MACS;
+        many = many > n_thread ? many : n_thread;
+        plan_blocks(w, parallel ? least(many, BLOCKS * n_thread) : 1);
+        int64_t n = ceil_div(w->n_tile, w->tiles) * ceil_div(w->n_col, w->cols);
+        mk_ops_run(ops, parallel, n, 1, run_blocks, w);
     }
     mk_op_release(ops, mark);
 }
 
 void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int64_t mat) {
+    if (dx.p == NULL) {
+        return;
+    }
     mk_ops_op_begin(ops);
     MK_ASSERT(mat >= 0 && mat < w->n_mat && dx.n_row == dy.n_row && dx.n_col == w->n_in &&
               dy.n_col == w->n_out);
@@ -68,6 +101,9 @@ void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int
 }
 
 void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x) {
+    if (g == NULL) {
+        return;
+    }
     mk_ops_op_begin(ops);
     MK_ASSERT(dy.n_row == x.n_row);
     back_work work = {.job = {.dy = dy, .x = x, .g = g}, .of_weights = true, .n_col = x.n_col};
@@ -93,6 +129,9 @@ static void run_bias(void *arg, int ith, int64_t lo, int64_t hi) {
 }
 
 void mk_back_bias(mk_ops *ops, float *g, mk_mat dy) {
+    if (g == NULL) {
+        return;
+    }
     mk_ops_op_begin(ops);
     bias_work w = {ops->k, g, dy};
     if (!ops->dry) {

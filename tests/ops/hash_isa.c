@@ -129,6 +129,44 @@ static void hash_linears(mk_ops *ops) {
     mk_free(y);
 }
 
+typedef struct {
+    mk_mat dx, dy, x;
+    float *g, *bias;
+    const mk_weight *w;
+} back_linear_step;
+
+static void step_back_linear(mk_ops *ops, void *arg) {
+    back_linear_step *s = arg;
+    mk_back_linear_x(ops, s->dx, s->dy, s->w, 0);
+    mk_back_linear_w(ops, s->g, s->dy, s->x);
+    mk_back_bias(ops, s->bias, s->dy);
+}
+
+// More tokens, and more outputs, than are summed in one run; columns that no group divides.
+static void hash_back_linears(mk_ops *ops) {
+    static const mk_dtype types[] = {MK_DTYPE_F32,  MK_DTYPE_F16,   MK_DTYPE_BF16, MK_DTYPE_F8_E4M3,
+                                     MK_DTYPE_Q8_0, MK_DTYPE_Q4_1,  MK_DTYPE_Q4_K, MK_DTYPE_Q6_K,
+                                     MK_DTYPE_Q5_0, MK_DTYPE_IQ4_NL};
+    enum { OUT = 403, IN = 256, TOK = 401 };
+    float *x = floats(TOK * IN, 90), *dy = floats(TOK * OUT, 91), *dx = floats(TOK * IN, 92),
+          *bias = floats(OUT, 93), *g = floats((OUT + 15) / 16 * 16 * IN, 94);
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        mk_weight w = random_weight(types[i], 1, OUT, IN, mk_ops_pool(ops), 95 + i);
+        int64_t n = i == 0 ? TOK : 19;
+        back_linear_step s = {{dx, n, IN, IN}, {dy, n, OUT, OUT}, {x, n, IN, IN}, g, bias, &w};
+        run(ops, step_back_linear, &s);
+        add_mat(s.dx);
+        mk_weight_free(&w);
+    }
+    add_bytes(g, mk_grad_floats(&(mk_weight){.n_out = OUT, .n_in = IN}) * sizeof *g);
+    add_bytes(bias, OUT * sizeof *bias);
+    mk_free(x);
+    mk_free(dy);
+    mk_free(dx);
+    mk_free(bias);
+    mk_free(g);
+}
+
 static void hash_experts(mk_ops *ops) {
     enum { E = 8, USED = 2, D = 64, FF = 96, TOK = 21 };
     float *x = floats(TOK * D, 4), *y = floats(TOK * D, 5), *w = floats(TOK * USED, 6);
@@ -438,6 +476,7 @@ static uint64_t hash_of(const mk_kernels *k, int n_thread) {
     hash = 0;
     hash_linears(ops);
     hash_experts(ops);
+    hash_back_linears(ops);
     hash_rows(ops);
     hash_back_rows(ops);
     hash_attentions(ops);

@@ -330,11 +330,42 @@ static void test_types(void **state) {
     }
 }
 
+// Gradients that nobody wants, no tokens.
+static void step_nothing(mk_ops *ops, void *arg) {
+    back_step s = *(back_step *)arg;
+    mk_back_linear_x(ops, (mk_mat){0}, s.dy, s.w, 0);
+    mk_back_linear_w(ops, NULL, s.dy, s.x);
+    mk_back_bias(ops, NULL, s.dy);
+    s.dy.n_row = s.x.n_row = 0;
+    mk_back_linear_w(ops, s.g, s.dy, s.x);
+    mk_back_bias(ops, s.bias, s.dy);
+}
+
+static void test_nothing(void **state) {
+    (void)state;
+    uint64_t rng = 4;
+    float g[16 * 3] = {1, 2, 3}, bias[5] = {4, 5, 6}, want[16 * 3], bias_want[5];
+    memcpy(want, g, sizeof g);
+    memcpy(bias_want, bias, sizeof bias);
+    mk_weight w = {.n_mat = 1, .n_out = 5, .n_in = 3};
+    back_step s = {.dy = random_mat(&rng, 2, 5, 5), .x = random_mat(&rng, 2, 3, 3), .g = g};
+    s.bias = bias;
+    s.w = &w;
+    bench b = bench_open(mk_kernels_at(0), 1);
+    run_step(&b, step_nothing, &s);
+    bench_close(&b);
+    assert_same_floats(g, want, 16 * 3, "g");
+    assert_same_floats(bias, bias_want, 5, "bias");
+    mk_free(s.dy.p);
+    mk_free(s.x.p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights),
         cmocka_unit_test(test_inputs),
         cmocka_unit_test(test_types),
+        cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -411,13 +411,29 @@ void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *blk) {
 }
 
 // --- of the bias ---------------------------------------------------------------------------------
+// Four vectors side by side: a row is then read in whole stretches.
 void MK_FN(back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi) {
-    for (int64_t i = lo; i < hi; i += 16) {
-        int64_t n = hi - i < 16 ? hi - i : 16;
-        v16f sum = vf_load_n(g + i, n);
-        for (int64_t t = 0; t < dy.n_row; t++) {
-            sum = vf_add(sum, vf_load_n(dy.p + t * dy.stride + i, n));
+    for (int64_t i = lo; i < hi; i += 64) {
+        v16f sum[4];
+        for (int64_t j = 0; j < 4; j++) {
+            sum[j] = hi - i > 16 * j ? vf_load_n(g + i + 16 * j, hi - i - 16 * j) : vf_zero();
         }
-        vf_store_n(g + i, sum, n);
+        const float *p = dy.p + i;
+        if (hi - i >= 64) {
+            for (int64_t t = 0; t < dy.n_row; t++, p += dy.stride) {
+                MK_UNROLL for (int j = 0; j < 4; j++) {
+                    sum[j] = vf_add(sum[j], vf_load(p + 16 * j));
+                }
+            }
+        } else {
+            for (int64_t t = 0; t < dy.n_row; t++, p += dy.stride) {
+                for (int64_t j = 0; 16 * j < hi - i; j++) {
+                    sum[j] = vf_add(sum[j], vf_load_n(p + 16 * j, hi - i - 16 * j));
+                }
+            }
+        }
+        for (int64_t j = 0; j < 4 && 16 * j < hi - i; j++) {
+            vf_store_n(g + i + 16 * j, sum[j], hi - i - 16 * j);
+        }
     }
 }
