@@ -22,6 +22,7 @@
     X(perplexity, "how well a model predicts a text")                                              \
     X(logits, "raw logits of every position as a .npy file")                                       \
     X(convert, "a model folder or GGUF file to a GGUF file")                                       \
+    X(train, "teach a model: see what it would learn from data")                                   \
     X(cache, "packed copies of models on disk, for a faster start")                                \
     X(bench, "speed of prompt and generation against the limits of the machine")
 

@@ -371,7 +371,7 @@ mk_status mk_data_get_stats(const mk_data *d, mk_data_stats *s, mk_err *err) {
     if (n > 0) {
         qsort(len, (size_t)n, sizeof *len, by_value);
         s->len_min = len[0];
-        s->len_median = len[n / 2];
+        s->len_median = len[(n - 1) / 2];
         s->len_p95 = len[(n - 1) * 95 / 100];
         s->len_max = len[n - 1];
     }

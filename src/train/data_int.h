@@ -47,6 +47,16 @@ mk_status mk_line_parse(const mk_data_opts *o, const char *text, size_t n, mk_li
                         mk_err *err) MK_WARN_UNUSED;
 void mk_line_free(mk_line *l);
 
+// Lists of messages and of tools; `what` is the field that holds them.
+mk_status mk_messages_check(const mk_data_opts *o, const json_t *list, const char *what,
+                            mk_err *err) MK_WARN_UNUSED;
+mk_status mk_tools_check(const json_t *tools, mk_err *err) MK_WARN_UNUSED;
+bool mk_message_is(const json_t *m, const char *role);
+size_t mk_messages_count(const json_t *list, const char *role);
+// No text, no parts, or white space alone.
+bool mk_json_is_blank(const json_t *v);
+bool mk_is_one_of(const char *s, const char *const *list, size_t n);
+
 // --- ids -----------------------------------------------------------------------------------------
 
 // What is made from a line before it is kept.

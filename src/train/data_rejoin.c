@@ -24,6 +24,10 @@
 // Bytes of the prompt that, repeated in the answer, are the end of the same prompt.
 enum { MIN_REPEAT = 8 };
 
+static const char *bytes(const mk_jinja_text *t) {
+    return t->text.data ? t->text.data : "";
+}
+
 // --- reasoning of a message ----------------------------------------------------------------------
 
 static const char *const reasoning_fields[] = {"reasoning_content", "thinking", "reasoning"};
@@ -91,12 +95,19 @@ static json_t *with_letter(const char *text, size_t n, size_t at) {
     return v;
 }
 
+// The content's thought with another letter, or what stands behind it.
 static json_t *changed_content(const json_t *content, bool reasoning) {
     const char *s = json_string_value(content), *p = NULL;
     size_t n = json_string_length(content), len = 0, at = 0;
+    if (json_is_array(content)) {
+        const json_t *part = json_object_get(json_array_get(content, 0), "text");
+        const char *text = json_string_value(part);
+        return json_pack("[{s:s, s:s}]", "type", "text", "text",
+                         text && text[0] == 'Q' ? "Z" : "Q");
+    }
     bool thought = inline_thought(content, &p, &len);
     if (reasoning) {
-        return thought ? with_letter(s, n, (size_t)(p - s)) : NULL;
+        return with_letter(s, n, (size_t)(p - s));
     }
     if (thought) {
         at = (size_t)((const char *)memmem(s, n, CLOSE, strlen(CLOSE)) - s) + strlen(CLOSE);
@@ -107,13 +118,12 @@ static json_t *changed_content(const json_t *content, bool reasoning) {
     return with_letter(s ? s : "", n, at);
 }
 
-// A copy of the message with another reasoning, or another answer; NULL: it has none (or no
-// memory).
-static json_t *changed(const json_t *message, bool reasoning) {
-    json_t *copy = json_copy((json_t *)(uintptr_t)message);
-    json_t *content = json_object_get(message, "content");
-    int n_set = 0, bad = copy == NULL;
-    for (int i = 0; reasoning && !bad && i < N_REASONING; i++) {
+static int change_reasoning(json_t *copy, const json_t *message) {
+    const json_t *content = json_object_get(message, "content");
+    const char *p;
+    size_t n;
+    int n_set = 0, bad = 0;
+    for (int i = 0; i < N_REASONING; i++) {
         const json_t *v = json_object_get(message, reasoning_fields[i]);
         if (json_is_string(v)) {
             bad |= json_object_set_new(copy, reasoning_fields[i],
@@ -121,34 +131,31 @@ static json_t *changed(const json_t *message, bool reasoning) {
             n_set++;
         }
     }
-    json_t *text =
-        n_set == 0 && !json_is_array(content) ? changed_content(content, reasoning) : NULL;
-    if (!reasoning && json_is_array(content)) {
-        text = json_pack("[{s:s, s:s}]", "type", "text", "text", "Q");
+    if (n_set == 0 && inline_thought(content, &p, &n)) {
+        bad |= json_object_set_new(copy, "content", changed_content(content, true));
     }
-    if (text) {
-        bad |= json_object_set_new(copy, "content", text);
-        n_set++;
-    }
-    if (!reasoning && json_string_length(content) == 0 && !bad) {
+    return bad;
+}
+
+static int change_answer(json_t *copy, const json_t *message) {
+    const json_t *content = json_object_get(message, "content");
+    if (mk_json_is_blank(content)) {
         (void)json_object_del(copy, "tool_calls");  // the answer is the calls alone
     }
-    if (bad || n_set == 0) {
-        json_decref(copy);
-        return NULL;
-    }
-    return copy;
+    return json_object_set_new(copy, "content", changed_content(content, false));
 }
 
 // First byte of the text that depends on the reasoning or the answer; its length if none does.
 static mk_status find_begin(const mk_talk *t, const mk_turn *x, bool reasoning, size_t *at,
                             mk_err *err) {
-    json_t *other = changed(json_array_get(t->messages, x->message), reasoning);
+    const json_t *message = json_array_get(t->messages, x->message);
+    json_t *other = json_copy((json_t *)(uintptr_t)message);
     mk_jinja_text text = {0};
     mk_err refused = {0};
     *at = x->text.text.len;
-    if (!other) {
-        return MK_OK;
+    if (!other || (reasoning ? change_reasoning(other, message) : change_answer(other, message))) {
+        json_decref(other);
+        return MK_FAIL(err, MK_ENOMEM, "no memory for a message");
     }
     mk_status st = mk_turn_render(t, x->message + 1, other, false, &text, &refused);
     if (st == MK_OK) {
@@ -208,6 +215,17 @@ static bool has_user(const mk_jinja_text *t, size_t from, size_t to) {
     return false;
 }
 
+// The thought with the opening tag in front of it, where that came with the user's own text.
+static size_t with_tag(const mk_turn *x, size_t thought) {
+    const char *p = bytes(&x->text);
+    size_t k = thought, n = strlen(OPEN);
+    while (k > 0 && is_space(p[k - 1])) {
+        k--;
+    }
+    bool tag = k >= n && memcmp(p + k - n, OPEN, n) == 0 && has_user(&x->text, k - n, k);
+    return tag ? k - n : thought;
+}
+
 // Where what the template writes of the answer begins, header and all: behind what it shares with
 // the prompt.  A text that is the end of the prompt a second time is left out, and so is all of it
 // if a user's text is in it (a template that moves the system message).
@@ -251,6 +269,41 @@ static mk_status add_thought(const mk_turn *x, const json_t *message, size_t *fr
     return add_bytes(out, close, strlen(close), false, err);
 }
 
+// Is it the tag at text[at..)?
+static bool is_tag(const mk_jinja_text *t, size_t at, const char *tag) {
+    size_t n = strlen(tag);
+    return at + n <= t->text.len && memcmp(t->text.data + at, tag, n) == 0;
+}
+
+// The model generates the tags of its thought as tokens of their own, so they are template text
+// also where they came in the content of the message: the opening tag at the start of the answer,
+// and the first closing one behind it (or behind a prompt that ends in the opening one).
+mk_status mk_turn_mark_thought(mk_turn *x, mk_err *err) {
+    size_t len = x->text.text.len, open = x->start, at;
+    mk_jinja_text out = {0};
+    while (open < len && is_space(x->text.text.data[open])) {
+        open++;
+    }
+    bool tag = is_tag(&x->text, open, OPEN);
+    if (!tag && !mk_reasoning_prompt_open(bytes(&x->text), x->start, OPEN)) {
+        return MK_OK;
+    }
+    at = tag ? open + strlen(OPEN) : open;
+    const char *close = memmem(bytes(&x->text) + at, len - at, CLOSE, strlen(CLOSE));
+    size_t end = close ? (size_t)(close - x->text.text.data) : len;
+    mk_buf_init(&out.text, len + 1);
+    mk_status st = add_range(&out, &x->text, 0, open, err);
+    st = st == MK_OK ? add_bytes(&out, OPEN, at - open, false, err) : st;
+    st = st == MK_OK ? add_range(&out, &x->text, at, end, err) : st;
+    if (st == MK_OK && close) {
+        st = add_bytes(&out, CLOSE, strlen(CLOSE), false, err);
+        st = st == MK_OK ? add_range(&out, &x->text, end + strlen(CLOSE), len, err) : st;
+    }
+    mk_jinja_text_free(st == MK_OK ? &x->text : &out);
+    x->text = st == MK_OK ? out : x->text;
+    return st;
+}
+
 mk_status mk_turn_rejoin(const mk_talk *t, const mk_jinja_text *prompt, mk_turn *x, mk_err *err) {
     const json_t *message = json_array_get(t->messages, x->message);
     mk_jinja_text out = {0};
@@ -260,7 +313,8 @@ mk_status mk_turn_rejoin(const mk_talk *t, const mk_jinja_text *prompt, mk_turn 
     if (answer == len && thought == len) {
         return MK_FAIL(err, MK_ETEMPLATE, "the chat template writes nothing of this answer");
     }
-    size_t begin = thought < answer ? thought : answer;
+    bool closed = mk_reasoning_prompt_open(bytes(prompt), prompt->text.len, CLOSE);
+    size_t begin = thought < answer && !closed ? with_tag(x, thought) : answer;
     size_t from = skip_header(prompt, &x->text, begin);
     bool open =
         prompt->text.len > 0 && mk_reasoning_prompt_open(prompt->text.data, prompt->text.len, OPEN);
@@ -269,7 +323,7 @@ mk_status mk_turn_rejoin(const mk_talk *t, const mk_jinja_text *prompt, mk_turn 
     if (st == MK_OK && open && thought >= answer) {
         st = add_thought(x, message, &from, begin, &out, err);
     } else if (st == MK_OK && open) {
-        from = begin;  // the template writes the thought, and its end, itself
+        from = thought;  // the template writes the thought, and its end, itself
     }
     st = st == MK_OK ? add_range(&out, &x->text, from, len, err) : st;
     if (st != MK_OK) {

@@ -110,6 +110,22 @@ static void free_turns(mk_turn *turn, size_t n) {
     mk_free(turn);
 }
 
+// A call that the template does not write would leave an empty answer to learn.
+static mk_status check_calls(const json_t *message, const mk_turn *x, mk_err *err) {
+    const json_t *call = json_array_get(json_object_get(message, "tool_calls"), 0);
+    const json_t *f = json_object_get(call, "function");
+    const json_t *name = json_object_get(f ? f : call, "name");
+    const char *s = json_string_value(name);
+    if (s && !memmem(bytes(&x->text) + x->start, x->text.text.len - x->start, s,
+                     json_string_length(name))) {
+        return MK_FAIL(err, MK_ETEMPLATE,
+                       "tool_calls[0]: the chat template does not write this call of \"%.60s\"; "
+                       "some templates want \"content\": null beside it",
+                       s);
+    }
+    return MK_OK;
+}
+
 // Reasoning that the data gives and the template leaves out would be lost without a word.
 static bool lacks_reasoning(const json_t *message, const mk_turn *x) {
     size_t n = 0;
@@ -134,9 +150,10 @@ static mk_status make_turn(const mk_talk *t, size_t i, mk_turn *x, mk_err *err) 
             st = mk_turn_rejoin(t, &prompt, x, err);
         }
     }
+    st = st == MK_OK ? check_calls(json_array_get(t->messages, i), x, err) : st;
+    st = st == MK_OK ? mk_turn_mark_thought(x, err) : st;
     if (st == MK_OK) {
         x->end = find_end(t, &x->text, x->start);
-        t->counts->n_open_end += x->end == 0;
         t->counts->n_no_reasoning += lacks_reasoning(json_array_get(t->messages, i), x);
     } else {
         mk_err_prefix(err, "messages[%zu]", i);
@@ -160,7 +177,9 @@ static mk_status add_part(const mk_talk *t, const mk_jinja_text *text, size_t fr
     return mk_seq_mark(s, mask, err);
 }
 
-// From the start of a turn to `to`: targets up to the token that ends it, or `end` where none does.
+// From the start of a turn to `to`: targets up to the token that ends it.  Where the template
+// writes none, the turn ends with its text; the token behind it is a target if it is one that ends
+// answers (GLM's "<|user|>").
 static mk_status add_turn(const mk_talk *t, const mk_jinja_text *text, const mk_turn *x, size_t to,
                           mk_seq_ids *s, mk_err *err) {
     size_t end = x->end ? to : x->text.text.len < to ? x->text.text.len : to;
@@ -172,12 +191,21 @@ static mk_status add_turn(const mk_talk *t, const mk_jinja_text *text, const mk_
     for (at++; x->end && at < s->ids.n; at++) {
         s->mask[at] = 0;
     }
-    return end < to ? add_part(t, text, end, to, 0, s, err) : MK_OK;
+    if (end == to) {
+        return MK_OK;
+    }
+    at = s->ids.n;
+    MK_TRY(add_part(t, text, end, to, 0, s, err));
+    bool ended = at < s->ids.n && mk_tokenizer_is_eog(t->o->tokenizer, s->ids.data[at]);
+    s->mask[at] = ended;
+    t->counts->n_open_end += !ended;
+    return MK_OK;
 }
 
 // The last turn ends the sample: behind its end nothing is left, and it has an end.
 static mk_status close_sample(const mk_talk *t, const mk_turn *x, mk_seq_ids *s, mk_err *err) {
     if (!x->end) {
+        t->counts->n_open_end++;
         MK_TRY(mk_seq_end(t->o->tokenizer, s, err));
         return mk_seq_mark(s, 1, err);
     }
@@ -242,11 +270,6 @@ static mk_status emit(const mk_talk *t, mk_turn *turn, size_t n, mk_err *err) {
 
 // --- which turns ---------------------------------------------------------------------------------
 
-static bool is_role(const json_t *m, const char *role) {
-    const char *r = json_string_value(json_object_get(m, "role"));
-    return r && strcmp(r, role) == 0;
-}
-
 static bool is_left_out(const json_t *m) {
     const json_t *w = json_object_get(m, "weight"), *train = json_object_get(m, "train");
     return (json_is_number(w) && json_number_value(w) == 0) || json_is_false(train);
@@ -258,7 +281,7 @@ static size_t choose(const mk_talk *t, mk_turn *turn) {
     bool last_only = t->learn == MK_LEARN_LAST || t->learn == MK_LEARN_ALL;
     for (size_t i = t->first; i < n_message; i++) {
         const json_t *m = json_array_get(t->messages, i);
-        if (!is_role(m, "assistant")) {
+        if (!mk_message_is(m, "assistant")) {
             continue;
         }
         n = last_only ? 0 : n;
@@ -284,7 +307,7 @@ static mk_status whole_text(const mk_talk *t, mk_err *err) {
 mk_status mk_talk_samples(const mk_talk *t, mk_err *err) {
     size_t n_message = json_array_size(t->messages), n_made = 0;
     bool answered =
-        n_message > 1 && is_role(json_array_get(t->messages, n_message - 1), "assistant");
+        n_message > 1 && mk_message_is(json_array_get(t->messages, n_message - 1), "assistant");
     if (t->learn == MK_LEARN_ALL && !answered) {
         return whole_text(t, err);
     }

@@ -24,4 +24,7 @@ const char *mk_turn_reasoning(const json_t *message, size_t *n);
 mk_status mk_turn_rejoin(const mk_talk *t, const mk_jinja_text *prompt, mk_turn *x,
                          mk_err *err) MK_WARN_UNUSED;
 
+// Tags of a thought at the start of the answer become template text, wherever they came from.
+mk_status mk_turn_mark_thought(mk_turn *x, mk_err *err) MK_WARN_UNUSED;
+
 #endif

@@ -1,0 +1,879 @@
+// Lines to samples: what is learned (against transformers and the tokenizers package, see
+// tests/golden/gen_train_data.py), every form of line, everything that can be wrong with one,
+// length limits, pairs, prompts of rl, and what is counted.
+#include "cmocka_all.h"
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "torture.h"
+#include "train/data.h"
+
+#define GOLDEN "tests/golden/train/"
+
+// --- models --------------------------------------------------------------------------------------
+
+typedef struct {
+    const char *name;
+    mk_tokenizer *tok;
+    mk_chat_template *template;
+} model;
+static model models[] = {
+    {.name = "chatml"}, {.name = "llama3"}, {.name = "llama2"}, {.name = "r1"}, {.name = "think"}};
+#define N_MODEL (sizeof models / sizeof models[0])
+
+static char *slurp(const char *dir, const char *name) {
+    char path[300], *text = NULL;
+    size_t n;
+    mk_err err = {0};
+    snprintf(path, sizeof path, GOLDEN "%s/%s", dir, name);
+    if (mk_file_read(path, 1 << 22, &text, &n, &err) != MK_OK) {
+        fail_msg("%s", err.msg);
+    }
+    return text;
+}
+
+static int open_models(void **state) {
+    (void)state;
+    for (size_t i = 0; i < N_MODEL; i++) {
+        model *m = &models[i];
+        char path[300];
+        mk_err err = {0};
+        snprintf(path, sizeof path, GOLDEN "%s", m->name);
+        char *jinja = slurp(m->name, "chat_template.jinja");
+        char *config = slurp(m->name, "tokenizer_config.json");
+        mk_chat_sources src = {.file = jinja, .tokenizer_config = config};
+        if (mk_tokenizer_from_folder(path, &m->tok, &err) != MK_OK ||
+            mk_chat_template_create(&src, &m->template, &err) != MK_OK) {
+            print_error("%s\n", err.msg);
+            return -1;
+        }
+        mk_free(jinja);
+        mk_free(config);
+    }
+    return 0;
+}
+
+static int close_models(void **state) {
+    (void)state;
+    for (size_t i = 0; i < N_MODEL; i++) {
+        mk_tokenizer_destroy(models[i].tok);
+        mk_chat_template_destroy(models[i].template);
+    }
+    return 0;
+}
+
+static mk_data_opts opts_of(const char *name) {
+    mk_data_opts o = MK_DATA_DEFAULTS;
+    for (size_t i = 0; i < N_MODEL; i++) {
+        if (strcmp(models[i].name, name) == 0) {
+            o.tokenizer = models[i].tok;
+            o.template = models[i].template;
+        }
+    }
+    assert_non_null(o.tokenizer);
+    return o;
+}
+
+static mk_data *read_text(const mk_data_opts *o, const char *text, size_t n) {
+    mk_data *d = NULL;
+    mk_err err = {0};
+    if (mk_data_create(o, &d, &err) != MK_OK ||
+        mk_data_add_memory(d, "x.jsonl", text, n, &err) != MK_OK) {
+        fail_msg("%s", err.msg);
+    }
+    return d;
+}
+
+static mk_data *read_lines(const mk_data_opts *o, const char *text) {
+    return read_text(o, text, strlen(text));
+}
+
+static mk_data_stats stats_of(const mk_data *d) {
+    mk_data_stats s;
+    mk_err err = {0};
+    assert_int_equal(mk_data_get_stats(d, &s, &err), MK_OK);
+    return s;
+}
+
+// --- what is learned -----------------------------------------------------------------------------
+
+static void check_ids(size_t i, const char *what, const json_t *want, const mk_data_seq *s) {
+    char text[4096];
+    size_t at = 0;
+    bool same = json_array_size(want) == (size_t)s->n;
+    for (int64_t k = 0; k < s->n && at + 16 < sizeof text; k++) {
+        int got = strcmp(what, "ids") == 0 ? s->ids[k] : s->mask[k];
+        same = same && got == json_integer_value(json_array_get(want, (size_t)k));
+        at += (size_t)snprintf(text + at, sizeof text - at, "%d ", got);
+    }
+    if (!same) {
+        char *w = json_dumps(want, JSON_COMPACT);
+        fail_msg("case %zu, %s: expected %s, got %s", i, what, w, text);
+    }
+}
+
+static mk_data_learn learn_of(const char *s) {
+    return strcmp(s, "assistant") == 0    ? MK_LEARN_ASSISTANT
+           : strcmp(s, "last") == 0       ? MK_LEARN_LAST
+           : strcmp(s, "completion") == 0 ? MK_LEARN_COMPLETION
+                                          : MK_LEARN_ALL;
+}
+
+static void check_case(size_t i, const json_t *c) {
+    mk_data_opts o = opts_of(json_string_value(json_object_get(c, "model")));
+    o.learn = learn_of(json_string_value(json_object_get(c, "mask")));
+    o.kind = MK_DATA_CHAT;
+    char *line = json_dumps(json_object_get(c, "line"), JSON_COMPACT);
+    const json_t *samples = json_object_get(c, "samples");
+    mk_data *d = read_lines(&o, line);
+    if ((size_t)mk_data_n_sample(d) != json_array_size(samples)) {
+        fail_msg("case %zu: expected %zu samples, got %lld: %s", i, json_array_size(samples),
+                 (long long)mk_data_n_sample(d), line);
+    }
+    for (size_t k = 0; k < json_array_size(samples); k++) {
+        const json_t *want = json_array_get(samples, k);
+        mk_data_sample s = mk_data_get(d, (int64_t)k);
+        check_ids(i, "ids", json_object_get(want, "ids"), &s.seq[0]);
+        check_ids(i, "mask", json_object_get(want, "mask"), &s.seq[0]);
+    }
+    mk_data_destroy(d);
+    free(line);
+}
+
+static void test_golden(void **state) {
+    (void)state;
+    json_t *cases = NULL;
+    mk_err err = {0};
+    assert_int_equal(mk_json_file(GOLDEN "cases.json", 1 << 22, &cases, &err), MK_OK);
+    assert_true(json_array_size(cases) >= 24);
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        check_case(i, json_array_get(cases, i));
+    }
+    json_decref(cases);
+}
+
+#define U(t) "{\"role\":\"user\",\"content\":\"" t "\"}"
+#define A(t) "{\"role\":\"assistant\",\"content\":\"" t "\"}"
+
+static void test_counts_of_templates(void **state) {
+    (void)state;
+    static const struct {
+        const char *model, *line;
+        int64_t n_sample, n_split, n_rejoined, n_open, n_no_reasoning;
+    } cases[] = {
+        {"chatml", "{\"messages\":[" U("a") "," A("b") "," U("c") "," A("d") "]}", 1, 0, 0, 0, 0},
+        {"r1", "{\"messages\":[" U("a") "," A("b") "," U("c") "," A("d") "]}", 2, 1, 2, 0, 0},
+        {"think", "{\"messages\":[" U("a") "," A("b") "," U("c") "," A("d") "]}", 2, 1, 0, 0, 0},
+        {"chatml",
+         "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"content\":\"b\","
+                                  "\"reasoning\":\"lost\"}]}",
+         1, 0, 0, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mk_data_opts o = opts_of(cases[i].model);
+        mk_data *d = read_lines(&o, cases[i].line);
+        mk_data_stats s = stats_of(d);
+        assert_int_equal(s.n_sample, cases[i].n_sample);
+        assert_int_equal(s.n_split, cases[i].n_split);
+        assert_int_equal(s.n_rejoined, cases[i].n_rejoined);
+        assert_int_equal(s.n_open_end, cases[i].n_open);
+        assert_int_equal(s.n_no_reasoning, cases[i].n_no_reasoning);
+        mk_data_destroy(d);
+    }
+}
+
+// --- forms and errors ----------------------------------------------------------------------------
+
+static const char *const good[] = {
+    "{\"messages\":[" U("a") "," A("b") "]}",
+    "{\"messages\":[" U("a") "," A("b") "],\"tools\":[],\"id\":7,\"weight\":0.5}",
+    "{\"messages\":[" U("a") "," A("b") "],\"tools\":null}",
+    "{\"prompt\":\"a\",\"completion\":\"b\"}",
+    "{\"prompt\":[" U("a") "],\"completion\":[" A("b") "]}",
+    "{\"prompt\":\"\",\"completion\":\"b\"}",
+    "{\"instruction\":\"a\",\"output\":\"b\"}",
+    "{\"instruction\":\"a\",\"input\":\"c\",\"output\":\"b\",\"system\":\"s\"}",
+    "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"gpt\",\"value\":\"b\"}]}",
+    "{\"text\":\"a b c\"}",
+    "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}," A(
+        "b") "]}",
+    "\xEF\xBB\xBF{\"text\":\"a b c\"}",
+    "  {\"text\":\"a\\u0000b\"}  \r",
+};
+
+static void test_good_lines(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        mk_data_opts o = opts_of("llama3");  // its template joins texts only: parts are refused
+        if (strstr(good[i], "\"type\"")) {
+            continue;
+        }
+        o.kind = MK_DATA_CHAT;
+        mk_data *d = read_lines(&o, good[i]);
+        assert_int_equal(mk_data_n_sample(d), 1);
+        mk_data_sample s = mk_data_get(d, 0);
+        assert_int_equal(s.line, 1);
+        assert_string_equal(s.file, "x.jsonl");
+        assert_true(s.weight == (strstr(good[i], "weight") ? 0.5f : 1.0f));
+        assert_true(s.seq[0].n_target > 0 && s.seq[0].n >= 2 && s.seq[0].mask[0] == 0);
+        assert_int_equal(s.seq[0].mask[s.seq[0].n - 1], 1);
+        mk_data_destroy(d);
+    }
+}
+
+typedef struct {
+    mk_data_kind kind;
+    const char *line;
+    mk_status status;
+    const char *words[3];
+} bad_line;
+
+static const bad_line bad[] = {
+    // the line
+    {MK_DATA_CHAT, "{\"text\":", MK_ECORRUPT, {"not valid JSON"}},
+    {MK_DATA_CHAT, "{\"text\":\"a\xff\"}", MK_ECORRUPT, {"0xff"}},
+    {MK_DATA_CHAT, "{\"text\":\"a\",\"text\":\"b\"}", MK_ECORRUPT, {"duplicate"}},
+    {MK_DATA_CHAT, "[1]", MK_ECORRUPT, {"one JSON object per line", "array"}},
+    {MK_DATA_CHAT, "[", MK_ECORRUPT, {"not valid JSON"}},
+    {MK_DATA_CHAT, "\"x\"", MK_ECORRUPT, {"one JSON object per line", "string"}},
+    {MK_DATA_CHAT, "{}", MK_ECORRUPT, {"empty object"}},
+    {MK_DATA_CHAT, "{\"foo\":1}", MK_ECORRUPT, {"expected a field \"messages\"", "\"foo\""}},
+    {MK_DATA_CHAT, "{\"mesages\":[]}", MK_ECORRUPT, {"\"mesages\"", "did you mean \"messages\""}},
+    // fields
+    {MK_DATA_CHAT, "{\"text\":7}", MK_ECORRUPT, {"\"text\": expected a string, got integer"}},
+    {MK_DATA_CHAT, "{\"text\":null}", MK_ECORRUPT, {"\"text\": expected a string, got null"}},
+    {MK_DATA_CHAT, "{\"text\":\" \"}", MK_ECORRUPT, {"\"text\"", "empty"}},
+    {MK_DATA_CHAT,
+     "{\"prompt\":\"a\",\"completion\":\"b\",\"sytem\":\"c\"}",
+     MK_ECORRUPT,
+     {"\"sytem\": unknown", "prompt and completion", "--allow-unknown"}},
+    {MK_DATA_CHAT,
+     "{\"instruction\":\"a\",\"ouput\":\"b\"}",
+     MK_ECORRUPT,
+     {"\"ouput\"", "did you mean \"output\""}},
+    {MK_DATA_CHAT,
+     "{\"instruction\":\"a\"}",
+     MK_ECORRUPT,
+     {"\"output\": expected a string, got nothing"}},
+    {MK_DATA_CHAT, "{\"prompt\":\"a\"}", MK_ECORRUPT, {"\"completion\": expected", "got nothing"}},
+    {MK_DATA_CHAT, "{\"completion\":\"a\"}", MK_ECORRUPT, {"\"prompt\": expected", "got nothing"}},
+    {MK_DATA_CHAT,
+     "{\"prompt\":\"a\",\"completion\":\"\"}",
+     MK_ECORRUPT,
+     {"\"completion\"", "got an empty one"}},
+    {MK_DATA_CHAT,
+     "{\"prompt\":{},\"completion\":\"\"}",
+     MK_ECORRUPT,
+     {"\"prompt\": expected a string or a list of messages, got object"}},
+    {MK_DATA_CHAT,
+     "{\"text\":\"a\",\"weight\":-1}",
+     MK_ECORRUPT,
+     {"\"weight\": expected", "outside"}},
+    {MK_DATA_CHAT, "{\"text\":\"a\",\"weight\":\"1\"}", MK_ECORRUPT, {"\"weight\"", "string"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") "," A("b") "],\"tools\":{}}",
+     MK_ECORRUPT,
+     {"\"tools\": expected a list, got object"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") "," A("b") "],\"tools\":[1]}",
+     MK_ECORRUPT,
+     {"tools[0]: expected an object, got integer"}},
+    // messages
+    {MK_DATA_CHAT,
+     "{\"messages\":\"hi\"}",
+     MK_ECORRUPT,
+     {"\"messages\": expected a list, got string"}},
+    {MK_DATA_CHAT, "{\"messages\":[]}", MK_ECORRUPT, {"\"messages\"", "at least one message"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[7]}",
+     MK_ECORRUPT,
+     {"messages[0]: expected an object, got integer"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[{\"content\":\"a\"}]}",
+     MK_ECORRUPT,
+     {"messages[0].role: expected a string, got nothing"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[{\"role\":\"asistant\",\"content\":\"a\"}]}",
+     MK_ECORRUPT,
+     {"messages[0].role: expected system", "\"asistant\""}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"contents\":\"a\"}]}",
+     MK_ECORRUPT,
+     {"messages[1].contents: unknown", "did you mean \"content\""}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":3}," A("b") "]}",
+     MK_ECORRUPT,
+     {"messages[0].content: expected a string", "integer"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[{\"role\":\"user\"}," A("b") "]}",
+     MK_ECORRUPT,
+     {"messages[0].content: expected a string, got nothing"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\"}]}," A("b") "]}",
+     MK_ECORRUPT,
+     {"messages[0].content[0]", "image"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") "]}",
+     MK_ECORRUPT,
+     {"message of the assistant, got none"}},
+    {MK_DATA_CHAT, "{\"messages\":[" A("a") "]}", MK_ECORRUPT, {"before the first answer"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") "," A(" \\n") "]}",
+     MK_ECORRUPT,
+     {"messages[1].content", "empty"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"content\":\"b\",\"weight\":2}]}",
+     MK_ECORRUPT,
+     {"messages[1].weight: expected 0 or 1"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"content\":\"b\",\"train\":1}]}",
+     MK_ECORRUPT,
+     {"messages[1].train: expected true or false"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"content\":\"b\",\"thinking\":1}]}",
+     MK_ECORRUPT,
+     {"messages[1].thinking: expected a string, got integer"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"tool_calls\":[{}]}]}",
+     MK_ECORRUPT,
+     {"messages[1].tool_calls[0]"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"tool_calls\":{}}]}",
+     MK_ECORRUPT,
+     {"messages[1].tool_calls: expected a list"}},
+    {MK_DATA_CHAT,
+     "{\"messages\":[" U("a") ",{\"role\":\"assistant\",\"content\":\"b\",\"tool_calls\":[{"
+                              "\"function\":{\"name\":\"f\"}}]}]}",
+     MK_ETEMPLATE,
+     {"messages[1]: tool_calls[0]", "does not write", "\"f\""}},
+    {MK_DATA_CHAT,
+     "{\"conversations\":[{\"from\":\"bot\",\"value\":\"a\"}]}",
+     MK_ECORRUPT,
+     {"conversations[0].from: expected human, gpt, system or tool, got \"bot\""}},
+    {MK_DATA_CHAT,
+     "{\"conversations\":[{\"from\":\"gpt\"}]}",
+     MK_ECORRUPT,
+     {"conversations[0].value: expected a string, got nothing"}},
+    {MK_DATA_CHAT, "{\"conversations\":[7]}", MK_ECORRUPT, {"conversations[0].from", "integer"}},
+    {MK_DATA_CHAT,
+     "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"}]}",
+     MK_ECORRUPT,
+     {"expected a turn of gpt, got none"}},
+    {MK_DATA_CHAT,
+     "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\",\"x\":1}]}",
+     MK_ECORRUPT,
+     {"conversations[0].x"}},
+    // kinds
+    {MK_DATA_CHAT,
+     "{\"prompt\":\"a\",\"answer\":\"4\"}",
+     MK_ECORRUPT,
+     {"expected data of kind chat, got kind rl"}},
+    {MK_DATA_PAIR,
+     "{\"prompt\":\"a\",\"completion\":\"4\"}",
+     MK_ECORRUPT,
+     {"expected data of kind pair, got kind chat"}},
+    {MK_DATA_RL, "{\"text\":\"a\"}", MK_ECORRUPT, {"expected data of kind rl, got kind text"}},
+    // pairs
+    {MK_DATA_PAIR,
+     "{\"prompt\":\"a\",\"chosen\":\"b\"}",
+     MK_ECORRUPT,
+     {"\"rejected\": expected a string or a list of messages, got nothing"}},
+    {MK_DATA_PAIR, "{\"prompt\":\"a\"}", MK_ECORRUPT, {"\"chosen\"", "got nothing"}},
+    {MK_DATA_PAIR,
+     "{\"chosen\":\"b\",\"rejected\":\"c\"}",
+     MK_ECORRUPT,
+     {"\"prompt\"", "got nothing"}},
+    {MK_DATA_PAIR,
+     "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"b\"}",
+     MK_ECORRUPT,
+     {"\"rejected\"", "got the same"}},
+    {MK_DATA_PAIR,
+     "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":[]}",
+     MK_ECORRUPT,
+     {"\"rejected\": expected at least one message"}},
+    {MK_DATA_PAIR,
+     "{\"prompt\":\"z\",\"chosen\":[" U("a") "," A("b") "],\"rejected\":[" U("a") "," A("c") "]}",
+     MK_ECORRUPT,
+     {"\"prompt\"", "got another text"}},
+    {MK_DATA_PAIR,
+     "{\"chosen\":[" U("a") "," A("b") "],\"rejected\":[" U("x") "," A("c") "]}",
+     MK_ECORRUPT,
+     {"begin with the same messages"}},
+    {MK_DATA_PAIR,
+     "{\"prompt\":[" U("a") "," A("b") "],\"chosen\":\"c\",\"rejected\":\"d\"}",
+     MK_ECORRUPT,
+     {"prompt[1].role: expected user or tool"}},
+    // rl
+    {MK_DATA_RL, "{\"prompt\":\"a\"}", MK_ECORRUPT, {"\"answer\": expected a value, got nothing"}},
+    {MK_DATA_RL, "{\"prompt\":\"a\",\"answer\":null}", MK_ECORRUPT, {"\"answer\"", "got null"}},
+    {MK_DATA_RL, "{\"prompt\":\"\",\"answer\":1}", MK_ECORRUPT, {"\"prompt\"", "empty"}},
+    {MK_DATA_RL, "{\"answer\":1}", MK_ECORRUPT, {"\"prompt\"", "got nothing"}},
+    {MK_DATA_RL,
+     "{\"prompt\":[],\"answer\":1}",
+     MK_ECORRUPT,
+     {"\"prompt\": expected at least one"}},
+};
+
+static void test_bad_lines(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        mk_data_opts o = opts_of("llama3");
+        mk_data *d = NULL;
+        mk_err err = {0};
+        o.kind = bad[i].kind;
+        char text[2000];
+        snprintf(text, sizeof text, "\n%s\n", bad[i].line);
+        assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+        mk_status st = mk_data_add_memory(d, "dir/x.jsonl", text, strlen(text), &err);
+        if (st != bad[i].status || strncmp(err.msg, "dir/x.jsonl line 2: ", 20) != 0) {
+            fail_msg("%s: expected %s, got %s: %s", bad[i].line, mk_status_name(bad[i].status),
+                     mk_status_name(st), err.msg);
+        }
+        for (int k = 0; k < 3 && bad[i].words[k]; k++) {
+            if (!strstr(err.msg, bad[i].words[k])) {
+                fail_msg("%s: expected '%s' in: %s", bad[i].line, bad[i].words[k], err.msg);
+            }
+        }
+        assert_int_equal(mk_data_n_sample(d), 0);
+        mk_data_destroy(d);
+        // the same file with --skip-bad: counted, nothing else happens
+        o.skip_bad = true;
+        d = read_lines(&o, text);
+        assert_int_equal(mk_data_n_sample(d), 0);
+        mk_data_stats s = stats_of(d);
+        assert_int_equal(s.n_bad, 1);
+        assert_int_equal(s.n_line, 1);
+        assert_string_equal(strstr(s.first_bad, " line"), strstr(err.msg, " line"));
+        mk_data_destroy(d);
+    }
+}
+
+static void test_bad_among_good(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    mk_data *d = NULL;
+    mk_err err = {0};
+    static const char text[] =
+        "{\"prompt\":\"a\",\"completion\":\"b\"}\n\n{\"prompt\":1,\"completion\":\"b\"}\n"
+        "{\"messages\":[" U("a") "," A("b") "]}\n{\"prompt\":\"a\",\"answer\":1}\n";
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "x", text, strlen(text), &err), MK_ECORRUPT);
+    assert_non_null(strstr(err.msg, "x line 3: \"prompt\""));
+    assert_int_equal(mk_data_n_sample(d), 1);
+    mk_data_destroy(d);
+    o.skip_bad = true;
+    d = read_lines(&o, text);
+    assert_int_equal(mk_data_n_sample(d), 2);
+    assert_int_equal(stats_of(d).n_bad, 2);
+    assert_int_equal(mk_data_get(d, 1).line, 4);
+    mk_data_destroy(d);
+}
+
+static void test_unknown_fields_allowed(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    o.allow_unknown = true;
+    mk_data *d = read_lines(&o, "{\"source\":\"web\",\"messages\":[{\"role\":\"user\",\"content\":"
+                                "\"a\",\"lang\":\"en\"}," A("b") "],\"n\":1}\n");
+    assert_int_equal(mk_data_n_sample(d), 1);
+    mk_data_destroy(d);
+}
+
+static void test_long_line(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    size_t n = MK_DATA_MAX_LINE + 1;
+    char *text = malloc(n);
+    mk_data *d = NULL;
+    mk_err err = {0};
+    assert_non_null(text);
+    memset(text, 'x', n);
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "x", text, n, &err), MK_ECORRUPT);
+    assert_non_null(strstr(err.msg, "x line 1: expected at most 16777216 bytes, got 16777217"));
+    mk_data_destroy(d);
+    free(text);
+}
+
+static void test_no_template(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("llama3");
+    mk_data *d = NULL;
+    mk_err err = {0};
+    static const char messages[] = "{\"messages\":[" U("a") "," A("b") "]}";
+    o.template = NULL;
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "x", messages, strlen(messages), &err), MK_EUSAGE);
+    assert_non_null(strstr(err.msg, "chat template"));
+    mk_data_destroy(d);
+    o.raw = true;
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "x", messages, strlen(messages), &err), MK_EUSAGE);
+    assert_non_null(strstr(err.msg, "--raw"));
+    mk_data_destroy(d);
+}
+
+// --- plain text ----------------------------------------------------------------------------------
+
+// The ids of a text, as minke run would make them.
+static mk_ids encode(const mk_data_opts *o, const char *text, mk_encode_opts how) {
+    mk_ids ids = {0};
+    mk_err err = {0};
+    assert_int_equal(mk_tokenizer_encode(o->tokenizer, text, strlen(text), how, &ids, &err), MK_OK);
+    return ids;
+}
+
+static void test_raw(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("llama3");
+    o.raw = true;
+    mk_data *d = read_lines(&o, "{\"prompt\":\"Sum:<|eot_id|>\",\"completion\":\" 4\"}\n");
+    mk_data_sample s = mk_data_get(d, 0);
+    mk_ids p =
+        encode(&o, "Sum:<|eot_id|>", (mk_encode_opts){.add_special = true, .parse_special = true});
+    mk_ids c = encode(&o, " 4", (mk_encode_opts){0});
+    assert_int_equal(s.n_prompt, p.n);
+    assert_int_equal(s.seq[0].n, p.n + c.n + 1);
+    assert_memory_equal(s.seq[0].ids, p.data, (size_t)p.n * sizeof *p.data);
+    assert_memory_equal(s.seq[0].ids + p.n, c.data, (size_t)c.n * sizeof *c.data);
+    assert_int_equal(s.seq[0].ids[p.n + c.n], mk_tokenizer_eos(o.tokenizer));
+    assert_int_equal(s.seq[0].n_target, c.n + 1);
+    mk_data_destroy(d);
+    mk_ids_free(&p);
+    mk_ids_free(&c);
+    // learned whole
+    o.learn = MK_LEARN_ALL;
+    d = read_lines(&o, "{\"prompt\":\"Sum:\",\"completion\":\" 4\"}\n");
+    s = mk_data_get(d, 0);
+    assert_int_equal(s.seq[0].n_target, s.seq[0].n - 1);
+    mk_data_destroy(d);
+    // without --raw, in a model without template, a user's text gives no control token
+    o.raw = false;
+    o.template = NULL;
+    d = read_lines(&o, "{\"prompt\":\"<|eot_id|>\",\"completion\":\"<|eot_id|>\"}\n");
+    s = mk_data_get(d, 0);
+    int32_t eot = mk_tokenizer_find(o.tokenizer, "<|eot_id|>", 10);
+    assert_true(eot >= 0);
+    for (int64_t i = 0; i + 1 < s.seq[0].n; i++) {
+        assert_int_not_equal(s.seq[0].ids[i], eot);
+    }
+    assert_int_equal(s.seq[0].ids[s.seq[0].n - 1], eot);
+    mk_data_destroy(d);
+}
+
+// Windows overlap by one given token; put together without it they are the document, and every
+// token but the first is a target once.
+static void check_windows(const mk_data *d, int64_t max, const mk_ids *want) {
+    int64_t at = 0;
+    for (int64_t i = 0; i < mk_data_n_sample(d); i++) {
+        mk_data_seq s = mk_data_get(d, i).seq[0];
+        assert_true(s.n >= 2 && s.n <= max);
+        assert_int_equal(s.n_target, s.n - 1);
+        assert_int_equal(s.mask[0], 0);
+        assert_int_equal(s.ids[0], want->data[at]);
+        for (int64_t k = 1; k < s.n; k++) {
+            assert_int_equal(s.mask[k], 1);
+            assert_int_equal(s.ids[k], want->data[++at]);
+        }
+    }
+    assert_int_equal(at, want->n - 1);
+}
+
+static void test_documents(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("llama3");
+    mk_err err = {0};
+    char text[900];
+    memset(text, 0, sizeof text);
+    for (int i = 0; i < 100; i++) {
+        snprintf(text + strlen(text), sizeof text - strlen(text), "w%d ", i);
+    }
+    mk_ids want = encode(&o, text, (mk_encode_opts){.add_special = true});
+    assert_int_equal(mk_ids_push(&want, mk_tokenizer_eos(o.tokenizer), &err), MK_OK);
+    for (int64_t max = 2; max <= want.n + 1; max++) {
+        mk_data *d = NULL;
+        o.max_len = max;
+        assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+        assert_int_equal(mk_data_add_memory(d, "a.txt", text, strlen(text), &err), MK_OK);
+        assert_int_equal(mk_data_get_kind(d), MK_DATA_TEXT);
+        check_windows(d, max, &want);
+        assert_int_equal(stats_of(d).n_target, want.n - 1);
+        mk_data_destroy(d);
+    }
+    mk_ids_free(&want);
+}
+
+static void test_separator(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("llama3");
+    mk_err err = {0};
+    mk_data *d = NULL;
+    static const char text[] = "one\n---\ntwo two\n---\n\n---\nthree";
+    o.separator = "\n---\n";
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "a.txt", text, strlen(text), &err), MK_OK);
+    assert_int_equal(mk_data_n_sample(d), 3);
+    assert_int_equal(stats_of(d).n_line, 3);
+    mk_data_destroy(d);
+    // bytes that are no text
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "a.txt", "ab\nc\xff", 5, &err), MK_ECORRUPT);
+    assert_non_null(
+        strstr(err.msg, "a.txt line 2: expected UTF-8 text, got the byte 0xff at offset 4"));
+    mk_data_destroy(d);
+    // a text file is nothing to fine-tune on
+    o.kind = MK_DATA_CHAT;
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_memory(d, "a.txt", "abc", 3, &err), MK_EUSAGE);
+    assert_non_null(strstr(err.msg, "a.txt"));
+    mk_data_destroy(d);
+}
+
+// Conversations as documents: learned whole.
+static void test_pretrain_on_chat(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    o.kind = MK_DATA_TEXT;
+    mk_data *d = read_lines(&o, "{\"messages\":[" U("a") "," A("b") "]}\n{\"text\":\"abc\"}");
+    assert_int_equal(mk_data_n_sample(d), 2);
+    for (int64_t i = 0; i < 2; i++) {
+        mk_data_seq s = mk_data_get(d, i).seq[0];
+        assert_int_equal(s.n_target, s.n - 1);
+    }
+    mk_data_destroy(d);
+}
+
+// --- limits --------------------------------------------------------------------------------------
+
+static void test_long_samples(void **state) {
+    (void)state;
+    static const char text[] = "{\"prompt\":\"a\",\"completion\":\"one two three four five six\"}\n"
+                               "{\"prompt\":\"a\",\"completion\":\"b\"}\n";
+    mk_data_opts o = opts_of("chatml");
+    mk_data *d = read_lines(&o, text);
+    int64_t n0 = mk_data_get(d, 0).seq[0].n, n1 = mk_data_get(d, 1).seq[0].n;
+    int64_t n_prompt = mk_data_get(d, 0).n_prompt;
+    assert_true(n0 > n1 && n_prompt > 1);
+    mk_data_destroy(d);
+    for (int64_t max = 2; max <= n0 + 1; max++) {
+        o.max_len = max;
+        o.longer = MK_LONG_CUT;
+        d = read_lines(&o, text);
+        mk_data_stats s = stats_of(d);
+        assert_int_equal(s.n_sample, max > n_prompt ? 2 : 0);
+        assert_int_equal(s.n_no_target, max > n_prompt ? 0 : 2);
+        assert_int_equal(s.n_cut, (max < n0) + (max < n1));
+        assert_int_equal(s.n_tok_cut, (max < n0 ? n0 - max : 0) + (max < n1 ? n1 - max : 0));
+        assert_true(s.len_max <= max);
+        mk_data_destroy(d);
+        o.longer = MK_LONG_DROP;
+        d = read_lines(&o, text);
+        s = stats_of(d);
+        assert_int_equal(s.n_sample, (max >= n0) + (max >= n1));
+        assert_int_equal(s.n_dropped, (max < n0) + (max < n1));
+        assert_int_equal(s.n_cut, 0);
+        mk_data_destroy(d);
+    }
+}
+
+static void test_stats(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    mk_data *d = NULL;
+    mk_err err = {0};
+    int32_t ids[200] = {0};
+    uint8_t mask[200];
+    memset(mask, 1, sizeof mask);
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    for (int64_t n = 100; n >= 2; n--) {  // 2 to 100, backwards
+        assert_int_equal(mk_data_add_ids(d, ids, mask, n, &err), MK_OK);
+    }
+    mk_data_stats s = stats_of(d);
+    assert_int_equal(s.n_sample, 99);
+    assert_int_equal(s.n_tok, 100 * 101 / 2 - 1);
+    assert_int_equal(s.n_target, s.n_tok - 99);
+    assert_int_equal(s.len_min, 2);
+    assert_int_equal(s.len_median, 51);
+    assert_int_equal(s.len_p95, 95);
+    assert_int_equal(s.len_max, 100);
+    // nothing to learn: counted, not kept
+    memset(mask, 0, sizeof mask);
+    assert_int_equal(mk_data_add_ids(d, ids, mask, 5, &err), MK_OK);
+    assert_int_equal(mk_data_add_ids(d, ids, mask, 0, &err), MK_OK);
+    assert_int_equal(stats_of(d).n_no_target, 2);
+    assert_int_equal(mk_data_n_sample(d), 99);
+    mk_data_destroy(d);
+}
+
+// --- pairs and rl --------------------------------------------------------------------------------
+
+static void check_pair(const mk_data_opts *o, const char *line, const mk_data_sample *same) {
+    mk_data *d = read_lines(o, line);
+    assert_int_equal(mk_data_get_kind(d), MK_DATA_PAIR);
+    assert_int_equal(mk_data_n_sample(d), 1);
+    mk_data_sample s = mk_data_get(d, 0);
+    assert_int_equal(s.n_seq, 2);
+    assert_true(s.n_prompt > 0);
+    for (int k = 0; k < 2; k++) {
+        assert_memory_equal(s.seq[k].ids, s.seq[0].ids, (size_t)s.n_prompt * sizeof(int32_t));
+        for (int64_t i = 0; i < s.seq[k].n; i++) {
+            assert_int_equal(s.seq[k].mask[i], i >= s.n_prompt);
+        }
+        assert_int_equal(s.seq[k].n_target, s.seq[k].n - s.n_prompt);
+        if (same) {
+            assert_int_equal(s.seq[k].n, same->seq[k].n);
+            assert_memory_equal(s.seq[k].ids, same->seq[k].ids, (size_t)s.seq[k].n * 4);
+        }
+    }
+    mk_data_destroy(d);
+}
+
+// The same pair, said in five ways.
+static void test_pairs(void **state) {
+    (void)state;
+    static const char *const lines[] = {
+        "{\"prompt\":\"2+2?\",\"chosen\":\"Four.\",\"rejected\":\"Five\"}",
+        "{\"prompt\":[" U("2+2?") "],\"chosen\":[" A("Four.") "],\"rejected\":[" A("Five") "]}",
+        "{\"prompt\":[" U("2+2?") "],\"chosen\":\"Four.\",\"rejected\":[" A("Five") "]}",
+        "{\"chosen\":[" U("2+2?") "," A("Four.") "],\"rejected\":[" U("2+2?") "," A("Five") "]}",
+        "{\"prompt\":\"2+2?\",\"chosen\":[" U("2+2?") "," A("Four.") "],\"rejected\":[" U(
+            "2+2?") "," A("Five") "]}",
+    };
+    mk_data_opts o = opts_of("chatml");
+    mk_data *d = read_lines(&o, lines[0]);
+    mk_data_sample first = mk_data_get(d, 0);
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        check_pair(&o, lines[i], &first);
+    }
+    mk_data_destroy(d);
+    check_pair(
+        &o, "{\"prompt\":[" U("a") "," A("b") "," U("c") "],\"chosen\":\"d\",\"rejected\":\"e\"}",
+        NULL);
+    o.raw = true;
+    check_pair(&o, lines[0], NULL);
+    o.raw = false;
+    o.max_len = 5;
+    d = read_lines(&o, lines[0]);
+    assert_int_equal(mk_data_n_sample(d), 0);
+    assert_int_equal(stats_of(d).n_no_target, 1);
+    mk_data_destroy(d);
+}
+
+static void test_rl(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"prompt\":\"2+2?\",\"answer\":4,\"checker\":\"numeric\",\"x\":[1,\"\\u00e9\"]}\n"
+        "{\"prompt\":[" U("2+2?") "],\"answer\":\"4\"}\n";
+    mk_data_opts o = opts_of("r1");
+    mk_data *d = read_lines(&o, text);
+    assert_int_equal(mk_data_get_kind(d), MK_DATA_RL);
+    assert_int_equal(mk_data_n_sample(d), 2);
+    mk_data_sample a = mk_data_get(d, 0), b = mk_data_get(d, 1);
+    assert_string_equal(
+        a.json, "{\"prompt\":\"2+2?\",\"answer\":4,\"checker\":\"numeric\",\"x\":[1,\"\u00e9\"]}");
+    assert_int_equal(a.n_json, strlen(a.json));
+    assert_int_equal(a.n_prompt, a.seq[0].n);
+    assert_int_equal(a.seq[0].n_target, 0);
+    assert_int_equal(a.seq[0].n, b.seq[0].n);
+    assert_memory_equal(a.seq[0].ids, b.seq[0].ids, (size_t)a.seq[0].n * 4);
+    // the prompt ends where the model begins to think
+    size_t n;
+    int32_t think = mk_tokenizer_find(o.tokenizer, "<think>", 7);
+    assert_int_equal(a.seq[0].ids[a.seq[0].n - 2], think);
+    const char *last = mk_tokenizer_piece(o.tokenizer, a.seq[0].ids[a.seq[0].n - 1], &n);
+    assert_true(n == 1 && last[0] == '\n');
+    int64_t len = a.seq[0].n;
+    mk_data_destroy(d);
+    o.max_len = len - 1;
+    d = read_lines(&o, text);
+    assert_int_equal(mk_data_n_sample(d), 0);
+    assert_int_equal(stats_of(d).n_dropped, 2);
+    mk_data_destroy(d);
+}
+
+// --- the hash, files, memory ---------------------------------------------------------------------
+
+static uint64_t hash_of(const mk_data_opts *o, const char *text) {
+    mk_data *d = read_lines(o, text);
+    uint64_t h = mk_data_hash(d);
+    mk_data_destroy(d);
+    return h;
+}
+
+static void test_hash(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    uint64_t h = hash_of(&o, "{\"prompt\":\"a\",\"completion\":\"b\"}");
+    assert_true(h == hash_of(&o, "{ \"completion\": \"b\", \"prompt\": \"a\" }\n"));
+    assert_true(h != hash_of(&o, "{\"prompt\":\"a\",\"completion\":\"c\"}"));
+    assert_true(h != hash_of(&o, "{\"prompt\":\"a\",\"completion\":\"b\",\"weight\":2}"));
+    o.learn = MK_LEARN_ALL;
+    assert_true(h != hash_of(&o, "{\"prompt\":\"a\",\"completion\":\"b\"}"));
+}
+
+static void test_missing_file(void **state) {
+    (void)state;
+    mk_data_opts o = opts_of("chatml");
+    mk_data *d = NULL;
+    mk_err err = {0};
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_OK);
+    assert_int_equal(mk_data_add_file(d, "/no/such/file.jsonl", &err), MK_ENOTFOUND);
+    assert_non_null(strstr(err.msg, "/no/such/file.jsonl"));
+    assert_int_equal(mk_data_add_file(d, GOLDEN "chatml/tokenizer_config.json", &err), MK_ECORRUPT);
+    mk_data_destroy(d);
+    o.max_len = 1;
+    assert_int_equal(mk_data_create(&o, &d, &err), MK_EUSAGE);
+}
+
+static mk_status scenario(void *arg, mk_err *err) {
+    mk_data_opts o = opts_of(arg);
+    mk_data *d = NULL;
+    mk_data_stats s;
+    static const char text[] = "{\"messages\":[" U("a") "," A("<think>x</think>b") "," U("c") "," A(
+        "d") "]}\n"
+             "{\"instruction\":\"a\",\"input\":\"c\",\"output\":\"b\"}\n";
+    static const char rl[] = "{\"prompt\":\"a\",\"answer\":1}";
+    static const char pair[] = "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}";
+    const char *const texts[] = {text, rl, pair};
+    mk_status st = MK_OK;
+    for (int i = 0; i < 3 && st == MK_OK; i++) {
+        st = mk_data_create(&o, &d, err);
+        st = st == MK_OK ? mk_data_add_memory(d, "x", texts[i], strlen(texts[i]), err) : st;
+        st = st == MK_OK ? mk_data_get_stats(d, &s, err) : st;
+        mk_data_destroy(d);
+        d = NULL;
+    }
+    return st;
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    assert_true(mk_torture(scenario, (void *)(uintptr_t) "r1") > 50);
+    assert_true(mk_torture(scenario, (void *)(uintptr_t) "think") > 50);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_counts_of_templates),
+        cmocka_unit_test(test_good_lines),
+        cmocka_unit_test(test_bad_lines),
+        cmocka_unit_test(test_bad_among_good),
+        cmocka_unit_test(test_unknown_fields_allowed),
+        cmocka_unit_test(test_long_line),
+        cmocka_unit_test(test_no_template),
+        cmocka_unit_test(test_raw),
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_separator),
+        cmocka_unit_test(test_pretrain_on_chat),
+        cmocka_unit_test(test_long_samples),
+        cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_pairs),
+        cmocka_unit_test(test_rl),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_missing_file),
+        cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests(tests, open_models, close_models);
+}
