@@ -174,6 +174,33 @@ static void eight_bit_goes_where_32_bit_goes(void **state) {
     assert_true(apart < 0.01 && apart > 1e-6);
 }
 
+// Gradients that are 1e-5 of the largest of their block: v is 1e-10 of the largest, below all
+// values of the code, m is not.  Were v lost, m / eps would move the parameter by a thousand rates.
+static void small_moments_are_not_lost(void **state) {
+    (void)state;
+    enum { N = 4096 };
+    bench b = bench_open(mk_kernels_at(0), 1);
+    add(&b, "w", N);
+    mk_optim_opts opts = mk_optim_defaults();
+    opts.eight_bit = true;
+    opts.weight_decay = opts.clip = 0;
+    start(&b, &opts);
+    float was = b.param[0].p[1];
+    for (int s = 0; s < 3; s++) {
+        for (int64_t i = 0; i < N; i++) {
+            b.param[0].g[i] = s > 0 ? 0.0f : i % 256 == 0 ? 100.0f : 1e-3f;
+        }
+        assert_int_equal(mk_optim_step(b.o, &(mk_optim_at){s + 1, 0.01, 1}, NULL, NULL), MK_OK);
+        int64_t n;
+        const mk_ckpt_section *states = mk_optim_states(b.o, &n);
+        assert_string_equal(states[1].name, "adam.v8:w");
+        assert_int_equal(((const uint8_t *)states[1].data)[1], 1);
+        assert_int_equal(((const uint8_t *)states[1].data)[256], 255);
+    }
+    assert_true(fabsf(b.param[0].p[1] - was) < 0.03f);
+    bench_close(&b);
+}
+
 // What stays in 32 bits: small tensors, those that are told to, and Muon's.
 static void states_are_what_options_say(void **state) {
     (void)state;
@@ -207,6 +234,7 @@ int main(void) {
         cmocka_unit_test(codes_are_the_papers),
         cmocka_unit_test(eight_bit_is_exact),
         cmocka_unit_test(eight_bit_goes_where_32_bit_goes),
+        cmocka_unit_test(small_moments_are_not_lost),
         cmocka_unit_test(states_are_what_options_say),
     };
     return cmocka_run_group_tests(tests, load_golden, free_golden);
