@@ -8,7 +8,10 @@
 #include "train/data.h"
 
 // name, one line for `minke train --help`
-#define CMD_TRAIN_METHODS(X) X(preview, "shows samples, what is learned of them, and counts")
+#define CMD_TRAIN_METHODS(X)                                                                       \
+    X(pretrain, "trains a new model, or goes on with one, on texts")                               \
+    X(sft, "fine-tunes a model on conversations")                                                  \
+    X(preview, "shows samples, what is learned of them, and counts")
 
 #define X(name, about)                                                                             \
     extern const mk_opt_spec cmd_train_##name##_spec;                                              \

@@ -22,13 +22,6 @@ typedef struct {
 
 // --- log -----------------------------------------------------------------------------------------
 
-static char *path_of(const char *dir, const char *name) {
-    size_t n = strlen(dir) + strlen(name) + 2;
-    char *path = mk_alloc(n);
-    (void)snprintf(path, n, "%s/%s", dir, name);
-    return path;
-}
-
 // Bytes of the lines up to `step`, of a log that may end in half a line.
 static size_t kept_bytes(const char *text, size_t n, int64_t step) {
     size_t at = 0;
@@ -52,7 +45,7 @@ static size_t kept_bytes(const char *text, size_t n, int64_t step) {
 #define LOG_MAX ((size_t)1 << 30)
 
 static mk_status open_log(state *s, mk_err *err) {
-    char *path = path_of(s->r->dir, "log.jsonl"), *text = NULL;
+    char *path = mk_path_join(s->r->dir, "log.jsonl"), *text = NULL;
     size_t n = 0;
     mk_status st = MK_OK;
     if (access(path, F_OK) == 0) {
