@@ -231,11 +231,11 @@ typedef struct {
 
 static const bad_line bad[] = {
     // the line
-    {MK_DATA_CHAT, "{\"text\":", MK_ECORRUPT, {"not valid JSON"}},
+    {MK_DATA_CHAT, "{\"text\":", MK_ECORRUPT, {"line 2: column 8: not valid JSON"}},
     {MK_DATA_CHAT, "{\"text\":\"a\xff\"}", MK_ECORRUPT, {"0xff"}},
     {MK_DATA_CHAT, "{\"text\":\"a\",\"text\":\"b\"}", MK_ECORRUPT, {"duplicate"}},
     {MK_DATA_CHAT, "[1]", MK_ECORRUPT, {"one JSON object per line", "array"}},
-    {MK_DATA_CHAT, "[", MK_ECORRUPT, {"not valid JSON"}},
+    {MK_DATA_CHAT, " [", MK_ECORRUPT, {"one JSON object per line", "array", "jq"}},
     {MK_DATA_CHAT, "\"x\"", MK_ECORRUPT, {"one JSON object per line", "string"}},
     {MK_DATA_CHAT, "{}", MK_ECORRUPT, {"empty object"}},
     {MK_DATA_CHAT, "{\"foo\":1}", MK_ECORRUPT, {"expected a field \"messages\"", "\"foo\""}},
