@@ -82,8 +82,9 @@ static void print_lengths(FILE *f, const mk_data_stats *s) {
 
 void cmd_print_data_stats(FILE *f, const mk_data *d, const mk_data_stats *s) {
     char a[3][32];
-    fprintf(f, "data       %s lines of kind %s, %s samples\n", grouped(s->n_line, a[0]),
-            mk_data_kind_name(mk_data_get_kind(d)), grouped(s->n_sample, a[1]));
+    fprintf(f, "data       %s line%s of kind %s, %s sample%s\n", grouped(s->n_line, a[0]),
+            s->n_line == 1 ? "" : "s", mk_data_kind_name(mk_data_get_kind(d)),
+            grouped(s->n_sample, a[1]), s->n_sample == 1 ? "" : "s");
     fprintf(f, "tokens     %s, of which %s are learned (%.1f %%)\n", grouped(s->n_tok, a[0]),
             grouped(s->n_target, a[1]),
             s->n_tok > 0 ? 100.0 * (double)s->n_target / (double)s->n_tok : 0.0);

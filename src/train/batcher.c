@@ -22,7 +22,7 @@ struct mk_batcher {
     int64_t *item;   // [n] samples in the order of the batches
     int64_t *start;  // [n + 1] first item of each batch
     int64_t n_batch;
-    mk_batch_seq *seq;  // room for the largest batch
+    mk_data_batch_seq *seq;  // room for the largest batch
     int64_t epoch, index;
 };
 
@@ -189,11 +189,11 @@ void mk_batcher_destroy(mk_batcher *b) {
 
 // --- use -----------------------------------------------------------------------------------------
 
-static void add_item(mk_batcher *b, mk_batch *batch, int64_t sample) {
+static void add_item(mk_batcher *b, mk_data_batch *batch, int64_t sample) {
     mk_data_sample s = mk_data_get(b->o.data, sample);
     for (int k = 0; k < s.n_seq; k++) {
         b->seq[batch->n_seq++] =
-            (mk_batch_seq){.seq = s.seq[k], .weight = s.weight, .sample = sample, .which = k};
+            (mk_data_batch_seq){.seq = s.seq[k], .weight = s.weight, .sample = sample, .which = k};
         batch->n_tok += s.seq[k].n;
         batch->n_target += s.seq[k].n_target;
         batch->weight += (double)s.weight * (double)s.seq[k].n_target;
@@ -201,8 +201,8 @@ static void add_item(mk_batcher *b, mk_batch *batch, int64_t sample) {
     batch->n_item++;
 }
 
-void mk_batcher_next(mk_batcher *b, mk_batch *batch) {
-    *batch = (mk_batch){.seq = b->seq, .epoch = b->epoch, .index = b->index};
+void mk_batcher_next(mk_batcher *b, mk_data_batch *batch) {
+    *batch = (mk_data_batch){.seq = b->seq, .epoch = b->epoch, .index = b->index};
     for (int64_t i = b->start[b->index]; i < b->start[b->index + 1]; i++) {
         add_item(b, batch, b->item[i]);
     }

@@ -32,23 +32,23 @@ typedef struct {
     float weight;
     int64_t sample;  // number in the data
     int which;       // pair: 0 chosen, 1 rejected (its neighbour in the batch)
-} mk_batch_seq;
+} mk_data_batch_seq;
 
 typedef struct {
-    const mk_batch_seq *seq;  // [n_seq], valid until the next call
-    int64_t n_seq, n_item;    // n_item: samples; a pair is one of two sequences
+    const mk_data_batch_seq *seq;  // [n_seq], valid until the next call
+    int64_t n_seq, n_item;         // n_item: samples; a pair is one of two sequences
     int64_t n_tok, n_target;
     double weight;         // sum over the sequences of weight * n_target, in their order
     int64_t epoch, index;  // where this batch stands
     bool last;             // of its epoch
-} mk_batch;
+} mk_data_batch;
 
 // Errors: MK_EUSAGE (no samples; one that is longer than n_row, with its file and line), MK_ENOMEM.
 mk_status mk_batcher_create(const mk_batcher_opts *o, mk_batcher **out, mk_err *err) MK_WARN_UNUSED;
 void mk_batcher_destroy(mk_batcher *b);
 
 // Cannot fail: all memory is there.
-void mk_batcher_next(mk_batcher *b, mk_batch *batch);
+void mk_batcher_next(mk_batcher *b, mk_data_batch *batch);
 
 // Position of the batch that mk_batcher_next gives next.
 void mk_batcher_tell(const mk_batcher *b, int64_t *epoch, int64_t *index);

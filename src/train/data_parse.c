@@ -457,10 +457,33 @@ static mk_status read_line(const mk_data_opts *o, mk_line *l, mk_err *err) {
     return check_prompt(l, err);
 }
 
+// The JSON parser counts lines inside its text; here that is always the first.
+static void drop_line_number(mk_err *err) {
+    static const char inner[] = "JSON: line 1 ";
+    size_t n = sizeof inner - 1;
+    if (err && strncmp(err->msg, inner, n) == 0) {
+        memmove(err->msg, err->msg + n, strlen(err->msg + n) + 1);
+    }
+}
+
 mk_status mk_line_parse(const mk_data_opts *o, const char *text, size_t n, mk_line *out,
                         mk_err *err) {
+    size_t at = 0;
     *out = (mk_line){.object = NULL};
-    MK_TRY(mk_json_parse(text, n, "JSON", &out->object, err));
+    while (at < n && strchr(" \t\r", text[at]) && text[at]) {
+        at++;
+    }
+    if (at < n && text[at] == '[') {
+        return MK_FAIL(
+            err, MK_ECORRUPT,
+            "expected one JSON object per line, got an array; `jq -c .[]` makes lines of "
+            "a JSON file");
+    }
+    mk_status st = mk_json_parse(text, n, "JSON", &out->object, err);
+    if (st != MK_OK) {
+        drop_line_number(err);
+        return st;
+    }
     return read_line(o, out, err);
 }
 

@@ -72,7 +72,7 @@ static void weigh(void *arg, const float *logp, float *weight, int64_t n) {
 }
 
 // Sequences of one token have nothing that could be predicted, and no target.
-static int64_t take_batch(mk_supervised *s, const mk_batch *b) {
+static int64_t take_batch(mk_supervised *s, const mk_data_batch *b) {
     for (int64_t i = 0; i < b->n_seq; i++) {
         s->seq[i] = b->seq[i].seq;
         s->seq_weight[i] = b->seq[i].weight;
@@ -83,7 +83,7 @@ static int64_t take_batch(mk_supervised *s, const mk_batch *b) {
 static mk_status step(void *m, int64_t number, double *g_scale, json_t *log, mk_err *err) {
     mk_supervised *s = m;
     int64_t n_tok = 0, n_target = 0;
-    mk_batch b = {0};
+    mk_data_batch b = {0};
     s->loss = s->weight = 0;
     for (int64_t i = 0; i < s->o.n_accum; i++) {
         mk_batcher_next(s->batcher, &b);
@@ -117,7 +117,7 @@ static mk_status evaluate(void *m, int64_t number, double *score, json_t *log, m
     }
     double sum = 0, weight = 0;
     MK_TRY(mk_batcher_seek(s->eval, 0, 0, err));
-    mk_batch b = {0};
+    mk_data_batch b = {0};
     do {
         mk_batcher_next(s->eval, &b);
         mk_train_pass p = {.seq = s->seq, .n_seq = take_batch(s, &b), .logp = s->logp};

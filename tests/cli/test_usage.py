@@ -1,7 +1,7 @@
 """The first five minutes: help, versions, misspelt words, wrong flags, missing models, and what they answer."""
 import pytest
 
-VERBS = ["run", "chat", "show", "tokenize", "perplexity", "logits", "convert", "cache", "bench"]
+VERBS = ["run", "chat", "show", "tokenize", "perplexity", "logits", "convert", "train", "cache", "bench"]
 
 
 def one_line_error(p, code, *words):

@@ -49,7 +49,7 @@ static void check_seq(const mk_tokenizer *t, const mk_data_seq *s) {
 static void check(const mk_tokenizer *t, const mk_data *d) {
     mk_data_stats s;
     mk_batcher *b = NULL;
-    mk_batch batch;
+    mk_data_batch batch;
     int64_t n_seen = 0;
     MK_ASSERT(mk_data_get_stats(d, &s, NULL) == MK_OK && s.n_sample == mk_data_n_sample(d));
     (void)mk_data_hash(d);

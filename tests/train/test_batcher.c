@@ -52,7 +52,7 @@ static mk_batcher *make_batcher(const mk_batcher_opts *o) {
     return b;
 }
 
-static uint64_t hash_batch(const mk_batch *x, uint64_t h) {
+static uint64_t hash_batch(const mk_data_batch *x, uint64_t h) {
     for (int64_t i = 0; i < x->n_seq; i++) {
         h = mk_hash64(&x->seq[i].sample, sizeof x->seq[i].sample, h);
     }
@@ -64,7 +64,7 @@ static int64_t walk_epoch(mk_batcher *b, const mk_batcher_opts *o, int64_t first
                           uint64_t *hash) {
     int *seen = calloc((size_t)(first + n), sizeof *seen);
     int64_t n_batch = mk_batcher_n_batch(b), total = 0;
-    mk_batch x;
+    mk_data_batch x;
     for (int64_t k = 0; k < n_batch; k++) {
         int64_t n_tok = 0, n_target = 0;
         mk_batcher_next(b, &x);
@@ -72,7 +72,7 @@ static int64_t walk_epoch(mk_batcher *b, const mk_batcher_opts *o, int64_t first
         assert_int_equal(x.last, k + 1 == n_batch);
         assert_true(x.n_seq > 0 && (o->n_item == 0 || x.n_item <= o->n_item));
         for (int64_t i = 0; i < x.n_seq; i++) {
-            const mk_batch_seq *s = &x.seq[i];
+            const mk_data_batch_seq *s = &x.seq[i];
             assert_true(s->sample >= first && s->sample < first + n);
             seen[s->sample]++;
             assert_int_equal(s->seq.ids[0], s->sample);
@@ -143,7 +143,7 @@ static void test_order_of_files(void **state) {
     mk_data *d = make_data(200, 50, 1);
     mk_batcher_opts o = {.data = d, .n_row = 128};
     mk_batcher *b = make_batcher(&o);
-    mk_batch x;
+    mk_data_batch x;
     int64_t next = 0;
     do {
         mk_batcher_next(b, &x);
@@ -163,7 +163,7 @@ static void test_resume(void **state) {
     mk_batcher_opts o = {.data = d, .n_row = 256, .shuffle = true, .seed = 9};
     mk_batcher *a = make_batcher(&o);
     mk_err err = {0};
-    mk_batch x, y;
+    mk_data_batch x, y;
     for (int i = 0; i < 100; i++) {
         int64_t epoch, index;
         mk_batcher_tell(a, &epoch, &index);
@@ -201,7 +201,7 @@ static void test_fixed_order(void **state) {
     mk_data *d = make_data(12, 4, 1);
     mk_batcher_opts o = {.data = d, .n_item = 1, .shuffle = true, .seed = 42};
     mk_batcher *b = make_batcher(&o);
-    mk_batch x;
+    mk_data_batch x;
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         mk_batcher_next(b, &x);
         assert_int_equal(x.seq[0].sample, want[i]);
@@ -225,7 +225,7 @@ static void test_too_long(void **state) {
 
 static mk_status scenario(void *arg, mk_err *err) {
     mk_batcher *b = NULL;
-    mk_batch x;
+    mk_data_batch x;
     mk_status st =
         mk_batcher_create(&(mk_batcher_opts){.data = arg, .n_row = 100, .shuffle = true}, &b, err);
     if (st == MK_OK) {
