@@ -4,7 +4,7 @@
 // Without optimisation some intrinsics are macros, whose conversions count as ours.
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 
-#define MK_INT_T  2
+#define MK_INT_T  4  // integer sums of a group in registers, the float sums beside them do not fit
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
