@@ -161,7 +161,8 @@ mk_status bench_parse(const char *text, size_t n, bench_row_fn fn, void *arg,
 // --- facts for the output ------------------------------------------------------------------------
 // The point of one token that a batch is held against; NULL if none was measured in its group.
 const bench_point *bench_single(const bench_plan *plan, const bench_point *p);
-const char *bench_kv_name(const bench_plan *plan);  // "f32", "f16", "q8"
+const char *bench_main_type(const bench_plan *plan);  // name of bench_main_dtype: "Q4_K"
+const char *bench_kv_name(const bench_plan *plan);    // "f32", "f16", "q8"
 // An operator of a profile: all its operations; the time that its limits allow over the time taken.
 double bench_op_sum(const mk_op_time *t);
 double bench_op_fraction(const bench_point *p, const mk_op_time *t);

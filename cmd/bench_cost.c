@@ -76,6 +76,10 @@ mk_dtype bench_main_dtype(const mk_model *m) {
     return (mk_dtype)best;
 }
 
+const char *bench_main_type(const bench_plan *plan) {
+    return mk_dtype_get(bench_main_dtype(mk_llm_model(plan->llm)))->name;
+}
+
 // Bytes of weights that a pass of n tokens reads.  If every token chooses its experts at random and
 // by itself, a given expert is left out by all of them with probability (1 - used/all)^n.
 static double pass_bytes(const mk_model *m, const model_cost *c, int64_t n) {

@@ -64,10 +64,9 @@ static void print_peers(const bench_plan *plan, const bench_point *p) {
 
 // Medians of the bursts, a line for each group.
 static void print_limits(const bench_plan *plan) {
-    const char *type = mk_dtype_get(bench_main_dtype(mk_llm_model(plan->llm)))->name;
     printf("\nlimits, measured in between\n"
            "   depth threads     memory  model size        f32       bf16       int8 %9s kernel\n",
-           type);
+           bench_main_type(plan));
     for (int64_t i = 0; i < plan->n_group; i++) {
         const bench_limits *l = &plan->limits[i];
         char read[32], model[32];

@@ -333,7 +333,7 @@ def test_chart(minke, peer, tmp_path):
     assert len([e for e in limits if e.tag == SVG + "polyline"]) == 5
     r = ET.parse(roof).getroot()
     assert any("roofline" in t for t in texts(r)) and "prompt 24 @ 4" in texts(r) and len(list(r.iter(SVG + "polyline"))) == 0
-    assert any("GB/s" in t for t in texts(r)) and any("bf16" in t for t in texts(r))
+    assert any("GB/s" in t for t in texts(r)) and any("bf16" in t for t in texts(r)) and any("BF16 kernel" in t for t in texts(r))
     ok(minke("bench", *QUICK, "--chart", page))
     html = ET.fromstring(page.read_text().replace("<!doctype html>", ""))
     assert len(list(html.iter("tr"))) == 3 and len(list(html.iter(SVG + "svg"))) == 1
