@@ -41,6 +41,7 @@ MLA = ("v2-lite",)  # models for which one peer has options of its own
 # measurement: (arguments of minke bench, peers that take part)
 ROWS = {
     "speed": (["-p", "512", "-n", "128"], ("ik", "llama.cpp")),
+    "prompt": (["-p", "512", "-n", "0"], ()),
     "batch": (["-p", "0", "-n", "0", "-b", "1,2,4,8,16"], ("ik", "llama.cpp")),
     "long": (["-p", "512,4096", "-n", "0"], ("ik",)),
     "depth": (["-p", "0", "-n", "32", "-d", "0,4096"], ("ik",)),
@@ -326,7 +327,7 @@ def work(args):
     todo, missing = [], []
     wanted = args.only.split(",") if args.only else MODELS
     for model in wanted:
-        rows = " ".join([*ROWS, "load"]) if args.all else MODELS.get(model, "speed")
+        rows = " ".join([*ROWS, "load"]) if args.all else MODELS.get(model, "speed") + " prompt"
         if not file_of(args, model).is_file():
             missing.append(model)
             continue
