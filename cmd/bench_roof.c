@@ -141,7 +141,7 @@ static void draw_kernel(const roof *r) {
     char text[64];
     svg_line(a->b, (double[]){ridge, y}, (double[]){a->x + a->w, y}, "class=\"lim\"");
     snprintf(text, sizeof text, "%s kernel %.0f", bench_main_type(r->plan), rate / 1e9);
-    svg_text(a->b, a->x + a->w, y + 14, "class=\"dim\" text-anchor=\"end\"", text);
+    svg_text(a->b, a->x + a->w, y - 5, "class=\"dim\" text-anchor=\"end\"", text);
 }
 
 static void draw_roof(const roof *r) {
