@@ -142,7 +142,8 @@ int main(int argc, char **argv) {
     mk_err err = {0};
     mk_limits_probe *probe = NULL;
     check(mk_kernels_find("auto", &k, &err), &err);
-    check(mk_limits_open(pool, mk_kernels_name(k), (size_t)64 << 20, &probe, &err), &err);
+    mk_limits_of what = {k, MK_DTYPE_Q8_0, (size_t)64 << 20};
+    check(mk_limits_open(pool, what, &probe, &err), &err);
     mk_limits lim = mk_limits_burst(probe);
     mk_limits_close(probe);
     bench *b = mk_zalloc(sizeof *b);

@@ -41,6 +41,7 @@ MLA = ("v2-lite",)  # models for which one peer has options of its own
 # measurement: (arguments of minke bench, peers that take part)
 ROWS = {
     "speed": (["-p", "512", "-n", "128"], ("ik", "llama.cpp")),
+    "prompt": (["-p", "512", "-n", "0"], ()),
     "batch": (["-p", "0", "-n", "0", "-b", "1,2,4,8,16"], ("ik", "llama.cpp")),
     "long": (["-p", "512,4096", "-n", "0"], ("ik",)),
     "depth": (["-p", "0", "-n", "32", "-d", "0,4096"], ("ik",)),
@@ -77,6 +78,7 @@ def run(cmd):
 def bench(args, model, row):
     what, peers = ROWS[row]
     cmd = [args.minke, "bench", "-m", file_of(args, model), *what, "-t", args.threads, "-r", args.repeat, "--json",
+           *(["--isa", args.isa] if args.isa else []),
            *(["--cache-dir", args.cache_dir] if args.cache_dir else ["--no-packed"]), "--compare-timeout", "3600"]
     for name in peers:
         if args.peers[name]:
@@ -164,12 +166,12 @@ def cpu_name():
         return platform.processor() or platform.machine()
 
 
-def peer_version(path, model):
-    """Commit of a llama-bench, from what it says beside a measurement."""
-    done = subprocess.run([path, "-m", model, "-p", "1", "-n", "0", "-r", "1", "-o", "json"], capture_output=True, text=True,
-                          check=False)
+def peer_version(args, name, model):
+    """Commit of a llama-bench, from what it says beside a measurement; one built outside of its repository does not know it."""
+    done = subprocess.run([args.peers[name], "-m", model, "-p", "1", "-n", "0", "-r", "1", "-o", "json"], capture_output=True,
+                          text=True, check=False)
     found = re.search(r'"build_commit": "(\w+)"', done.stdout)
-    return found[1] if found else "of unknown version"
+    return found[1] if found and found[1] != "unknown" else args.versions.get(name, "of unknown version")
 
 
 def facts(args, model):
@@ -178,8 +180,8 @@ def facts(args, model):
         memory_kb = int(f.readline().split()[1])
     return {"date": datetime.date.today().isoformat(), "cpu": cpu_name(), "cpus": os.cpu_count(), "memory_bytes": memory_kb * 1024,
             "commit": one_line(["git", "rev-parse", "--short=12", "HEAD"]) + (" with changes" if dirty else ""),
-            "threads": int(args.threads), "repetitions": args.repeat,
-            "peers": {n: peer_version(p, file_of(args, model)) for n, p in args.peers.items() if p and model}}
+            "threads": int(args.threads), "isa": args.isa or "auto", "repetitions": args.repeat,
+            "peers": {n: peer_version(args, n, file_of(args, model)) for n, p in args.peers.items() if p and model}}
 
 
 def peer_cells(test, name):
@@ -210,6 +212,8 @@ def speed_lines(entry):
         share = f"{100 * (f['read'] if memory else f['compute']):.1f} % of {t['bound']}"
         if memory and f["read_with_cache"] > 1.005 * f["read"]:
             share += f" ({100 * f['read_with_cache']:.1f} % with the cache)"
+        if not memory and "kernel" in f:
+            share += f" ({100 * f['kernel']:.1f} % of the kernel)"
         yield (f"| {entry['model']} | {t['test']} {t['tokens']}" + (f" @ {t['depth']}" if t["depth"] else "") +
                f" | {s['median']:.1f} ({s['min']:.1f}..{s['max']:.1f}) | {share} | {reference(t, tests)} | "
                f"{peer_cells(t, 'ik')} | {peer_cells(t, 'llama.cpp')} |")
@@ -228,12 +232,14 @@ def limit_lines(entries):
         for g in e.get("result", {}).get("limits", []):
             cells = [f"{g[k]['median'] / 1e9:.1f}" for k in ("read_bytes_per_second", "f32_ops_per_second", "bf16_ops_per_second",
                                                             "int8_ops_per_second")]
+            cells.append(f"{g['kernel_type']} {g['kernel_ops_per_second']['median'] / 1e9:.1f}" if "kernel_type" in g else "-")
             yield f"| {e['model']} | {e['row']} | {g['depth']} | " + " | ".join(cells) + " |"
 
 
 def report(what, entries, missing):
     out = [f"# Speeds of {what['date']}", "",
-           f"{what['cpu']}, {what['cpus']} CPUs, {what['memory_bytes'] / 1e9:.0f} GB; minke {what['commit']}, {what['threads']} threads; "
+           f"{what['cpu']}, {what['cpus']} CPUs, {what['memory_bytes'] / 1e9:.0f} GB; minke {what['commit']}, {what['threads']} threads"
+           f"{'' if what['isa'] == 'auto' else ', ' + what['isa'] + ' only'}; "
            f"medians of {what['repetitions']} (smallest..largest), measured in turn with the peers and the limits. "
            + ("Peers: " + ", ".join(f"{n} {v}" for n, v in what["peers"].items()) if what["peers"] else "No peers") + "."]
     out += [f"Missing, not measured: {', '.join(missing)}."] if missing else []
@@ -246,7 +252,8 @@ def report(what, entries, missing):
                 "| model | program | wall | peak | over |", "|---|---|---|---|---|"]
         out += [line for e in entries if e["row"] == "load" and "error" not in e for line in load_lines(e)]
     out += ["", "Limits in the same minutes (medians):", "",
-            "| model | measured | depth | read GB/s | f32 Gop/s | bf16 Gop/s | int8 Gop/s |", "|---|---|---|---|---|---|---|"]
+            "| model | measured | depth | read GB/s | f32 Gop/s | bf16 Gop/s | int8 Gop/s | kernel Gop/s |",
+            "|---|---|---|---|---|---|---|---|"]
     out += list(limit_lines(entries))
     failed = [e for e in entries if "error" in e]
     out += ["", "Failed:", ""] * bool(failed) + [f"* {e['model']}, {e['row']}: {e['error']}" for e in failed]
@@ -258,7 +265,7 @@ def report(what, entries, missing):
 
 def base_of(args, what):
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", what["cpu"]).lower()).strip("-")
-    return args.out / f"{what['date']}-{slug}-{what['threads']}t"
+    return args.out / f"{what['date']}-{slug}-{what['threads']}t{args.suffix and '-' + args.suffix}"
 
 
 def kept(args, what, todo):
@@ -290,6 +297,10 @@ def arguments():
     a.add_argument("--minke", default=ROOT / "build" / "minke", type=pathlib.Path)
     a.add_argument("--ik", help="llama-bench of ik_llama.cpp")
     a.add_argument("--llama-cpp", help="llama-bench of llama.cpp")
+    a.add_argument("--peer-version", action="append", default=[], metavar="NAME=TEXT",
+                   help="version of ik or llama.cpp, for one that was built outside of its repository and says \"unknown\"")
+    a.add_argument("--isa", help="instruction set of ours, as --isa of minke bench; the peers are then given built for the same")
+    a.add_argument("--suffix", default="", help="end of the name of the files")
     a.add_argument("--threads", default="2")
     a.add_argument("--repeat", default=5, type=int)
     a.add_argument("--out", default=ROOT / "bench" / "results", type=pathlib.Path)
@@ -302,6 +313,9 @@ def arguments():
     a.add_argument("--scratch", type=pathlib.Path, help="folder for packed copies while they are measured")
     args = a.parse_args()
     args.peers = {"ik": args.ik, "llama.cpp": args.llama_cpp}
+    args.versions = dict(v.partition("=")[::2] for v in args.peer_version)
+    for name in args.versions.keys() - args.peers.keys():
+        a.error(f"--peer-version: no peer has the name {name!r} (ik, llama.cpp)")
     for path in (args.minke, args.ik, args.llama_cpp):
         if path and not os.access(path, os.X_OK):
             a.error(f"{path} is no program")
@@ -313,7 +327,7 @@ def work(args):
     todo, missing = [], []
     wanted = args.only.split(",") if args.only else MODELS
     for model in wanted:
-        rows = " ".join([*ROWS, "load"]) if args.all else MODELS.get(model, "speed")
+        rows = " ".join([*ROWS, "load"]) if args.all else MODELS.get(model, "speed") + " prompt"
         if not file_of(args, model).is_file():
             missing.append(model)
             continue

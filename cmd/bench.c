@@ -241,6 +241,7 @@ static void free_plan(bench_plan *plan) {
     for (int64_t i = 0; i < plan->n_group; i++) {
         bench_samples_free(&plan->limits[i].read);
         bench_samples_free(&plan->limits[i].model);
+        bench_samples_free(&plan->limits[i].kernel);
         for (int k = 0; k < MK_ARITH_N; k++) {
             bench_samples_free(&plan->limits[i].ops[k]);
         }

@@ -71,6 +71,7 @@ typedef struct {
 // A point's speed against the limits of its group.  Fractions are time allowed / time taken.
 typedef struct {
     double compute;          // by operations and the peak of their kinds
+    double kernel;           // the same, the kernel's rate in place of the peak of its kind
     double read;             // by weight_bytes and bandwidth
     double read_with_cache;  // by weight_bytes + cache_bytes
     double speed;            // tokens per second that the slower of the two allows
@@ -96,7 +97,7 @@ typedef struct {
 typedef struct {
     int n_thread;
     int64_t depth;
-    bench_samples read, model, ops[MK_ARITH_N];
+    bench_samples read, model, ops[MK_ARITH_N], kernel;
 } bench_limits;
 
 typedef struct {
@@ -124,6 +125,8 @@ mk_status bench_measure(mk_llm *llm, bench_plan *plan, mk_err *err) MK_WARN_UNUS
 // n_chunk: rows of one forward pass at most.
 bench_work bench_work_of(const mk_model *m, mk_kv_type kv, const bench_point *p, int64_t n_chunk);
 bench_bound bench_bound_of(const bench_point *p);
+// The type of weights in which a token has most operations: that of the kernel that is a limit.
+mk_dtype bench_main_dtype(const mk_model *m);
 // Seconds that a number of operations of each kind take at least.
 double bench_compute_time(const double n_op[MK_ARITH_N], const mk_limits *l);
 const char *bench_arith_name(mk_arith k);  // "f32", "bf16", "int8"
@@ -158,7 +161,8 @@ mk_status bench_parse(const char *text, size_t n, bench_row_fn fn, void *arg,
 // --- facts for the output ------------------------------------------------------------------------
 // The point of one token that a batch is held against; NULL if none was measured in its group.
 const bench_point *bench_single(const bench_plan *plan, const bench_point *p);
-const char *bench_kv_name(const bench_plan *plan);  // "f32", "f16", "q8"
+const char *bench_main_type(const bench_plan *plan);  // name of bench_main_dtype: "Q4_K"
+const char *bench_kv_name(const bench_plan *plan);    // "f32", "f16", "q8"
 // An operator of a profile: all its operations; the time that its limits allow over the time taken.
 double bench_op_sum(const mk_op_time *t);
 double bench_op_fraction(const bench_point *p, const mk_op_time *t);

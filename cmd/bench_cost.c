@@ -18,6 +18,7 @@ const char *bench_arith_name(mk_arith k) {
 
 typedef struct {
     double layers[MK_ARITH_N], output[MK_ARITH_N];  // operations of one token
+    double by_dtype[MK_DTYPE_N];                    // those of the layers
     double dense_bytes, expert_bytes;               // tensors: read always; all experts together
 } model_cost;
 
@@ -49,6 +50,7 @@ static void add_row(const mk_model *m, int layer, int i, model_cost *c) {
     n_op *= experts ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
     if (is_linear(row->cls)) {
         (layer < 0 ? c->output : c->layers)[arith_of(b->view[0], row->cls)] += n_op;
+        c->by_dtype[b->view[0]->dtype] += layer < 0 ? 0 : n_op;
     }
     for (int64_t v = 0; v < b->n_view; v++) {
         *(experts ? &c->expert_bytes : &c->dense_bytes) += (double)b->view[v]->n_bytes;
@@ -63,6 +65,19 @@ static model_cost cost_of(const mk_model *m) {
         }
     }
     return c;
+}
+
+mk_dtype bench_main_dtype(const mk_model *m) {
+    model_cost c = cost_of(m);
+    int best = 0;
+    for (int i = 1; i < MK_DTYPE_N; i++) {
+        best = c.by_dtype[i] > c.by_dtype[best] ? i : best;
+    }
+    return (mk_dtype)best;
+}
+
+const char *bench_main_type(const bench_plan *plan) {
+    return mk_dtype_get(bench_main_dtype(mk_llm_model(plan->llm)))->name;
 }
 
 // Bytes of weights that a pass of n tokens reads.  If every token chooses its experts at random and
@@ -159,7 +174,10 @@ bench_bound bench_bound_of(const bench_point *p) {
     double read = w->weight_bytes / p->limits.model_bytes_per_second;
     double cache = w->cache_bytes / p->limits.model_bytes_per_second;
     bool memory = read + cache > compute;
+    mk_limits kernel = p->limits;
+    kernel.ops_per_second[kernel.kernel_arith] = kernel.kernel_ops_per_second;
     return (bench_bound){.compute = compute / seconds,
+                         .kernel = bench_compute_time(w->n_op, &kernel) / seconds,
                          .read = read / seconds,
                          .read_with_cache = (read + cache) / seconds,
                          .speed = w->n_tok / (memory ? read + cache : compute),

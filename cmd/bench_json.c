@@ -69,8 +69,8 @@ static json_t *point(const bench_plan *plan, const bench_point *p) {
                           p->n_thread, "tokens_per_second", samples(&p->speed),
                           "limit_tokens_per_second", b.speed, "bound", b.bound);
     json_object_set_new(o, "fraction",
-                        json_pack("{s:f, s:f, s:f}", "compute", b.compute, "read", b.read,
-                                  "read_with_cache", b.read_with_cache));
+                        json_pack("{s:f, s:f, s:f, s:f}", "compute", b.compute, "kernel", b.kernel,
+                                  "read", b.read, "read_with_cache", b.read_with_cache));
     json_object_set_new(o, "operations", by_kind(p->work.n_op));
     json_object_set_new(o, "bytes",
                         json_pack("{s:f, s:f, s:f}", "weights", p->work.weight_bytes, "packed",
@@ -87,10 +87,11 @@ static json_t *point(const bench_plan *plan, const bench_point *p) {
 }
 
 // One group's bursts: one more than repetitions.
-static json_t *limits(const bench_limits *l) {
-    json_t *o = json_pack("{s:i, s:I, s:o, s:o}", "threads", l->n_thread, "depth",
+static json_t *limits(const bench_plan *plan, const bench_limits *l) {
+    json_t *o = json_pack("{s:i, s:I, s:o, s:o, s:s, s:o}", "threads", l->n_thread, "depth",
                           (json_int_t)l->depth, "read_bytes_per_second", samples(&l->read),
-                          "model_bytes_per_second", samples(&l->model));
+                          "model_bytes_per_second", samples(&l->model), "kernel_type",
+                          bench_main_type(plan), "kernel_ops_per_second", samples(&l->kernel));
     for (int k = 0; k < MK_ARITH_N; k++) {
         char key[32];
         snprintf(key, sizeof key, "%s_ops_per_second", bench_arith_name((mk_arith)k));
@@ -105,7 +106,7 @@ json_t *bench_object(const bench_plan *plan) {
         json_array_append_new(tests, point(plan, &plan->point[i]));
     }
     for (int64_t i = 0; i < plan->n_group; i++) {
-        json_array_append_new(all, limits(&plan->limits[i]));
+        json_array_append_new(all, limits(plan, &plan->limits[i]));
     }
     for (int k = 0; k < plan->n_peer; k++) {
         char name[BENCH_NAME_MAX];

@@ -1,6 +1,7 @@
 // The roofline: operations per byte against operations per second, both logarithmic.
 //
-// The roof is min(bandwidth * x, peak) for each kind of arithmetic that the model uses; a mark lies
+// The roof is min(bandwidth * x, peak) for each kind of arithmetic that the model uses, and the
+// kernel of its main type of weights a ceiling below; a mark lies
 // at the operations and bytes that its measurement needs (bench_work), so its height under the roof
 // is the fraction of the limit.  One panel for each number of threads.
 // Source: Williams, Waterman, Patterson 2009.
@@ -132,6 +133,17 @@ static void grid(const roof *r) {
 
 // --- the roof ------------------------------------------------------------------------------------
 
+// The kernel's lower ceiling.
+static void draw_kernel(const roof *r) {
+    const svg_pane *a = &r->pane;
+    double rate = r->head->limits.kernel_ops_per_second, y = y_at(r, rate);
+    double ridge = x_at(r, rate / r->head->limits.model_bytes_per_second);
+    char text[64];
+    svg_line(a->b, (double[]){ridge, y}, (double[]){a->x + a->w, y}, "class=\"lim\"");
+    snprintf(text, sizeof text, "%s kernel %.0f", bench_main_type(r->plan), rate / 1e9);
+    svg_text(a->b, a->x + a->w, y - 5, "class=\"dim\" text-anchor=\"end\"", text);
+}
+
 static void draw_roof(const roof *r) {
     const mk_limits *l = &r->head->limits;
     const svg_pane *a = &r->pane;
@@ -147,6 +159,9 @@ static void draw_roof(const roof *r) {
         snprintf(text, sizeof text, "%s %.0f Gop/s", bench_arith_name((mk_arith)k), peak / 1e9);
         svg_text(a->b, a->x + a->w, y - 5, "class=\"dim\" text-anchor=\"end\"", text);
         top = peak > top ? peak : top;
+        if (k == (int)l->kernel_arith) {
+            draw_kernel(r);
+        }
     }
     double from =
         left * l->model_bytes_per_second > bottom ? left : bottom / l->model_bytes_per_second;

@@ -156,6 +156,8 @@ static void burst(group *g) {
     for (int k = 0; k < MK_ARITH_N; k++) {
         bench_add(&g->limits->ops[k], l.ops_per_second[k]);
     }
+    bench_add(&g->limits->kernel, l.kernel_ops_per_second);
+    g->point->limits.kernel_arith = l.kernel_arith;
 }
 
 // Everything is touched once that will be measured: pages of the scratch, sleeping threads.
@@ -201,7 +203,10 @@ static mk_status profile(group *g, mk_err *err) {
 }
 
 static void take_limits(group *g) {
-    mk_limits l = {bench_median(&g->limits->read), bench_median(&g->limits->model), {0}};
+    mk_limits l = {.read_bytes_per_second = bench_median(&g->limits->read),
+                   .model_bytes_per_second = bench_median(&g->limits->model),
+                   .kernel_ops_per_second = bench_median(&g->limits->kernel),
+                   .kernel_arith = g->point->limits.kernel_arith};
     for (int k = 0; k < MK_ARITH_N; k++) {
         l.ops_per_second[k] = bench_median(&g->limits->ops[k]);
     }
@@ -284,12 +289,12 @@ static mk_status open_engine(group *g, mk_err *err) {
     o.pool = g->pool;
     g->seq = mk_alloc((size_t)g->n_seq * sizeof *g->seq);
     MK_TRY(mk_engine_create(mk_llm_model(g->llm), &o, &g->engine, err));
-    size_t bytes = mk_model_bytes_per_token(mk_llm_model(g->llm));
+    const mk_model *m = mk_llm_model(g->llm);
     for (int64_t i = 0; i < g->n_point; i++) {
-        g->point[i].work = bench_work_of(mk_llm_model(g->llm), o.kv_type, &g->point[i],
-                                         mk_engine_n_chunk(g->engine));
+        g->point[i].work = bench_work_of(m, o.kv_type, &g->point[i], mk_engine_n_chunk(g->engine));
     }
-    return mk_limits_open(g->pool, mk_kernels_name(mk_llm_kernels(g->llm)), bytes, &g->probe, err);
+    mk_limits_of what = {mk_llm_kernels(g->llm), bench_main_dtype(m), mk_model_bytes_per_token(m)};
+    return mk_limits_open(g->pool, what, &g->probe, err);
 }
 
 static mk_status measure_group(group *g, mk_err *err) {

@@ -25,7 +25,7 @@ static const char *speed_text(double v, char out[16]) {
 }
 
 // The fraction of the limit that binds; against bandwidth also with keys and values, where they
-// show.
+// show; against arithmetic also that of the kernel.
 static void print_row(const bench_plan *plan, const bench_point *p) {
     char test[32], mid[16], lo[16], hi[16];
     bench_bound b = bench_bound_of(p);
@@ -38,6 +38,8 @@ static void print_row(const bench_plan *plan, const bench_point *p) {
            100 * (memory ? b.read : b.compute), b.bound);
     if (memory && b.read_with_cache > 1.005 * b.read) {
         printf(" (with the cache %.1f %%)", 100 * b.read_with_cache);
+    } else if (!memory) {
+        printf(" (of the kernel %.1f %%)", 100 * b.kernel);
     }
     if (single) {
         printf(", %.2f x one token", bench_median(&p->speed) / bench_median(&single->speed));
@@ -63,7 +65,8 @@ static void print_peers(const bench_plan *plan, const bench_point *p) {
 // Medians of the bursts, a line for each group.
 static void print_limits(const bench_plan *plan) {
     printf("\nlimits, measured in between\n"
-           "   depth threads     memory  model size        f32       bf16       int8\n");
+           "   depth threads     memory  model size        f32       bf16       int8 %9s kernel\n",
+           bench_main_type(plan));
     for (int64_t i = 0; i < plan->n_group; i++) {
         const bench_limits *l = &plan->limits[i];
         char read[32], model[32];
@@ -73,7 +76,7 @@ static void print_limits(const bench_plan *plan) {
         for (int k = 0; k < MK_ARITH_N; k++) {
             printf(" %5.0f Gop/s", bench_median(&l->ops[k]) / 1e9);
         }
-        printf("\n");
+        printf(" %10.0f Gop/s\n", bench_median(&l->kernel) / 1e9);
     }
 }
 

@@ -17,6 +17,7 @@
 #define BURST_BYTES    ((size_t)128 << 20)  // read in one try
 #define READ_NS        60000000  // a burst of reading takes so long, and two tries at least
 #define LOOPS          400000    // of one compute run: a millisecond or two
+#define TURNS          1000      // of one run of the kernel: a millisecond
 #define COMPUTE_NS     10000000  // a burst of each kind takes so long, and two tries at least
 #define CHAINS         12        // independent accumulators: more than latency times ports
 
@@ -48,33 +49,26 @@ static uint64_t read_plain(const uint64_t *p, size_t n) {
 #define AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 
 // Whole registers from four streams: some machines follow several at once faster than one.
-AVX2 static uint64_t read_avx2(const uint64_t *p, size_t n) {
-    size_t part = n / 4 / 4 * 4;
-    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
-                    _mm256_setzero_si256()};
-    for (size_t i = 0; i < part; i += 4) {
-#pragma GCC unroll 4
-        for (size_t k = 0; k < 4; k++) {
-            s[k] = _mm256_xor_si256(s[k], _mm256_loadu_si256((const void *)(p + k * part + i)));
-        }
+#define READ_STREAMS(name, target, bytes)                                                          \
+    target static uint64_t name(const uint64_t *p, size_t n) {                                     \
+        typedef uint64_t vec __attribute__((vector_size(bytes), aligned(8)));                      \
+        const size_t words = (bytes) / sizeof *p;                                                  \
+        size_t part = n / 4 / words * words;                                                       \
+        vec s[4] = {{0}, {0}, {0}, {0}};                                                           \
+        for (size_t i = 0; i < part; i += words) {                                                 \
+            _Pragma("GCC unroll 4") for (size_t k = 0; k < 4; k++) {                               \
+                s[k] ^= *(const vec *)(p + k * part + i);                                          \
+            }                                                                                      \
+        }                                                                                          \
+        s[0] ^= s[1] ^ s[2] ^ s[3];                                                                \
+        uint64_t x = 0;                                                                            \
+        for (size_t i = 0; i < words; i++) {                                                       \
+            x ^= s[0][i];                                                                          \
+        }                                                                                          \
+        return x;                                                                                  \
     }
-    s[0] = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
-    return (uint64_t)_mm256_extract_epi64(s[0], 0) ^ (uint64_t)_mm256_extract_epi64(s[0], 3);
-}
-
-AVX512 static uint64_t read_avx512(const uint64_t *p, size_t n) {
-    size_t part = n / 4 / 8 * 8;
-    __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-                    _mm512_setzero_si512()};
-    for (size_t i = 0; i < part; i += 8) {
-#pragma GCC unroll 4
-        for (size_t k = 0; k < 4; k++) {
-            s[k] = _mm512_xor_si512(s[k], _mm512_loadu_si512(p + k * part + i));
-        }
-    }
-    s[0] = _mm512_xor_si512(_mm512_xor_si512(s[0], s[1]), _mm512_xor_si512(s[2], s[3]));
-    return (uint64_t)_mm512_reduce_or_epi64(s[0]);
-}
+READ_STREAMS(read_avx2, AVX2, 32)
+READ_STREAMS(read_avx512, AVX512, 64)
 #endif
 
 // --- compute -------------------------------------------------------------------------------------
@@ -249,6 +243,7 @@ struct mk_limits_probe {
     const loops *loops;
     uint64_t *data;      // TOTAL_BYTES
     size_t model_bytes;  // of them, for model_bytes_per_second
+    mk_tile_probe *tile;
     // the job that is running
     loop_fn loop;
     read_fn read;
@@ -262,14 +257,19 @@ static void compute_part(void *arg, int ith, int n_thread) {
     p->sink[ith % MAX_THREADS] = p->loop(LOOPS);
 }
 
-// Operations per second of all threads together, best of the tries.
-static double measure_compute(mk_limits_probe *p, mk_arith kind) {
-    double n_op = p->loops->n_op[kind] * LOOPS * (double)mk_pool_n_thread(p->pool), best = 0;
+static void kernel_part(void *arg, int ith, int n_thread) {
+    (void)n_thread;
+    mk_tile_probe_run(((mk_limits_probe *)arg)->tile, ith, TURNS);
+}
+
+// Operations per second of all threads together, best of the tries; n_op: of one part.
+static double best_rate(mk_limits_probe *p, mk_pool_fn part, double n_op) {
+    double best = 0;
     uint64_t start = mk_now_ns(), t = start;
-    p->loop = p->loops->fn[kind];
+    n_op *= (double)mk_pool_n_thread(p->pool);
     for (int i = 0; i < 2 || t - start < COMPUTE_NS; i++) {
         uint64_t begin = t;
-        mk_pool_run(p->pool, compute_part, p);
+        mk_pool_run(p->pool, part, p);
         t = mk_now_ns();
         double rate = n_op / ((double)(t - begin) / 1e9);
         best = rate > best ? rate : best;
@@ -322,20 +322,24 @@ static double measure_read(mk_limits_probe *p, size_t n_bytes) {
     return best;
 }
 
-mk_status mk_limits_open(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits_probe **out,
-                         mk_err *err) {
+mk_status mk_limits_open(mk_pool *pool, mk_limits_of what, mk_limits_probe **out, mk_err *err) {
     mk_limits_probe *p = mk_zalloc(sizeof *p);
+    const char *isa = mk_kernels_name(what.kernels);
     p->pool = pool;
     p->loops = &table[0];
-    p->model_bytes = model_bytes < SMALLEST_BYTES ? SMALLEST_BYTES : model_bytes;
+    p->model_bytes = what.model_bytes < SMALLEST_BYTES ? SMALLEST_BYTES : what.model_bytes;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         p->loops = strcmp(table[i].isa, isa) == 0 ? &table[i] : p->loops;
     }
-    p->data = mk_big_alloc(TOTAL_BYTES);
-    if (!p->data) {
-        mk_free(p);
-        return MK_FAIL(err, MK_ENOMEM, "measuring the bandwidth needs %zu MB of memory",
-                       TOTAL_BYTES >> 20);
+    mk_status st = mk_tile_probe_create(what.kernels, what.dtype, pool, &p->tile, err);
+    p->data = st == MK_OK ? mk_big_alloc(TOTAL_BYTES) : NULL;
+    if (st == MK_OK && p->data == NULL) {
+        st = MK_FAIL(err, MK_ENOMEM, "measuring the bandwidth needs %zu MB of memory",
+                     TOTAL_BYTES >> 20);
+    }
+    if (st != MK_OK) {
+        mk_limits_close(p);
+        return st;
     }
     mk_pool_run(pool, fill_part, p);
     *out = p;
@@ -344,6 +348,7 @@ mk_status mk_limits_open(mk_pool *pool, const char *isa, size_t model_bytes, mk_
 
 void mk_limits_close(mk_limits_probe *p) {
     if (p) {
+        mk_tile_probe_destroy(p->tile);
         mk_big_free(p->data, TOTAL_BYTES);
         mk_free(p);
     }
@@ -356,8 +361,11 @@ mk_limits mk_limits_burst(mk_limits_probe *p) {
     (void)measure_read(p, TOTAL_BYTES);
     l.read_bytes_per_second = measure_read(p, TOTAL_BYTES);
     for (int k = 0; k < MK_ARITH_N; k++) {
-        l.ops_per_second[k] = measure_compute(p, (mk_arith)k);
+        p->loop = p->loops->fn[k];
+        l.ops_per_second[k] = best_rate(p, compute_part, p->loops->n_op[k] * LOOPS);
     }
+    l.kernel_arith = mk_tile_probe_arith(p->tile);
+    l.kernel_ops_per_second = best_rate(p, kernel_part, mk_tile_probe_ops(p->tile) * TURNS);
     bool small = p->model_bytes < TOTAL_BYTES;
     l.model_bytes_per_second = small ? measure_read(p, p->model_bytes) : l.read_bytes_per_second;
     return l;

@@ -2,12 +2,14 @@
 //
 // Bandwidth: all threads read an array much larger than the caches.  Compute: all threads run
 // chains of the instruction the kernels use, out of registers, with the instruction set in use.
+// Kernel: all threads run the real kernel of one type of weights, out of the nearest cache.  It
+// needs more than the chains do (docs/performance.md), also of what a neighbour on the core takes.
 //
 // A machine's speed drifts (other programs, heat, neighbours), so a limit belongs to its moment: a
 // probe is opened once and asked for a short burst again and again between the measurements that
 // it is held against; the median of the bursts is the limit.
 //
-//     MK_TRY(mk_limits_open(pool, isa, model_bytes, &probe, err));
+//     MK_TRY(mk_limits_open(pool, what, &probe, err));
 //     mk_limits l = mk_limits_burst(probe);  ...  mk_limits_close(probe);
 #ifndef MK_CMD_LIMITS_H
 #define MK_CMD_LIMITS_H
@@ -24,13 +26,21 @@ typedef struct {
     // Indexed by mk_arith; a multiply-add is two operations.  float32; pairs of bf16 summed in
     // float32 (the float32 rate where a set has no such instruction); int8 summed in int32.
     double ops_per_second[MK_ARITH_N];
+    double kernel_ops_per_second;  // of the kind kernel_arith
+    mk_arith kernel_arith;
 } mk_limits;
+
+typedef struct {
+    const mk_kernels *kernels;  // in use
+    mk_dtype dtype;             // most of the weights
+    size_t model_bytes;         // what one token reads
+} mk_limits_of;
 
 typedef struct mk_limits_probe mk_limits_probe;
 
-// isa: name of the kernels in use; model_bytes: what one token reads.  The pool must outlive the
-// probe.  Errors: MK_ENOMEM (needs 512 MB for the array).
-mk_status mk_limits_open(mk_pool *pool, const char *isa, size_t model_bytes, mk_limits_probe **out,
+// The pool must outlive the probe.  Errors: MK_ENOMEM (needs 512 MB for the array), MK_EUNSUPPORTED
+// (no kernel for this type).
+mk_status mk_limits_open(mk_pool *pool, mk_limits_of what, mk_limits_probe **out,
                          mk_err *err) MK_WARN_UNUSED;
 void mk_limits_close(mk_limits_probe *p);
 // Each limit measured once, as the best of some tries that take a tenth of a second together.

@@ -190,6 +190,19 @@ typedef struct {
 void mk_ops_profile(mk_ops *ops, bool on);
 int mk_ops_times(const mk_ops *ops, mk_op_time *out, int max);
 
+// The linear kernel of one type of weights alone, for `minke bench`: one row tile and some tokens
+// for each thread, everything in its nearest cache.  What it reaches is what the definition of the
+// numbers leaves of a peak, at this moment on this processor.
+typedef struct mk_tile_probe mk_tile_probe;
+// The pool's threads are those that will run it.  Errors: MK_ENOMEM, MK_EUNSUPPORTED.
+mk_status mk_tile_probe_create(const mk_kernels *k, mk_dtype dtype, mk_pool *pool,
+                               mk_tile_probe **out, mk_err *err) MK_WARN_UNUSED;
+void mk_tile_probe_destroy(mk_tile_probe *p);  // NULL is fine
+mk_arith mk_tile_probe_arith(const mk_tile_probe *p);
+double mk_tile_probe_ops(const mk_tile_probe *p);  // operations of one turn
+// n turns as the ith thread.  Threads: each with an ith of its own.
+void mk_tile_probe_run(const mk_tile_probe *p, int ith, int64_t n);
+
 // --- operators -----------------------------------------------------------------------------------
 // y[t,:] = table[ids[t],:].  table: n_vocab rows of `row_bytes` bytes of any float dtype; y
 // f32 [n_tok, d].

@@ -58,7 +58,7 @@ def test_sweep_is_every_kind_at_every_depth_with_every_number_of_threads(minke):
 def test_limits_are_measured_before_between_and_after(minke):
     o = as_json(minke("bench", "--json", "-p", "8", "-n", "0", "-r", "3"))
     for name in ("read_bytes_per_second", "model_bytes_per_second", "f32_ops_per_second", "bf16_ops_per_second",
-                 "int8_ops_per_second"):
+                 "int8_ops_per_second", "kernel_ops_per_second"):
         s = o["limits"][0][name]
         assert len(s["samples"]) == 4 and min(s["samples"]) > 0, name
         assert s["median"] == pytest.approx(statistics.median(s["samples"]))
@@ -132,8 +132,18 @@ def test_fractions_follow_from_counts_and_limits(minke):
         f = t["fraction"]
         assert f["compute"] == pytest.approx(compute / seconds) and f["read"] == pytest.approx(read / seconds)
         assert f["read_with_cache"] == pytest.approx((read + cache) / seconds)
+        rate = {k: limit["kernel_ops_per_second" if k == "bf16" else f"{k}_ops_per_second"] for k in t["operations"]}
+        assert o["limits"][0]["kernel_type"] == "BF16"
+        assert f["kernel"] == pytest.approx(sum(n / rate[k] for k, n in t["operations"].items()) / seconds)
         assert t["limit_tokens_per_second"] == pytest.approx(n_tok / max(compute, read + cache))
         assert (t["bound"] == "bandwidth") == (read + cache > compute)
+
+
+@pytest.mark.parametrize("file,kernel", [("llama-q8_0", "Q8_0"), ("llama-f32", "F32")])
+def test_kernel_of_the_main_type_of_weights(minke, golden, file, kernel):
+    o = as_json(minke("bench", "-m", golden / f"gguf/{file}.gguf", "--json", *QUICK))
+    limit = o["limits"][0]
+    assert limit["kernel_type"] == kernel and limit["kernel_ops_per_second"]["min"] > 0
 
 
 def test_profile(minke):
@@ -322,7 +332,7 @@ def test_chart(minke, peer, tmp_path):
     assert len([e for e in limits if e.tag == SVG + "polyline"]) == 5
     r = ET.parse(roof).getroot()
     assert any("roofline" in t for t in texts(r)) and "prompt 24 @ 4" in texts(r) and len(list(r.iter(SVG + "polyline"))) == 0
-    assert any("GB/s" in t for t in texts(r)) and any("bf16" in t for t in texts(r))
+    assert any("GB/s" in t for t in texts(r)) and any("bf16" in t for t in texts(r)) and any("BF16 kernel" in t for t in texts(r))
     ok(minke("bench", *QUICK, "--chart", page))
     html = ET.fromstring(page.read_text().replace("<!doctype html>", ""))
     assert len(list(html.iter("tr"))) == 3 and len(list(html.iter(SVG + "svg"))) == 1

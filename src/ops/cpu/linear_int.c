@@ -134,6 +134,12 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
     TILE_FN(name, 1, 4, int_pass, __VA_ARGS__)                                                     \
     TILE_FN(name, 1, 8, int_pass, __VA_ARGS__)                                                     \
     INT_OPS(name, name##_1x1, name##_1x2, name##_1x4, name##_1x8)
+#elif MK_INT_T == 4
+#define INT_PASSES(name, ...)                                                                      \
+    TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \
+    TILE_FN(name, 1, 2, int_pass, __VA_ARGS__)                                                     \
+    TILE_FN(name, 1, 4, int_pass, __VA_ARGS__)                                                     \
+    INT_OPS(name, name##_1x1, name##_1x2, name##_1x4)
 #elif MK_INT_T == 2
 #define INT_PASSES(name, ...)                                                                      \
     TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \

@@ -4,7 +4,7 @@
 // Without optimisation some intrinsics are macros, whose conversions count as ours.
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 
-#define MK_INT_T  2
+#define MK_INT_T  4  // integer sums of a group in registers, the float sums beside them do not fit
 #define MK_FLT_T  4
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
@@ -257,10 +257,15 @@ MK_INLINE wt_lut wt_table(const int8_t table[16]) {
 }
 MK_INLINE __m256i dot_step8(wt_code code, __m256i part, __m256i w, __m256i abs_w, __m256i x) {
     if (dot_narrow(code)) {
-        return _mm256_add_epi16(part, _mm256_maddubs_epi16(w, x));
+        part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w, x));
+    } else {
+        __m256i p = _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
+        part = _mm256_add_epi32(part, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
     }
-    __m256i p = _mm256_maddubs_epi16(abs_w, _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(part, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+    // Not a step more than this sum: gcc makes a tree of the additions of a group, for which all
+    // products wait in memory.
+    __asm__("" : "+x"(part));
+    return part;
 }
 MK_INLINE v16i dot_step(wt_code code, v16i part, v16w w, const int8_t *x) {
     int32_t x4;
