@@ -106,8 +106,8 @@ typedef struct {
 
 #define MK_BACK_TILES 24
 #define MK_BACK_WIDTH 768
-#define MK_BACK_COLS  48   // of a group whose weights (or x) are copied at once
-#define MK_BACK_DEPTH 384  // of the sum that is walked at once: a multiple of 16
+#define MK_BACK_COLS  96   // of a group whose weights (or x) are copied at once
+#define MK_BACK_DEPTH 256  // of the sum that is walked at once: a multiple of 16
 
 // Floats of scratch for a block of so many tiles and columns; grows with both.
 static inline size_t mk_back_floats(int64_t n_tile, int64_t n_col) {

@@ -17,33 +17,72 @@ static inline void load_scales(mk_scale_kind kind, const uint8_t *p, v16f super,
     vf_store(out, v);
 }
 
-// The codes of column i of a group: `low` the lower bits, `high` the plane of those above 4.
-static inline void column_codes(const mk_weight *w, const uint8_t *group, int i, int32_t q[16]) {
-    int bits = w->kind == MK_PACK_I5 ? 1 : w->kind == MK_PACK_I6 ? 2 : 0, byte = 8 * (i % 4);
-    uint32_t word[16];
-    if (w->kind == MK_PACK_I8) {
-        memcpy(word, group + i / 4 * 64, sizeof word);
-        for (int r = 0; r < 16; r++) {
-            q[r] = (int32_t)(word[r] >> byte & 255) - 128;
-        }
-        return;
-    }
-    memcpy(word, group + w->group * bits * 2 + i / 8 * 64, sizeof word);
-    int at = byte + i % 8 / 4 * 4;
-    for (int r = 0; r < 16; r++) {
-        q[r] = (int32_t)(word[r] >> at & 15);
-    }
+// How a group is stored; constants wherever it is used.
+typedef struct {
+    mk_pack_kind kind;
+    bool table, shift;
+} group_type;
+
+// The columns that share 16 words of 4 bytes: 4 of int8, 8 of the lower four bits, whose upper bits
+// are in the plane before them.
+MK_INLINE void unpack_words(const group_type ty, const mk_weight *w, const uint8_t *group, int i,
+                            const float *scale, const float *shift, float *out) {
+    const int bits = ty.kind == MK_PACK_I5 ? 1 : ty.kind == MK_PACK_I6 ? 2 : 0;
+    const int n = ty.kind == MK_PACK_I8 ? 4 : 8, planes = 32 / (bits == 2 ? 2 : 1);
+    uint32_t low[16], high[16] = {0};
+    memcpy(low, group + w->group * bits * 2 + i / n * 64, sizeof low);
     if (bits > 0) {
-        int columns = 32 / bits;  // of one plane of 64 bytes
-        memcpy(word, group + i / columns * 64, sizeof word);
-        at = byte + i % columns / 4 * bits;
-        uint32_t mask = (1u << bits) - 1;
+        memcpy(high, group + i / planes * 64, sizeof high);
+    }
+    for (int c = 0; c < n; c++, out += 16) {
+        const int at = 8 * (c % 4) + c / 4 * 4, high_at = 8 * (c % 4) + (i + c) % planes / 4 * bits;
         for (int r = 0; r < 16; r++) {
-            q[r] |= (int32_t)((word[r] >> at & mask) << 4);
+            uint32_t code = low[r] >> at & (ty.kind == MK_PACK_I8 ? 255u : 15u);
+            code |= bits > 0 ? (high[r] >> high_at & ((1u << bits) - 1)) << 4 : 0;
+            int32_t q = ty.table                ? w->table[code]
+                        : ty.kind == MK_PACK_I8 ? (int32_t)code - 128
+                                                : (int32_t)code - w->offset;
+            float v = scale[r] * (float)q;
+            out[r] = ty.shift ? v + shift[r] : v;
         }
     }
-    for (int r = 0; r < 16; r++) {
-        q[r] = w->has_table ? w->table[q[r]] : q[r] - w->offset;
+}
+
+MK_INLINE void unpack_group(const group_type ty, const mk_weight *w, const uint8_t *group,
+                            const float *scale, const float *shift, float *out) {
+    const int n = ty.kind == MK_PACK_I8 ? 4 : 8;
+    for (int i = 0; i < w->group; i += n, out += 16 * n) {
+        unpack_words(ty, w, group, i, scale, shift, out);
+    }
+}
+
+typedef void (*group_fn)(const mk_weight *w, const uint8_t *group, const float *scale,
+                         const float *shift, float *out);
+#define GROUP_FN(name, ...)                                                                        \
+    static void name(const mk_weight *w, const uint8_t *group, const float *scale,                 \
+                     const float *shift, float *out) {                                             \
+        unpack_group((group_type){__VA_ARGS__}, w, group, scale, shift, out);                      \
+    }
+GROUP_FN(group_i8, MK_PACK_I8, false, false)
+GROUP_FN(group_i8_shift, MK_PACK_I8, false, true)
+GROUP_FN(group_i4, MK_PACK_I4, false, false)
+GROUP_FN(group_i4_shift, MK_PACK_I4, false, true)
+GROUP_FN(group_table, MK_PACK_I4, true, false)
+GROUP_FN(group_i5, MK_PACK_I5, false, false)
+GROUP_FN(group_i5_shift, MK_PACK_I5, false, true)
+GROUP_FN(group_i6, MK_PACK_I6, false, false)
+GROUP_FN(group_i6_shift, MK_PACK_I6, false, true)
+
+static group_fn group_fn_of(const mk_weight *w) {
+    switch (w->kind) {
+    case MK_PACK_I8:
+        return w->has_shift ? group_i8_shift : group_i8;
+    case MK_PACK_I5:
+        return w->has_shift ? group_i5_shift : group_i5;
+    case MK_PACK_I6:
+        return w->has_shift ? group_i6_shift : group_i6;
+    default:
+        return w->has_table ? group_table : w->has_shift ? group_i4_shift : group_i4;
     }
 }
 
@@ -56,29 +95,22 @@ static void unpack_block(const mk_weight *w, const uint8_t *p, int64_t cols, int
     const size_t code_bytes =
         mk_int_block_bytes(w, group) - mk_int_head_bytes(w->scales, w->has_shift, group, group);
     const uint8_t *codes = p + mk_int_head_bytes(w->scales, w->has_shift, group, (size_t)cols);
+    const group_fn unpack_one = group_fn_of(w);
     v16f super = vf_zero(), super_shift = vf_zero();
+    MK_ASSERT(!w->has_table || !w->has_shift);
     if (w->scales == MK_SCALE_SUPER) {
         super = vf_load_f16((const uint16_t *)p);
         super_shift = w->has_shift ? vf_load_f16((const uint16_t *)p + 16) : super_shift;
         p += w->has_shift ? 64 : 32;
     }
-    for (int64_t g = first; g < first + n; g++) {
+    for (int64_t g = first; g < first + n; g++, out += 16 * group) {
         float scale[16], shift[16] = {0};
         const uint8_t *s = p + (size_t)g * (w->has_shift ? 2 * bytes : bytes);
         load_scales(w->scales, s, super, scale);
         if (w->has_shift) {
             load_scales(w->scales, s + bytes, super_shift, shift);
         }
-        for (int i = 0; i < w->group; i++, out += 16) {
-            int32_t q[16];
-            column_codes(w, codes + (size_t)g * code_bytes, i, q);
-            for (int r = 0; r < 16; r++) {
-                out[r] = scale[r] * (float)q[r];
-            }
-            for (int r = 0; w->has_shift && r < 16; r++) {
-                out[r] += shift[r];
-            }
-        }
+        unpack_one(w, codes + (size_t)g * code_bytes, scale, shift, out);
     }
 }
 
