@@ -11,6 +11,8 @@
 #define CMD_TRAIN_METHODS(X)                                                                       \
     X(pretrain, "trains a new model, or goes on with one, on texts")                               \
     X(sft, "fine-tunes a model on conversations")                                                  \
+    X(grpo, "teaches a model by trying: rewards from rules")                                       \
+    X(score, "how often a model is right, by the same rules")                                      \
     X(preview, "shows samples, what is learned of them, and counts")
 
 #define X(name, about)                                                                             \

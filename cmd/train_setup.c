@@ -132,11 +132,10 @@ static mk_status longest_of(const mk_data *d, int64_t *most, mk_err *err) {
 
 static mk_status choose_sizes(cmd_training *t, const cmd_training_needs *needs, mk_err *err) {
     const cmd_train_args *a = t->a;
-    int64_t longest = needs->longest, n_seq = needs->n_seq;
-    if (longest == 0) {
-        MK_TRY(longest_of(t->data, &longest, err));
-        MK_TRY(longest_of(t->eval, &longest, err));
-    }
+    int64_t longest = 0, n_seq = needs->n_seq;
+    MK_TRY(longest_of(t->data, &longest, err));
+    MK_TRY(longest_of(t->eval, &longest, err));
+    longest += needs->more;
     longest = longest > 2 ? longest : 2;
     if (n_seq == 0) {
         n_seq = a->batch_tokens / 16;
@@ -144,8 +143,8 @@ static mk_status choose_sizes(cmd_training *t, const cmd_training_needs *needs, 
     }
     if (longest > a->batch_tokens) {
         return MK_FAIL(err, MK_EUSAGE,
-                       "the longest sequence has %lld tokens, a batch %lld; expected "
-                       "--batch-tokens %lld or more, or a smaller --max-len",
+                       "the longest sequence may have %lld tokens, a batch %lld; expected "
+                       "--batch-tokens %lld or more, or shorter ones",
                        (long long)longest, (long long)a->batch_tokens, (long long)longest);
     }
     t->trainer_opts = (mk_trainer_opts){.model = t->model,

@@ -247,11 +247,11 @@ typedef struct {
     char *dir;  // of the model that is started from
 } cmd_training;
 
-// Opens model and data and makes room for passes of n_seq sequences.  After an error too,
-// cmd_training_close.  `longest`: tokens of the longest sequence, 0 = the data's.
+// Opens model and data and makes room for passes of n_seq sequences (0: what fits a batch) that are
+// `more` tokens longer than the data's.  After an error too, cmd_training_close.
 typedef struct {
     mk_data_kind kind, eval_kind;
-    int64_t longest, n_seq;
+    int64_t n_seq, more;
 } cmd_training_needs;
 mk_status cmd_training_open(cmd_training *t, const cmd_train_args *a,
                             const cmd_training_needs *needs, const char *const *files, int n_file,

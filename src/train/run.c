@@ -18,6 +18,7 @@ typedef struct {
     double best;
     int64_t n_worse;  // evaluations since the best
     FILE *log;
+    bool due, asked;  // to save; to stop: both wait until the method is whole
 } state;
 
 // --- log -----------------------------------------------------------------------------------------
@@ -195,19 +196,24 @@ static mk_status one_step(state *s, bool *stop, mk_err *err) {
     if (st == MK_OK) {
         s->step++;
         bool last = s->step >= r->schedule.n_step;
-        mk_run_progress p = {s->step, r->schedule.n_step, log, false, false};
+        mk_run_progress p = {s->step, r->schedule.n_step, log, false};
         p.evaluated =
             r->method->evaluate && (last || (r->eval_every > 0 && s->step % r->eval_every == 0));
         st = p.evaluated ? evaluate(s, log, err) : MK_OK;
         *stop = last || (p.evaluated && r->patience > 0 && s->n_worse >= r->patience);
-        p.saved = *stop || (r->save_every > 0 && s->step % r->save_every == 0);
+        s->due = s->due || *stop || (r->save_every > 0 && s->step % r->save_every == 0);
         st = st == MK_OK ? write_line(s, log, err) : st;
         bool go_on = st != MK_OK || !r->progress || r->progress(r->progress_arg, &p);
-        st = st == MK_OK && (p.saved || !go_on) ? save(s, err) : st;
-        if (st == MK_OK && !go_on && !*stop) {
-            st = MK_FAIL(err, MK_EINTR,
-                         "stopped after step %lld; the same command goes on from there",
-                         (long long)s->step);
+        bool whole = !r->method->whole || r->method->whole(r->method_arg);
+        s->asked = s->asked || !go_on;
+        if (st == MK_OK && (s->due || s->asked) && (whole || *stop)) {
+            st = save(s, err);
+            s->due = false;
+            if (st == MK_OK && s->asked && !*stop) {
+                st = MK_FAIL(err, MK_EINTR,
+                             "stopped after step %lld; the same command goes on from there",
+                             (long long)s->step);
+            }
         }
     }
     json_decref(log);

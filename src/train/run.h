@@ -35,12 +35,15 @@ typedef struct {
     // Position in the data, as a JSON object, and back.
     json_t *(*tell)(void *m);
     mk_status (*seek)(void *m, const json_t *at, mk_err *err);
+    // Whether the position says everything: false in the middle of something that only memory
+    // holds, and then nothing is saved.  NULL: always.
+    bool (*whole)(void *m);
 } mk_method;
 
 typedef struct {
     int64_t step, n_step;
     const json_t *log;  // of this step; borrowed
-    bool evaluated, saved;
+    bool evaluated;
 } mk_run_progress;
 
 typedef struct {

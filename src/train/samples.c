@@ -1,0 +1,154 @@
+// See samples.h.
+#include "train/samples.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/json.h"
+#include "base/mathx.h"
+
+static mk_status make_arrays(mk_samples *s, mk_err *err) {
+    size_t n = (size_t)s->o.n_prompt * (size_t)s->o.group, tok = 0;
+    size_t n_reward = (size_t)mk_rewards_count(s->o.rewards);
+    bool fits = mk_mul_size(n, (size_t)s->o.max_tok, &tok);
+    s->item = mk_try_alloc(n, sizeof *s->item);
+    s->reward = mk_try_alloc(n, sizeof *s->reward);
+    s->each = mk_try_alloc(n * (n_reward + 1), sizeof *s->each);
+    s->text = mk_try_alloc(n, sizeof *s->text);
+    s->n_text = mk_try_alloc(n, sizeof *s->n_text);
+    s->ids = fits ? mk_try_alloc(tok, sizeof *s->ids) : NULL;
+    s->logp = fits ? mk_try_alloc(tok, sizeof *s->logp) : NULL;
+    if (!s->item || !s->reward || !s->each || !s->text || !s->n_text || !s->ids || !s->logp) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %zu completions of %lld tokens", n,
+                       (long long)s->o.max_tok);
+    }
+    for (size_t i = 0; i < n; i++) {
+        s->item[i].ids = s->ids + i * (size_t)s->o.max_tok;
+        s->item[i].logp = s->logp + i * (size_t)s->o.max_tok;
+    }
+    return MK_OK;
+}
+
+static mk_status find_ends(mk_samples *s, mk_err *err) {
+    int64_t n = mk_tokenizer_n_vocab(s->o.tokenizer);
+    s->end_ids = mk_try_alloc((size_t)n, sizeof *s->end_ids);
+    if (!s->end_ids) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for a vocabulary of %lld", (long long)n);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (mk_tokenizer_is_eog(s->o.tokenizer, (int32_t)i)) {
+            s->end_ids[s->n_end++] = (int32_t)i;
+        }
+    }
+    return MK_OK;
+}
+
+mk_status mk_samples_create(const mk_samples_opts *o, mk_samples **out, mk_err *err) {
+    mk_samples *s = mk_zalloc(sizeof *s);
+    s->o = *o;
+    mk_status st = make_arrays(s, err);
+    st = st == MK_OK ? find_ends(s, err) : st;
+    if (st != MK_OK) {
+        mk_samples_destroy(s);
+        return st;
+    }
+    *out = s;
+    return MK_OK;
+}
+
+static void forget_texts(mk_samples *s) {
+    for (int64_t i = 0; s->text && i < s->n; i++) {
+        mk_free(s->text[i]);
+        s->text[i] = NULL;
+    }
+    s->n = 0;
+}
+
+void mk_samples_destroy(mk_samples *s) {
+    if (s) {
+        forget_texts(s);
+        void *blocks[] = {s->item,   s->reward, s->each, s->text,
+                          s->n_text, s->ids,    s->logp, s->end_ids};
+        for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
+            mk_free(blocks[i]);
+        }
+        mk_free(s);
+    }
+}
+
+// --- rewards -------------------------------------------------------------------------------------
+
+static bool ends_in_tag(const char *text, size_t n) {
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' ')) {
+        n--;
+    }
+    return n >= 7 && memcmp(text + n - 7, "<think>", 7) == 0;
+}
+
+static mk_status score_one(mk_samples *s, int64_t i, mk_reward_input *in, mk_err *err) {
+    const mk_rollout_item *item = &s->item[i];
+    int64_t n = item->finished ? item->n - 1 : item->n;
+    MK_TRY(mk_tokenizer_decode(s->o.tokenizer, item->ids, n, (mk_decode_opts){false}, &s->text[i],
+                               &s->n_text[i], err));
+    in->completion = s->text[i];
+    in->n_completion = s->n_text[i];
+    in->finished = item->finished;
+    in->n_tok = item->n;
+    in->max_tok = s->o.max_tok;
+    return mk_rewards_score(s->o.rewards, in, s->each + i * mk_rewards_count(s->o.rewards),
+                            &s->reward[i], err);
+}
+
+// The completions of one prompt.
+static mk_status score_group(mk_samples *s, int64_t p, const mk_data_sample *line, mk_err *err) {
+    char *prompt = NULL;
+    size_t n_prompt = 0;
+    json_t *json = json_loadb(line->json, line->n_json, 0, NULL);
+    mk_status st = mk_tokenizer_decode(s->o.tokenizer, line->seq[0].ids, line->seq[0].n,
+                                       (mk_decode_opts){false}, &prompt, &n_prompt, err);
+    mk_reward_input in = {.prompt = prompt,
+                          .n_prompt = n_prompt,
+                          .thinking = st == MK_OK && ends_in_tag(prompt, n_prompt),
+                          .line = json};
+    for (int64_t i = p * s->o.group; st == MK_OK && i < (p + 1) * s->o.group; i++) {
+        st = score_one(s, i, &in, err);
+    }
+    mk_free(prompt);
+    json_decref(json);
+    if (st != MK_OK) {
+        (void)mk_err_prefix(err, "%s:%lld", line->file, (long long)line->line);
+    }
+    return st;
+}
+
+mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *which,
+                          int64_t n_prompt, uint64_t seed, mk_err *err) {
+    MK_ASSERT(n_prompt <= s->o.n_prompt);
+    forget_texts(s);
+    s->n = n_prompt * s->o.group;
+    for (int64_t i = 0; i < s->n; i++) {
+        int64_t sample = which[i / s->o.group];
+        mk_data_sample line = mk_data_get(data, sample);
+        uint64_t of_prompt = mk_rng_u64(seed, (uint64_t)sample);
+        s->item[i].prompt = line.seq[0].ids;
+        s->item[i].n_prompt = line.seq[0].n;
+        s->item[i].seed = mk_rng_u64(of_prompt, (uint64_t)(i % s->o.group));
+    }
+    mk_rollout_opts ro = {.engine = s->o.engine,
+                          .n_seq = s->o.n_seq,
+                          .temperature = s->o.temperature,
+                          .max_tok = s->o.max_tok,
+                          .n_token = mk_tokenizer_n_vocab(s->o.tokenizer),
+                          .end_ids = s->end_ids,
+                          .n_end = s->n_end,
+                          .progress = s->o.progress,
+                          .progress_arg = s->o.progress_arg};
+    int64_t n_vocab = mk_engine_model(s->o.engine)->hp.n_vocab;
+    ro.n_token = ro.n_token < n_vocab ? ro.n_token : n_vocab;
+    MK_TRY(mk_rollout(&ro, s->item, s->n, err));
+    for (int64_t p = 0; p < n_prompt; p++) {
+        mk_data_sample line = mk_data_get(data, which[p]);
+        MK_TRY(score_group(s, p, &line, err));
+    }
+    return MK_OK;
+}
