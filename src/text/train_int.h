@@ -37,7 +37,7 @@ typedef struct {
 
 typedef struct {
     mk_tok_pair *v;
-    size_t n, cap;
+    size_t n;
 } mk_tok_merges;
 
 typedef struct {
