@@ -19,6 +19,7 @@
     X(chat, "a conversation in the terminal")                                                      \
     X(show, "what a model is and how much memory it takes")                                        \
     X(tokenize, "text to token ids and back")                                                      \
+    X(tokenizer, "makes a tokenizer: bytes, given words, or BPE learned from text")                \
     X(perplexity, "how well a model predicts a text")                                              \
     X(logits, "raw logits of every position as a .npy file")                                       \
     X(convert, "a model folder or GGUF file to a GGUF file")                                       \

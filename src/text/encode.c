@@ -45,7 +45,9 @@ static mk_status cut_added(mk_enc *c, mk_added_query q, bool at_start, gap_fn fn
         if (i < 0) {
             break;
         }
-        MK_TRY(mk_ids_push(c->ids, c->t->added.a[i].id, c->err));
+        if (!c->take) {
+            MK_TRY(mk_ids_push(c->ids, c->t->added.a[i].id, c->err));
+        }
         q.from = end;
     }
     return MK_OK;
@@ -84,7 +86,8 @@ static void enc_init(mk_enc *c, const mk_tokenizer *t, size_t n) {
     size_t max = n * 64 + (1 << 20);
     mk_buf_init(&c->norm[0], max);
     mk_buf_init(&c->norm[1], max);
-    if ((t->kind == MK_TOKENIZER_BPE || t->kind == MK_TOKENIZER_SPM) && n >= CACHE_FROM) {
+    bool caches = t->kind == MK_TOKENIZER_BPE || t->kind == MK_TOKENIZER_SPM;
+    if (caches && n >= CACHE_FROM && !c->take) {
         c->cache = mk_try_alloc(1, mk_enc_cache_bytes());  // works without it, only slower
     }
 }
@@ -115,12 +118,27 @@ static mk_status encode(mk_enc *c, const char *text, size_t n, bool add_special)
     return add_special ? push_all(c->ids, t->suffix, t->n_suffix, c->err) : MK_OK;
 }
 
+static mk_status check_length(size_t n, mk_err *err) {
+    return n <= MAX_TEXT
+               ? MK_OK
+               : MK_FAIL(err, MK_ELIMIT, "text has %zu bytes, at most %zu can be encoded at once",
+                         n, MAX_TEXT);
+}
+
+mk_status mk_tokenizer_split(const mk_tokenizer *t, const char *text, size_t n, mk_word_fn fn,
+                             void *arg, mk_err *err) {
+    MK_TRY(check_length(n, err));
+    mk_enc c = {
+        .t = t, .err = err, .parse_special = true, .text = text, .take = fn, .take_arg = arg};
+    enc_init(&c, t, n);
+    mk_status st = encode(&c, text, n, false);
+    enc_free(&c);
+    return st;
+}
+
 mk_status mk_tokenizer_encode(const mk_tokenizer *t, const char *text, size_t n,
                               mk_encode_opts opts, mk_ids *ids, mk_err *err) {
-    if (n > MAX_TEXT) {
-        return MK_FAIL(err, MK_ELIMIT, "text has %zu bytes, at most %zu can be encoded at once", n,
-                       MAX_TEXT);
-    }
+    MK_TRY(check_length(n, err));
     int64_t mark = ids->n;
     mk_enc c = {.t = t,
                 .ids = ids,

@@ -27,7 +27,7 @@ static bool str_is(mk_gguf_str s, const char *name) {
     return strlen(name) == s.n && memcmp(s.p, name, s.n) == 0;
 }
 
-// --- vocabulary ---------------------------------------------------------------------------------
+// --- vocabulary ----------------------------------------------------------------------------------
 static mk_status check_array(reader *r, const char *key, bool *there) {
     int64_t n = mk_gguf_arr_len(r->g, key);
     *there = n > 0;
@@ -109,7 +109,7 @@ static mk_status read_added(reader *r) {
     return mk_added_build(&r->t->added, r->t->added.a, n, r->err);
 }
 
-// --- merges -------------------------------------------------------------------------------------
+// --- merges --------------------------------------------------------------------------------------
 static bool key_bytes(const mk_tokenizer *t, const char *p, size_t n, mk_buf *b) {
     size_t at = b->len, k;
     mk_buf_add(b, p, n);
@@ -152,10 +152,10 @@ static mk_status read_merges(reader *r) {
     MK_TRY(mk_gguf_arr_strs(r->g, KEY("merges"), &m, &n, r->err));
     mk_buf b;
     mk_buf_init(&b, 1 << 30);
-    mk_status st =
-        n > 0 ? mk_merges_init(&r->t->merges, n, r->err)
-              : MK_FAIL(r->err, MK_ECORRUPT,
-                        "tokenizer.ggml.merges is missing or empty, a gpt2 tokenizer needs it");
+    // an empty list is a vocabulary of bytes and whole words
+    mk_status st = m ? mk_merges_init(&r->t->merges, n, r->err)
+                     : MK_FAIL(r->err, MK_ECORRUPT,
+                               "tokenizer.ggml.merges is missing, a gpt2 tokenizer needs it");
     for (int64_t i = 0; i < n && st == MK_OK; i++) {
         st = add_merge(r, m[i], i, &b);
     }
@@ -164,7 +164,7 @@ static mk_status read_merges(reader *r) {
     return st;
 }
 
-// --- special ids --------------------------------------------------------------------------------
+// --- special ids ---------------------------------------------------------------------------------
 static mk_status special_id(reader *r, const char *key, int32_t otherwise, int32_t *out) {
     int64_t v = otherwise;
     MK_TRY(mk_gguf_get_i64(r->g, key, INT32_MIN, UINT32_MAX, &v, r->err));
@@ -198,7 +198,7 @@ static mk_status around(reader *r, bool add_bos, bool add_eos) {
     return MK_OK;
 }
 
-// --- models -------------------------------------------------------------------------------------
+// --- models --------------------------------------------------------------------------------------
 static mk_status norm_strings(reader *r, mk_norm_kind kind, const char *a, const char *b) {
     mk_norm_step s = {.kind = kind, .n_a = strlen(a), .n_b = strlen(b)};
     s.a = mk_strdup(a);

@@ -136,7 +136,8 @@ static bool has_space_prefix(const mk_tokenizer *t) {
 
 void mk_tokenizer_to_gguf(const mk_tokenizer *t, int64_t n_rows, mk_gguf_out *o) {
     const char *model = model_name(t);
-    bool merges = t->merges.n > 0 && strcmp(model, "llama") != 0;
+    // a gpt2 vocabulary may have no merges at all, but readers want the key
+    bool merges = strcmp(model, "gpt2") == 0 || (t->merges.n > 0 && strcmp(model, "llama") != 0);
     write_str(o, KEY("model"), model);
     write_str(o, KEY("pre"), strcmp(model, "llama") == 0 ? "default" : t->pre_name);
     write_tokens(t, n_rows, o);

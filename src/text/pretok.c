@@ -15,6 +15,9 @@ static mk_status model(mk_enc *c, const char *p, size_t n) {
         [MK_TOKENIZER_UNIGRAM] = mk_unigram_piece,
         [MK_TOKENIZER_WORDPIECE] = mk_wordpiece_piece,
     };
+    if (c->take) {
+        return c->take(c->take_arg, p, n, c->err);
+    }
     const mk_tokenizer *t = c->t;
     bool merges = t->kind == MK_TOKENIZER_BPE || t->kind == MK_TOKENIZER_SPM;
     size_t start = 0;

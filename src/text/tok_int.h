@@ -220,6 +220,13 @@ struct mk_tokenizer {
     size_t n_json;
 };
 
+// What a model gets: one word of the text, normalised, in the order of the text.
+typedef mk_status (*mk_word_fn)(void *arg, const char *p, size_t n, mk_err *err);
+// Gives the words of a text to fn instead of encoding them.  Added tokens are cut out and passed
+// over.  Texts up to the limit of encoding.
+mk_status mk_tokenizer_split(const mk_tokenizer *t, const char *text, size_t n, mk_word_fn fn,
+                             void *arg, mk_err *err) MK_WARN_UNUSED;
+
 // Scratch of one encode call.
 typedef struct {
     int32_t id, prev, next;
@@ -251,6 +258,9 @@ typedef struct {
     size_t n_runs;
     bool at_start;   // the piece in hand starts where the text starts
     bool continues;  // ... where something stands before it
+    // instead of the model, if set
+    mk_word_fn take;
+    void *take_arg;
 } mk_enc;
 
 mk_status mk_enc_grow(mk_enc *c, void **p, size_t *cap, size_t need, size_t elem) MK_WARN_UNUSED;
