@@ -9,7 +9,7 @@
 //     exact       answer                 the answer is this text, runs of white space aside
 //     numeric     answer                 the last number of the answer is this number
 //     regex       answer, or pattern=    the whole answer matches (find=on: some part of it)
-//     expression  answer or target,      the answer is an arithmetic expression of this value (or "expression = value");
+//     expression  answer or target,      the answer is an arithmetic expression of this value (or "... = value");
 //                 numbers (optional)     with numbers: it uses exactly these, each once, and no sign of its own
 //     math        answer                 the boxed (or whole) answer is equal as a piece of mathematics
 //     format                             one reasoning section, then an answer, ended by the model itself
