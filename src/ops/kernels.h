@@ -105,7 +105,7 @@ typedef struct {
 } mk_back_block;
 
 #define MK_BACK_TILES 24
-#define MK_BACK_WIDTH 768
+#define MK_BACK_WIDTH 384
 #define MK_BACK_COLS  96   // of a group whose weights (or x) are copied at once
 #define MK_BACK_DEPTH 256  // of the sum that is walked at once: a multiple of 16
 

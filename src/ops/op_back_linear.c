@@ -20,27 +20,38 @@ static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-// Blocks for each thread, so that all end at about the same time, unless they would have fewer
-// multiplications than take a few dozen microseconds.
-#define BLOCKS     8
-#define BLOCK_MACS (1 << 22)
+// So many blocks for each thread, so that all end at about the same time, unless they would take
+// less than some hundred microseconds.
+#define BLOCKS     4
+#define BLOCK_MACS (1 << 25)
 
-// Cuts the result so that least is copied: of every block the tiles' part of one matrix and the
-// columns' part of the other.
-static void plan_blocks(back_work *w, int64_t n_block) {
-    int64_t pairs = ceil_div(w->n_tile, 2), groups = ceil_div(w->n_col, MK_BACK_COLS), best = 0;
-    for (int64_t n = ceil_div(w->n_tile, MK_BACK_TILES); n <= pairs && n <= n_block; n++) {
-        int64_t n_across = least(ceil_div(n_block, n), groups);
-        int64_t copied = 16 * w->n_tile * n_across + w->n_col * n;
-        if (best == 0 || copied < best) {
-            best = copied;
-            w->tiles = 2 * ceil_div(pairs, n);
-            w->cols = MK_BACK_COLS * ceil_div(groups, n_across);
+// Cycles to copy 16 floats: of dy (transposed for gradients of inputs), of the other matrix.
+#define COPY_DY     5
+#define COPY_DY_T   8
+#define COPY_OTHER  4
+#define COLUMN_UNIT 12  // of the registers
+
+// Cuts the result into at least n_block blocks so that the slowest thread is done soonest: a block
+// takes a cycle for each tile and column, and of every block the tiles' part of dy and the
+// columns' part of the other matrix are copied.
+static void plan_blocks(back_work *w, int64_t n_block, int64_t n_thread) {
+    bool whole_groups = !w->of_weights && w->job.w->kind != MK_PACK_F32;  // unpacked in one piece
+    int64_t unit = whole_groups ? MK_BACK_COLS : COLUMN_UNIT, units = ceil_div(w->n_col, unit);
+    int64_t pairs = ceil_div(w->n_tile, 2), first = ceil_div(w->n_tile, MK_BACK_TILES), best = 0;
+    for (int64_t n = first; n <= pairs && n < first + 4 * n_block; n++) {
+        int64_t tiles = 2 * ceil_div(pairs, n), down = ceil_div(w->n_tile, tiles);
+        for (int64_t across = ceil_div(n_block, down); across < ceil_div(n_block, down) + n_thread;
+             across++) {
+            int64_t cols = unit * ceil_div(units, across);
+            int64_t each = ceil_div(down * ceil_div(w->n_col, cols), n_thread);
+            int64_t cost = each * (16 * tiles * cols + COPY_OTHER * cols +
+                                   16 * (w->of_weights ? COPY_DY : COPY_DY_T) * tiles);
+            if (best == 0 || cost < best) {
+                best = cost;
+                w->tiles = tiles;
+                w->cols = cols;
+            }
         }
-    }
-    if (best == 0) {  // many tiles: more blocks than asked for
-        w->tiles = 2 * ceil_div(pairs, ceil_div(w->n_tile, MK_BACK_TILES));
-        w->cols = MK_BACK_COLS * groups;
     }
 }
 
@@ -73,9 +84,9 @@ static void run_back(mk_ops *ops, back_work *w, int64_t macs) {
     w->scratch = mk_ops_take(ops, (size_t)ops->n_thread * w->n_scratch * sizeof(float));
     if (!ops->dry && macs > 0) {
         bool parallel = ops->n_thread > 1 && macs >= MK_OPS_PARALLEL_MACS;
-        int64_t n_thread = parallel ? ops->n_thread : 1, many = macs / BLOCK_MACS;
-        many = many > n_thread ? many : n_thread;
-        plan_blocks(w, parallel ? least(many, BLOCKS * n_thread) : 1);
+        int64_t n_thread = parallel ? ops->n_thread : 1, n_block = macs / BLOCK_MACS;
+        n_block = least(n_block > n_thread ? n_block : n_thread, parallel ? BLOCKS * n_thread : 1);
+        plan_blocks(w, n_block, n_thread);
         int64_t n = ceil_div(w->n_tile, w->tiles) * ceil_div(w->n_col, w->cols);
         mk_ops_run(ops, parallel, n, 1, run_blocks, w);
     }
