@@ -27,6 +27,16 @@ void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int
 // g[o/16][i][o%16] += sum_t dy[t,o] x[t,i], t ascending.  dy [n_tok, n_out], x [n_tok, n_in].
 void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x);
 
+// Several of the two at once, shared by the threads as one stretch of work.  What they write (dx,
+// g) does not overlap.  dx.p or g NULL: not wanted.
+typedef struct {
+    mk_mat dx, dy, x;
+    const mk_weight *w;  // for dx
+    int64_t mat;
+    float *g;
+} mk_back_linear;
+void mk_back_linears(mk_ops *ops, const mk_back_linear *list, int64_t n);
+
 // g[o] += sum_t dy[t,o], t ascending.
 void mk_back_bias(mk_ops *ops, float *g, mk_mat dy);
 

@@ -75,55 +75,120 @@ static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
     }
 }
 
-// macs: multiplications in all.
-static void run_back(mk_ops *ops, back_work *w, int64_t macs) {
-    size_t mark = mk_op_mark(ops);
-    w->k = ops->k;
-    w->n_scratch = mk_back_floats(least(w->n_tile, MK_BACK_TILES),
-                                  w->of_weights ? 0 : least(w->n_col, MK_BACK_WIDTH));
-    w->scratch = mk_ops_take(ops, (size_t)ops->n_thread * w->n_scratch * sizeof(float));
-    if (!ops->dry && macs > 0) {
-        bool parallel = ops->n_thread > 1 && macs >= MK_OPS_PARALLEL_MACS;
-        int64_t n_thread = parallel ? ops->n_thread : 1, n_block = macs / BLOCK_MACS;
-        n_block = least(n_block > n_thread ? n_block : n_thread, parallel ? BLOCKS * n_thread : 1);
-        plan_blocks(w, n_block, n_thread);
-        int64_t n = ceil_div(w->n_tile, w->tiles) * ceil_div(w->n_col, w->cols);
-        mk_ops_run(ops, parallel, n, 1, run_blocks, w);
+// Products that share one region: blocks are numbered through all of them.
+#define MAX_WORKS 64
+
+typedef struct {
+    back_work *w;
+    int64_t n, first[MAX_WORKS + 1];
+} back_list;
+
+static void run_list(void *arg, int ith, int64_t lo, int64_t hi) {
+    const back_list *l = arg;
+    for (int64_t i = 0; i < l->n && l->first[i] < hi; i++) {
+        int64_t from = lo > l->first[i] ? lo : l->first[i], to = least(hi, l->first[i + 1]);
+        if (from < to) {
+            run_blocks(&l->w[i], ith, from - l->first[i], to - l->first[i]);
+        }
     }
-    mk_op_release(ops, mark);
 }
 
-void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int64_t mat) {
-    if (dx.p == NULL) {
-        return;
+static int64_t macs_of(const back_work *w) {
+    const mk_back_job *j = &w->job;
+    return j->dy.n_row * j->dy.n_col * w->n_col;
+}
+
+static void run_works(mk_ops *ops, back_work *w, int64_t n) {
+    size_t mark = mk_op_mark(ops), most = 0;
+    int64_t macs = 0;
+    for (int64_t i = 0; i < n; i++) {
+        w[i].k = ops->k;
+        w[i].n_scratch = mk_back_floats(least(w[i].n_tile, MK_BACK_TILES),
+                                        w[i].of_weights ? 0 : least(w[i].n_col, MK_BACK_WIDTH));
+        most = w[i].n_scratch > most ? w[i].n_scratch : most;
+        macs += macs_of(&w[i]);
     }
-    mk_ops_op_begin(ops);
+    float *scratch = mk_ops_take(ops, (size_t)ops->n_thread * most * sizeof *scratch);
+    if (!ops->dry && macs > 0) {
+        bool parallel = ops->n_thread > 1 && macs >= MK_OPS_PARALLEL_MACS;
+        int64_t n_thread = parallel ? ops->n_thread : 1, many = macs / BLOCK_MACS;
+        many = parallel ? least(many > n_thread ? many : n_thread, BLOCKS * n_thread) : 1;
+        back_list l = {.w = w, .n = n};
+        for (int64_t i = 0; i < n; i++) {
+            int64_t share = many * macs_of(&w[i]) / macs, blocks = 0;
+            w[i].scratch = scratch;
+            w[i].n_scratch = most;
+            if (macs_of(&w[i]) > 0) {
+                share = share > 0 ? share : 1;
+                plan_blocks(&w[i], share, least(share, n_thread));
+                blocks = ceil_div(w[i].n_tile, w[i].tiles) * ceil_div(w[i].n_col, w[i].cols);
+            }
+            l.first[i + 1] = l.first[i] + blocks;
+        }
+        mk_ops_run(ops, parallel, l.first[n], 1, run_list, &l);
+    }
+    mk_ops_drop(ops, mark);
+}
+
+static back_work work_of_x(const mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w,
+                           int64_t mat) {
     MK_ASSERT(mat >= 0 && mat < w->n_mat && dx.n_row == dy.n_row && dx.n_col == w->n_in &&
               dy.n_col == w->n_out);
     back_work work = {.job = {.dy = dy, .dx = dx, .w = w}, .n_col = w->n_in};
     work.job.data = ops->dry ? NULL : w->data + (size_t)mat * w->mat_bytes;
     work.n_tile = ceil_div(dy.n_row, 16);
-    run_back(ops, &work, dy.n_row * w->n_in * w->n_out);
-    double n = (double)dy.n_row;
-    mk_ops_count(ops, MK_OP_BACK_LINEAR_X,
-                 (mk_op_work){MK_ARITH_F32, 2 * n * (double)w->n_in * (double)w->n_out,
-                              (double)w->mat_bytes + 4 * n * (double)(w->n_in + w->n_out)});
-    mk_ops_op_end(ops, MK_OP_BACK_LINEAR_X);
+    return work;
 }
 
-void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x) {
-    if (g == NULL) {
-        return;
-    }
-    mk_ops_op_begin(ops);
+static back_work work_of_w(float *g, mk_mat dy, mk_mat x) {
     MK_ASSERT(dy.n_row == x.n_row);
     back_work work = {.job = {.dy = dy, .x = x, .g = g}, .of_weights = true, .n_col = x.n_col};
     work.n_tile = ceil_div(dy.n_col, 16);
-    run_back(ops, &work, dy.n_row * dy.n_col * x.n_col);
+    return work;
+}
+
+static void count_x(mk_ops *ops, mk_mat dy, const mk_weight *w) {
+    double n = (double)dy.n_row;
+    mk_ops_count(ops, MK_OP_BACK_LINEAR,
+                 (mk_op_work){MK_ARITH_F32, 2 * n * (double)w->n_in * (double)w->n_out,
+                              (double)w->mat_bytes + 4 * n * (double)(w->n_in + w->n_out)});
+}
+
+static void count_w(mk_ops *ops, mk_mat dy, mk_mat x) {
     double n = (double)dy.n_row, in = (double)x.n_col, out = (double)dy.n_col;
-    mk_ops_count(ops, MK_OP_BACK_LINEAR_W,
+    mk_ops_count(ops, MK_OP_BACK_LINEAR,
                  (mk_op_work){MK_ARITH_F32, 2 * n * in * out, 4 * (n * (in + out) + in * out)});
-    mk_ops_op_end(ops, MK_OP_BACK_LINEAR_W);
+}
+
+void mk_back_linears(mk_ops *ops, const mk_back_linear *list, int64_t n) {
+    mk_ops_op_begin(ops);
+    back_work w[MAX_WORKS];
+    int64_t n_work = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const mk_back_linear *l = &list[i];
+        if (n_work + 2 > MAX_WORKS) {
+            run_works(ops, w, n_work);
+            n_work = 0;
+        }
+        if (l->g != NULL) {
+            w[n_work++] = work_of_w(l->g, l->dy, l->x);
+            count_w(ops, l->dy, l->x);
+        }
+        if (l->dx.p != NULL) {
+            w[n_work++] = work_of_x(ops, l->dx, l->dy, l->w, l->mat);
+            count_x(ops, l->dy, l->w);
+        }
+    }
+    run_works(ops, w, n_work);
+    mk_ops_op_end(ops, MK_OP_BACK_LINEAR);
+}
+
+void mk_back_linear_x(mk_ops *ops, mk_mat dx, mk_mat dy, const mk_weight *w, int64_t mat) {
+    mk_back_linears(ops, &(mk_back_linear){.dx = dx, .dy = dy, .w = w, .mat = mat}, 1);
+}
+
+void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x) {
+    mk_back_linears(ops, &(mk_back_linear){.g = g, .dy = dy, .x = x}, 1);
 }
 
 typedef struct {

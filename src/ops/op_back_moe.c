@@ -9,7 +9,9 @@
 typedef struct {
     const mk_moe_kept *k;
     const mk_moe_grads *g;
-    mk_mat xs, dxs, dout;  // rows in the order of k->order
+    // rows in the order of k->order: x, its gradient through gate and through up, out's; the hidden
+    // rows and theirs
+    mk_mat xs, dx_gate, dx_up, dout, h, dh, dg, du;
 } back_work;
 
 // The routing weights' gradient is a dot product: 16 lanes, column i in lane i % 16, and the tree
@@ -32,6 +34,10 @@ static float dot16(const float *a, const float *b, int64_t n) {
     return lane[0];
 }
 
+static void clear_row(mk_mat m, int64_t r) {
+    memset(m.p + r * m.stride, 0, (size_t)m.n_col * sizeof *m.p);
+}
+
 // Rows of y's gradient go to the experts, times their weights; x is gathered beside them.
 static void run_spread(void *arg, int ith, int64_t lo, int64_t hi) {
     const back_work *w = arg;
@@ -49,7 +55,11 @@ static void run_spread(void *arg, int ith, int64_t lo, int64_t hi) {
             w->g->dw.p[t * w->g->dw.stride + i] += dot16(dy, k->out.p + r * k->out.stride, d);
             memcpy(w->xs.p + r * w->xs.stride, k->x.p + t * k->x.stride,
                    (size_t)k->x.n_col * sizeof(float));
-            memset(w->dxs.p + r * w->dxs.stride, 0, (size_t)k->x.n_col * sizeof(float));
+            clear_row(w->dx_gate, r);
+            clear_row(w->dx_up, r);
+            clear_row(w->dh, r);
+            clear_row(w->dg, r);
+            clear_row(w->du, r);
         }
     }
 }
@@ -61,9 +71,11 @@ static void run_gather(void *arg, int ith, int64_t lo, int64_t hi) {
     for (int64_t t = lo; t < hi; t++) {
         float *dx = w->g->dx.p + t * w->g->dx.stride;
         for (int64_t i = 0; i < n_used; i++) {
-            const float *from = w->dxs.p + w->k->rank[t * n_used + i] * w->dxs.stride;
+            int64_t r = w->k->rank[t * n_used + i];
+            const float *gate = w->dx_gate.p + r * w->dx_gate.stride,
+                        *up = w->dx_up.p + r * w->dx_up.stride;
             for (int64_t c = 0; c < d; c++) {
-                dx[c] += from[c];
+                dx[c] += gate[c] + up[c];
             }
         }
     }
@@ -73,53 +85,68 @@ static float *of_expert(float *stack, const mk_weight *w, int64_t e) {
     return stack != NULL ? stack + (size_t)e * mk_grad_floats(w) : NULL;
 }
 
-static void back_linear(mk_ops *ops, mk_mat dx, mk_mat dy, mk_mat x, const mk_weight *w, int64_t e,
-                        float *stack) {
-    float *g = of_expert(stack, w, e);
-    if (g != NULL) {
-        mk_back_linear_w(ops, g, dy, x);
-    }
-    mk_back_linear_x(ops, dx, dy, w, e);
-}
+#define EXPERTS_AT_ONCE 16
 
-static void clear_rows(const mk_ops *ops, mk_mat m) {
-    for (int64_t t = 0; !ops->dry && t < m.n_row; t++) {
-        memset(m.p + t * m.stride, 0, (size_t)m.n_col * sizeof *m.p);
-    }
-}
-
-// Rows [first, first + n) are expert e's.
-static void back_expert(mk_ops *ops, const back_work *w, int64_t e, int64_t first, int64_t n) {
+// down, then gate and up of experts [lo, hi) in the order of the rows; dry: of one that has them
+// all, which takes most.
+static void back_experts(mk_ops *ops, const back_work *w, int64_t lo, int64_t hi, bool is_down) {
     const mk_moe *m = &w->k->m;
-    size_t mark = mk_op_mark(ops);
-    mk_mat gate = mk_mat_rows(w->k->gate, first, n), up = mk_mat_rows(w->k->up, first, n);
-    mk_mat h = mk_op_new(ops, n, gate.n_col), dh = mk_op_new(ops, n, gate.n_col);
-    mk_mat dg = mk_op_new(ops, n, gate.n_col), du = mk_op_new(ops, n, gate.n_col);
-    clear_rows(ops, dh);
-    clear_rows(ops, dg);
-    clear_rows(ops, du);
-    mk_op_swiglu(ops, h, gate, up);
-    back_linear(ops, dh, mk_mat_rows(w->dout, first, n), h, m->down, e, w->g->down);
-    mk_back_swiglu(ops, dg, du, dh, gate, up);
-    mk_mat dxs = mk_mat_rows(w->dxs, first, n), xs = mk_mat_rows(w->xs, first, n);
-    back_linear(ops, dxs, dg, xs, m->gate, e, w->g->gate);
-    back_linear(ops, dxs, du, xs, m->up, e, w->g->up);
-    mk_ops_drop(ops, mark);
+    mk_back_linear list[2 * EXPERTS_AT_ONCE];
+    int64_t n = 0;
+    for (int64_t a = lo; a < hi; a++) {
+        int64_t e = ops->dry ? 0 : w->k->expert[a], first = ops->dry ? 0 : w->k->first[a],
+                rows = ops->dry ? w->k->n_pair : w->k->first[a + 1] - first;
+        if (is_down) {
+            list[n++] = (mk_back_linear){mk_mat_rows(w->dh, first, rows),
+                                         mk_mat_rows(w->dout, first, rows),
+                                         mk_mat_rows(w->h, first, rows),
+                                         m->down,
+                                         e,
+                                         of_expert(w->g->down, m->down, e)};
+            continue;
+        }
+        mk_mat xs = mk_mat_rows(w->xs, first, rows);
+        list[n++] = (mk_back_linear){
+            mk_mat_rows(w->dx_gate, first, rows), mk_mat_rows(w->dg, first, rows), xs, m->gate, e,
+            of_expert(w->g->gate, m->gate, e)};
+        list[n++] = (mk_back_linear){
+            mk_mat_rows(w->dx_up, first, rows), mk_mat_rows(w->du, first, rows), xs, m->up, e,
+            of_expert(w->g->up, m->up, e)};
+    }
+    mk_back_linears(ops, list, n);
+}
+
+static void back_all(mk_ops *ops, const back_work *w, bool is_down) {
+    int64_t n = ops->dry ? 1 : *w->k->n_active;
+    for (int64_t a = 0; a < n; a += EXPERTS_AT_ONCE) {
+        back_experts(ops, w, a, a + EXPERTS_AT_ONCE < n ? a + EXPERTS_AT_ONCE : n, is_down);
+    }
 }
 
 void mk_back_moe(mk_ops *ops, const mk_moe_kept *k, const mk_moe_grads *g) {
     size_t mark = mk_op_mark(ops);
-    back_work w = {k, g, mk_op_new(ops, k->n_pair, k->x.n_col),
-                   mk_op_new(ops, k->n_pair, k->x.n_col), mk_op_new(ops, k->n_pair, k->y.n_col)};
-    if (ops->dry) {  // the worst case: every row is one expert's
-        back_expert(ops, &w, 0, 0, k->n_pair);
-    } else if (k->n_pair > 0) {
-        bool parallel = k->n_pair * k->y.n_col >= 8192;
-        mk_ops_run(ops, parallel, k->x.n_row, 4, run_spread, &w);
-        for (int64_t a = 0; a < *k->n_active; a++) {
-            back_expert(ops, &w, k->expert[a], k->first[a], k->first[a + 1] - k->first[a]);
+    int64_t n = k->n_pair, d = k->x.n_col, d_ff = k->gate.n_col;
+    back_work w = {.k = k, .g = g};
+    mk_mat *by_d[] = {&w.xs, &w.dx_gate, &w.dx_up}, *by_ff[] = {&w.h, &w.dh, &w.dg, &w.du};
+    for (size_t i = 0; i < sizeof by_d / sizeof by_d[0]; i++) {
+        *by_d[i] = mk_op_new(ops, n, d);
+    }
+    for (size_t i = 0; i < sizeof by_ff / sizeof by_ff[0]; i++) {
+        *by_ff[i] = mk_op_new(ops, n, d_ff);
+    }
+    w.dout = mk_op_new(ops, n, k->y.n_col);
+    if (n > 0) {
+        bool parallel = n * d >= 8192;
+        if (!ops->dry) {
+            mk_ops_run(ops, parallel, k->x.n_row, 4, run_spread, &w);
         }
-        mk_ops_run(ops, parallel, k->x.n_row, 4, run_gather, &w);
+        mk_op_swiglu(ops, w.h, k->gate, k->up);
+        back_all(ops, &w, true);
+        mk_back_swiglu(ops, w.dg, w.du, w.dh, k->gate, k->up);
+        back_all(ops, &w, false);
+        if (!ops->dry) {
+            mk_ops_run(ops, parallel, k->x.n_row, 4, run_gather, &w);
+        }
     }
     mk_ops_drop(ops, mark);
 }

@@ -60,7 +60,7 @@ void mk_back_rmsnorm(mk_ops *ops, mk_mat dx, float *gw, mk_mat dy, mk_mat x, con
             mk_ops_run(ops, worth(x), x.n_col, COLUMN_GRAIN, run_norm_columns, &work);
         }
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
     mk_ops_count_rows(ops, MK_OP_BACK_RMSNORM, x, 13, 3);
     mk_ops_op_end(ops, MK_OP_BACK_RMSNORM);
 }
@@ -162,7 +162,7 @@ void mk_back_route(mk_ops *ops, mk_mat dlogits, mk_mat dw, const mk_route *r, mk
     if (!ops->dry) {
         mk_ops_run(ops, logits.n_row >= 8, logits.n_row, 4, run_route, &work);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
     mk_ops_count_rows(ops, MK_OP_BACK_ROUTE, logits, 6, 2);
     mk_ops_op_end(ops, MK_OP_BACK_ROUTE);
 }

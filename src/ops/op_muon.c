@@ -164,7 +164,7 @@ static void product(mk_ops *ops, const muon_work *w, float *y, float *x, int64_t
     size_t mark = mk_op_mark(ops);
     mk_op_linear(ops, (mk_mat){y, w->r, n_out, n_out}, (mk_mat){x, w->r, n_in, n_in}, &weight,
                  NULL);
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
 }
 
 static void newton_schulz(mk_ops *ops, muon_work *w) {
@@ -231,5 +231,5 @@ void mk_op_muon(mk_ops *ops, const mk_muon_tensor *t) {
     if (ops->dry) {
         dry_matrix(ops, &w);
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
 }

@@ -114,7 +114,7 @@ void mk_op_sum_squares(mk_ops *ops, double *sum, const mk_flat *list, int64_t n)
             }
         }
     }
-    mk_op_release(ops, mark);
+    mk_ops_drop(ops, mark);
     double floats = total_floats(&w);
     mk_ops_count(ops, MK_OP_SUM_SQUARES, (mk_op_work){.n_op = 2 * floats, .n_bytes = 4 * floats});
     mk_ops_op_end(ops, MK_OP_SUM_SQUARES);

@@ -29,8 +29,7 @@
     X(LOGPROB, "logprob") \
     X(ENTROPY, "entropy") \
     X(BACK_LOGPROB, "back_logprob") \
-    X(BACK_LINEAR_X, "back_linear_x") \
-    X(BACK_LINEAR_W, "back_linear_w") \
+    X(BACK_LINEAR, "back_linear") \
     X(BACK_BIAS, "back_bias") \
     X(BACK_ATTENTION, "back_attention") \
     X(SUM_SQUARES, "sum_squares") \

@@ -264,13 +264,11 @@ static void again_linear(mk_tape *t, const mk_rec *r) {
 static void back_linear(mk_tape *t, const mk_rec *r) {
     mk_mat dy = grad(t, r->u.linear.y);
     float *g = wanted(t, r->u.linear.w->data), *bias = wanted(t, r->u.linear.bias);
-    if (g != NULL) {
-        mk_back_linear_w(t->ops, g, dy, r->u.linear.x);
-    }
+    mk_back_linear both = {grad(t, r->u.linear.x), dy, r->u.linear.x, r->u.linear.w, 0, g};
+    mk_back_linears(t->ops, &both, 1);
     if (bias != NULL) {
         mk_back_bias(t->ops, bias, dy);
     }
-    mk_back_linear_x(t->ops, grad(t, r->u.linear.x), dy, r->u.linear.w, 0);
 }
 
 static void again_heads(mk_tape *t, const mk_rec *r) {
@@ -278,16 +276,21 @@ static void again_heads(mk_tape *t, const mk_rec *r) {
                        r->u.heads.x_head_stride, r->u.heads.w);
 }
 
+#define HEADS_AT_ONCE 16
+
 static void back_heads(mk_tape *t, const mk_rec *r) {
     const mk_weight *w = r->u.heads.w;
     float *g = wanted(t, w->data);
-    for (int64_t h = 0; h < w->n_mat; h++) {
+    mk_back_linear list[HEADS_AT_ONCE];
+    for (int64_t h = 0, n = 0; h < w->n_mat; h++) {
         mk_mat x = mk_mat_cols(r->u.heads.x, h * r->u.heads.x_head_stride, w->n_in);
         mk_mat dy = grad(t, mk_mat_cols(r->u.heads.y, h * r->u.heads.y_head_stride, w->n_out));
-        if (g != NULL) {
-            mk_back_linear_w(t->ops, g + (size_t)h * mk_grad_floats(w), dy, x);
+        float *of_head = g != NULL ? g + (size_t)h * mk_grad_floats(w) : NULL;
+        list[n++] = (mk_back_linear){grad(t, x), dy, x, w, h, of_head};
+        if (n == HEADS_AT_ONCE || h == w->n_mat - 1) {
+            mk_back_linears(t->ops, list, n);
+            n = 0;
         }
-        mk_back_linear_x(t->ops, grad(t, x), dy, w, h);
     }
 }
 
