@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "model/folder.h"
 
@@ -295,10 +296,12 @@ static bool on_progress(void *arg, const mk_run_progress *p) {
     show *s = arg;
     s->n_tok += json_integer_value(json_object_get(p->log, "tokens"));
     if (s->t->a->json) {
-        char *line = json_dumps(p->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
-        printf("%s\n", line ? line : "{}");
+        mk_buf b;
+        mk_buf_init(&b, 1 << 20);
+        mk_json_add(&b, p->log);
+        printf("%s\n", b.data ? b.data : "{}");
         fflush(stdout);
-        free(line);
+        mk_buf_free(&b);
     }
     if (s->terminal && !s->t->a->model.quiet) {
         s->first_step = s->first_step < 0 ? p->step - 1 : s->first_step;

@@ -231,3 +231,13 @@ mk_status mk_json_get_str(const json_t *obj, const char *key, const char **out, 
     *out = json_string_value(v);
     return MK_OK;
 }
+
+static int add_part(const char *p, size_t n, void *arg) {
+    mk_buf_add(arg, p, n);
+    return 0;
+}
+
+void mk_json_add(mk_buf *b, const json_t *v) {
+    (void)json_dump_callback(v, add_part, b,
+                             JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+}

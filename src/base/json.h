@@ -12,6 +12,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "base/buf.h"
 #include "base/status.h"
 
 #define MK_JSON_MAX_DEPTH 128
@@ -23,6 +24,9 @@ mk_status mk_json_parse(const char *text, size_t n, const char *what, json_t **o
 // Reads and parses a file of at most max_bytes.
 mk_status mk_json_file(const char *path, size_t max_bytes, json_t **out,
                        mk_err *err) MK_WARN_UNUSED;
+
+// Appends a value in one line, reals with 9 digits; keys in the order they were set.
+void mk_json_add(mk_buf *b, const json_t *v);
 
 const char *mk_json_type_name(const json_t *v);  // "object", "string", ... ; "nothing" for NULL
 

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/json.h"
 #include "base/mathx.h"
 
 typedef enum { NORM_SEQUENCE, NORM_LIMIT, NORM_TOKENS } norm_kind;
@@ -234,9 +235,14 @@ static void log_samples(mk_grpo *g, int64_t step) {
             (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, (int)r));
             json_object_set_new(o, name, json_real(s->each[i * n_reward + r]));
         }
-        if (json_dumpf(o, g->log, JSON_COMPACT) == 0) {
-            (void)fputc('\n', g->log);
+        mk_buf b;
+        mk_buf_init(&b, (size_t)64 << 20);
+        mk_json_add(&b, o);
+        mk_buf_putc(&b, '\n');
+        if (!b.failed) {
+            (void)fwrite(b.data, 1, b.len, g->log);  // the run does not need it
         }
+        mk_buf_free(&b);
         json_decref(o);
         mk_free(prompt);
     }

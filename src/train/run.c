@@ -43,7 +43,8 @@ static size_t kept_bytes(const char *text, size_t n, int64_t step) {
     return at;
 }
 
-#define LOG_MAX ((size_t)1 << 30)
+#define LOG_MAX        ((size_t)1 << 30)
+#define LINE_MAX_BYTES ((size_t)1 << 20)
 
 static mk_status open_log(state *s, mk_err *err) {
     char *path = mk_path_join(s->r->dir, "log.jsonl"), *text = NULL;
@@ -67,8 +68,13 @@ static mk_status write_line(state *s, const json_t *line, mk_err *err) {
     if (!s->log) {
         return MK_OK;
     }
-    if (json_dumpf(line, s->log, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 ||
-        fputc('\n', s->log) == EOF || fflush(s->log) != 0) {
+    mk_buf b;
+    mk_buf_init(&b, LINE_MAX_BYTES);
+    mk_json_add(&b, line);
+    mk_buf_putc(&b, '\n');
+    bool ok = !b.failed && fwrite(b.data, 1, b.len, s->log) == b.len && fflush(s->log) == 0;
+    mk_buf_free(&b);
+    if (!ok) {
         return MK_FAIL(err, MK_EIO,
                        "%s/log.jsonl cannot be written (disk full?); the run can be resumed",
                        s->r->dir);
@@ -112,14 +118,18 @@ static mk_status check_recipe(const mk_run *r, const mk_ckpt *c, const json_t *r
     }
     json_object_foreach((json_t *)(uintptr_t)r->recipe, key, value) {
         if (!json_equal(value, json_object_get(was, key))) {
-            char *now = json_dumps(value, JSON_ENCODE_ANY),
-                 *then = json_dumps(json_object_get(was, key), JSON_ENCODE_ANY);
+            mk_buf now, then;
+            mk_buf_init(&now, 256);
+            mk_buf_init(&then, 256);
+            mk_json_add(&now, value);
+            mk_json_add(&then, json_object_get(was, key));
             mk_status st = MK_FAIL(err, MK_EUSAGE,
                                    "%s was made with %s = %s, now it is %s; give the same options "
                                    "to go on, or another folder to begin anew",
-                                   mk_ckpt_path(c), key, then ? then : "nothing", now ? now : "?");
-            free(now);
-            free(then);
+                                   mk_ckpt_path(c), key, then.data ? then.data : "nothing",
+                                   now.data ? now.data : "?");
+            mk_buf_free(&now);
+            mk_buf_free(&then);
             return st;
         }
     }

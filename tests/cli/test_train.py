@@ -1,0 +1,179 @@
+"""Training from the command line: new models, killed runs, reinforcement, and what goes wrong.
+
+Truth: a run that was killed must end in the bytes of one that was not; sampler and trainer must give the same
+log-probabilities; numbers inside are tested in tests/train.
+"""
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import MINKE, ROOT
+
+PUZZLES = MINKE.parent / "thimble_puzzles"
+TOKENIZER = ROOT / "models" / "thimble" / "tokenizer"
+BASE = {
+    "attention_bias": False, "bos_token_id": None, "eos_token_id": 298, "dtype": "float32", "hidden_act": "silu",
+    "hidden_size": 48, "initializer_range": 0.02, "intermediate_size": 96, "max_position_embeddings": 320,
+    "num_attention_heads": 2, "num_hidden_layers": 3, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+    "tie_word_embeddings": False, "vocab_size": 304,
+}
+CONFIGS = {
+    "llama": BASE | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_key_value_heads": 1,
+                     "head_dim": 24, "tie_word_embeddings": True},
+    "deepseek": BASE | {
+        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "first_k_dense_replace": 1,
+        "kv_lora_rank": 16, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "n_routed_experts": 4,
+        "n_shared_experts": 1, "norm_topk_prob": True, "num_experts_per_tok": 2, "num_key_value_heads": 2,
+        "q_lora_rank": None, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "rope_interleave": True,
+        "routed_scaling_factor": 1.0, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    d = tmp_path_factory.mktemp("data")
+    for name, cfg in CONFIGS.items():
+        (d / f"{name}.json").write_text(json.dumps(cfg))
+    for out, args in (("sft.jsonl", ["--n", "600"]), ("rl.jsonl", ["--n", "40", "--format", "rl"])):
+        subprocess.run([PUZZLES, *args, "--out", d / out], check=True)
+    return d
+
+
+def pretrain(data, out, name="deepseek", steps=12, extra=()):
+    return ["train", "pretrain", "--config", data / f"{name}.json", "--tokenizer", TOKENIZER, "-o", out, "--steps",
+            steps, "--batch-tokens", 512, "--lr", "3e-3", "--warmup", 2, "--save-every", 2, *extra, data / "sft.jsonl"]
+
+
+def weights(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_new_model_learns_and_speaks(minke, data, tmp_path, name):
+    r = minke(*pretrain(data, tmp_path / "run", name, 40, ["-t", 2]))
+    assert r.returncode == 0, r.stderr
+    lines = log(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, 41))
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1.5
+    r = minke("run", "-m", tmp_path / "run" / "model", "-n", 8, "--", "What is 2+3?")
+    assert r.returncode == 0, r.stderr
+
+
+def test_threads_change_nothing(minke, data, tmp_path):
+    for n in (1, 3):
+        assert minke(*pretrain(data, tmp_path / str(n), extra=["-t", n])).returncode == 0
+    assert weights(tmp_path / "1") == weights(tmp_path / "3")
+
+
+def test_killed_runs_end_in_the_same_bytes(minke, data, tmp_path):
+    steps, begin = 40, time.monotonic()
+    assert minke(*pretrain(data, tmp_path / "whole", steps=steps)).returncode == 0
+    took = time.monotonic() - begin
+    rng, kills = random.Random(5), 0
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MINKE_")}
+    args = [MINKE, *map(str, pretrain(data, tmp_path / "killed", steps=steps))]
+    for attempt in range(6):  # killed wherever it is, as often as it can be; then left alone
+        p = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert p.wait(timeout=took * rng.uniform(0.1, 0.6) if attempt < 5 else 120) == 0
+            break
+        except subprocess.TimeoutExpired:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
+            kills += 1
+    assert kills > 0, "nothing was killed"
+    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
+    assert [x["step"] for x in log(tmp_path / "killed")] == list(range(1, steps + 1))
+
+
+def test_interrupt_saves_and_goes_on(minke, data, tmp_path):
+    args = [MINKE, *map(str, pretrain(data, tmp_path / "run", steps=400, extra=["--save-every", 0]))]
+    p = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    p.send_signal(signal.SIGINT)
+    _, stderr = p.communicate(timeout=60)
+    assert p.returncode == 130 and "goes on from there" in stderr
+    assert list((tmp_path / "run").glob("ckpt-*.mkt"))
+
+
+def test_another_recipe_is_refused(minke, data, tmp_path):
+    assert minke(*pretrain(data, tmp_path / "run", steps=2)).returncode == 0
+    r = minke(*pretrain(data, tmp_path / "run", steps=4))
+    assert r.returncode == 1 and "steps = 2, now it is 4" in r.stderr
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sampler_and_trainer_agree_to_the_last_bit(minke, data, tmp_path, name):
+    assert minke(*pretrain(data, tmp_path / "base", name, 30)).returncode == 0
+    for variant, group in (("dapo", 4), ("grpo", 3), ("dr-grpo", 4), ("gspo", 4)):
+        run = tmp_path / variant
+        r = minke("train", "grpo", "-m", tmp_path / "base" / "model", "-o", run, "--variant", variant, "--steps", 3,
+                  "--prompts", 4, "--group", group, "--max-tokens", 24, "--batch-tokens", 512, "--lr", "1e-3",
+                  "--reward", "length:max=24,soft=2", "--reward", "checker", "--keep-truncated", data / "rl.jsonl")
+        assert r.returncode == 0, r.stderr
+        lines = log(run)
+        assert [x["max_dlogp"] for x in lines] == [0, 0, 0]
+        assert any(x["tokens"] > 0 and x["grad_norm"] > 0 for x in lines)
+        assert (run / "samples.jsonl").read_text().count("\n") == 6
+
+
+def test_updates_that_share_a_sampling_leave_the_policy(minke, data, tmp_path):
+    """The difference of log-probabilities is 0 on the first update of a sampling and not on the second."""
+    assert minke(*pretrain(data, tmp_path / "base", "deepseek", 30)).returncode == 0
+    r = minke("train", "grpo", "-m", tmp_path / "base" / "model", "-o", tmp_path / "run", "--steps", 4, "--inner", 2,
+              "--prompts", 4, "--group", 4, "--max-tokens", 24, "--batch-tokens", 512, "--lr", "1e-2", "--reward",
+              "length:max=24,soft=12", "--keep-truncated", data / "rl.jsonl")
+    assert r.returncode == 0, r.stderr
+    lines = log(tmp_path / "run")
+    assert [x.get("max_dlogp") for x in lines] == [0, None, 0, None]
+    assert any(x.get("max_dlogp_stale", 0) > 0 for x in lines)
+
+
+def test_score_counts(minke, data, tmp_path):
+    assert minke(*pretrain(data, tmp_path / "base", "llama", 2)).returncode == 0
+    out = []
+    for parallel in (2, 16):
+        r = minke("train", "score", "-m", tmp_path / "base" / "model", "--json", "--group", 2, "--temp", 1,
+                  "--max-tokens", 12, "--parallel", parallel, "--reward", "format", data / "rl.jsonl")
+        assert r.returncode == 0, r.stderr
+        out.append(json.loads(r.stdout))
+    assert out[0] == out[1]
+    assert out[0]["prompts"] == 40 and out[0]["length"] <= 12
+
+
+def test_a_plan_is_shown_and_nothing_is_done(minke, data, tmp_path):
+    r = minke(*pretrain(data, tmp_path / "run", extra=["--dry-run", "--json"]))
+    assert r.returncode == 0, r.stderr
+    plan = json.loads(r.stdout)
+    assert plan["method"] == "pretrain" and plan["trained"] > 10000
+    m = plan["memory"]
+    assert m["together"] == sum(v for k, v in m.items() if k not in ("together", "free"))
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("args, code, words", [
+    (["train", "sft", "-m", "shakespeare"], 1, "expected a folder for the run"),
+    (["train", "sft", "-m", "shakespeare", "-o", "{out}"], 1, "expected files with training data"),
+    (["train", "pretrain", "-m", "shakespeare", "--config", "x", "-o", "{out}"], 1, "expected one of them"),
+    (["train", "grpo", "-m", "shakespeare", "-o", "{out}", "{rl}"], 1, "--steps N"),
+    (["train", "grpo", "-m", "shakespeare", "-o", "{out}", "--steps", "1", "--reward", "nonsense", "{rl}"], 1,
+     "nonsense"),
+    (["train", "sft", "-m", "shakespeare", "-o", "{out}", "--batch-tokens", "64", "{sft}"], 1, "--batch-tokens"),
+    (["train", "dance"], 1, "unknown method"),
+])
+def test_wrong_use_is_explained(minke, data, tmp_path, args, code, words):
+    names = {"{out}": tmp_path / "out", "{rl}": data / "rl.jsonl", "{sft}": data / "sft.jsonl"}
+    r = minke(*[names.get(a, a) for a in args])
+    assert r.returncode == code and words in r.stderr, r.stderr
