@@ -117,41 +117,32 @@ MK_INLINE void step(const int R, const int N, const sliver_layout layout, step_j
 typedef void (*step_fn)(step_job *s);
 
 // Steps by tiles and by columns: of a last sliver that is narrow only what is needed is multiplied.
-#define STEP(r, n, layout)                                                                         \
-    static void step_##r##x##n##_##layout(step_job *s) {                                           \
-        step(r, n, layout, s);                                                                     \
+#define STEP(r, n)                                                                                 \
+    static void by_row_##r##x##n(step_job *s) {                                                    \
+        step(r, n, BY_ROW, s);                                                                     \
+    }                                                                                              \
+    static void by_tile_##r##x##n(step_job *s) {                                                   \
+        step(r, n, BY_TILE, s);                                                                    \
     }
-#if MK_BACK_N == 12
+#if MK_BACK_R == 2 && MK_BACK_N == 12
 #define WIDTHS 3
-STEP(1, 4, BY_ROW)
-STEP(1, 8, BY_ROW)
-STEP(1, 12, BY_ROW)
-STEP(2, 4, BY_ROW)
-STEP(2, 8, BY_ROW)
-STEP(2, 12, BY_ROW)
-STEP(1, 4, BY_TILE)
-STEP(1, 8, BY_TILE)
-STEP(1, 12, BY_TILE)
-STEP(2, 4, BY_TILE)
-STEP(2, 8, BY_TILE)
-STEP(2, 12, BY_TILE)
+STEP(1, 4)
+STEP(1, 8)
+STEP(1, 12)
+STEP(2, 4)
+STEP(2, 8)
+STEP(2, 12)
 static const step_fn steps[2][2][WIDTHS] = {
-    {{step_1x4_BY_ROW, step_1x8_BY_ROW, step_1x12_BY_ROW},
-     {step_2x4_BY_ROW, step_2x8_BY_ROW, step_2x12_BY_ROW}},
-    {{step_1x4_BY_TILE, step_1x8_BY_TILE, step_1x12_BY_TILE},
-     {step_2x4_BY_TILE, step_2x8_BY_TILE, step_2x12_BY_TILE}},
+    {{by_row_1x4, by_row_1x8, by_row_1x12}, {by_row_2x4, by_row_2x8, by_row_2x12}},
+    {{by_tile_1x4, by_tile_1x8, by_tile_1x12}, {by_tile_2x4, by_tile_2x8, by_tile_2x12}},
 };
-#elif MK_BACK_N == 6
-#define WIDTHS 1
-STEP(1, 6, BY_ROW)
-STEP(1, 6, BY_TILE)
-static const step_fn steps[2][1][WIDTHS] = {{{step_1x6_BY_ROW}}, {{step_1x6_BY_TILE}}};
 #else
+_Static_assert(MK_BACK_R == 1, "one tile, one width");
 #define WIDTHS 1
-STEP(1, 2, BY_ROW)
-STEP(1, 2, BY_TILE)
-static const step_fn steps[2][1][WIDTHS] = {{{step_1x2_BY_ROW}}, {{step_1x2_BY_TILE}}};
+STEP(1, N_MAX)
+static const step_fn steps[2][1][WIDTHS] = {{{by_row_1xN_MAX}}, {{by_tile_1xN_MAX}}};
 #endif
+_Static_assert(GROUP % N_MAX == 0 && MK_BACK_DEPTH % 16 == 0, "whole slivers");
 
 // --- a group of columns --------------------------------------------------------------------------
 // The tiles of a block, some columns, a run of the sum.  Panels and slivers are SLACK apart, so

@@ -6,7 +6,7 @@
 #define MK_ATTN_Q 2
 #define MK_PV_C   2
 #define MK_BACK_R 1  // vectors and columns at once in gradients of linear layers
-#define MK_BACK_N 6
+#define MK_BACK_N 4
 
 typedef struct {
     float32x4_t v[4];
