@@ -75,33 +75,40 @@ def test_threads_change_nothing(minke, data, tmp_path):
     assert weights(tmp_path / "1") == weights(tmp_path / "3")
 
 
-def test_killed_runs_end_in_the_same_bytes(minke, data, tmp_path):
-    steps, begin = 40, time.monotonic()
-    assert minke(*pretrain(data, tmp_path / "whole", steps=steps)).returncode == 0
-    took = time.monotonic() - begin
-    rng, kills = random.Random(5), 0
+def start(args):
     env = {k: v for k, v in os.environ.items() if not k.startswith("MINKE_")}
-    args = [MINKE, *map(str, pretrain(data, tmp_path / "killed", steps=steps))]
-    for attempt in range(6):  # killed wherever it is, as often as it can be; then left alone
-        p = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            assert p.wait(timeout=took * rng.uniform(0.1, 0.6) if attempt < 5 else 120) == 0
-            break
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-            p.wait()
-            kills += 1
-    assert kills > 0, "nothing was killed"
+    return subprocess.Popen([MINKE, *map(str, args)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(p, run, n):
+    """Until the run has logged n steps, or has ended."""
+    path, deadline = run / "log.jsonl", time.monotonic() + 60
+    while p.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") >= n:
+            return
+        time.sleep(0.001)
+
+
+def test_killed_runs_end_in_the_same_bytes(minke, data, tmp_path):
+    steps, rng = 40, random.Random(5)
+    assert minke(*pretrain(data, tmp_path / "whole", steps=steps)).returncode == 0
+    args = pretrain(data, tmp_path / "killed", steps=steps)
+    for n in (3, 9, 16, 22, 30):  # and then left alone
+        p = start(args)
+        wait_for_lines(p, tmp_path / "killed", n)
+        time.sleep(rng.uniform(0, 0.05))
+        assert p.poll() is None, "nothing was killed: it was too fast"
+        p.send_signal(signal.SIGKILL)
+        p.communicate()
+    assert minke(*args).returncode == 0
     assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
     assert [x["step"] for x in log(tmp_path / "killed")] == list(range(1, steps + 1))
 
 
 def test_interrupt_saves_and_goes_on(minke, data, tmp_path):
-    args = [MINKE, *map(str, pretrain(data, tmp_path / "run", steps=400, extra=["--save-every", 0]))]
-    p = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    p = start(pretrain(data, tmp_path / "run", steps=4000, extra=["--save-every", 0]))
+    wait_for_lines(p, tmp_path / "run", 2)
     p.send_signal(signal.SIGINT)
     _, stderr = p.communicate(timeout=60)
     assert p.returncode == 130 and "goes on from there" in stderr
