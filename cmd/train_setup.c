@@ -238,7 +238,7 @@ mk_status cmd_training_plan(cmd_training *t, const char *method, bool *stop, mk_
                        "--batch-tokens or --optimizer adamw8 take less",
                        (double)rest / 1e9, (double)have / 1e9);
     }
-    return *stop ? MK_OK : mk_trainer_create(&t->trainer_opts, &t->trainer, err);
+    return mk_trainer_create(&t->trainer_opts, &t->trainer, err);
 }
 
 // --- the loop ------------------------------------------------------------------------------------
@@ -251,13 +251,14 @@ typedef struct {
     bool terminal;
 } show;
 
-static void time_text(double s, char out[32]) {
+const char *cmd_time_text(double s, char out[32]) {
     long n = (long)s;
     if (n >= 3600) {
         (void)snprintf(out, 32, "%ld:%02ld:%02ld", n / 3600, n / 60 % 60, n % 60);
     } else {
         (void)snprintf(out, 32, "%ld:%02ld", n / 60, n % 60);
     }
+    return out;
 }
 
 static void print_numbers(const show *s, const mk_run_progress *p) {
@@ -283,7 +284,7 @@ static void print_step(show *s, const mk_run_progress *p) {
     s->last_ns = now;
     double seconds = (double)(now - s->start_ns) / 1e9;
     double per_step = seconds / (double)(p->step - s->first_step);
-    time_text(per_step * (double)(p->n_step - p->step), left);
+    cmd_time_text(per_step * (double)(p->n_step - p->step), left);
     fprintf(stderr, "\r\033[Kstep %lld/%lld", (long long)p->step, (long long)p->n_step);
     print_numbers(s, p);
     fprintf(stderr, "  %.0f tok/s  %s left", (double)s->n_tok / seconds, left);

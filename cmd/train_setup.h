@@ -258,9 +258,12 @@ mk_status cmd_training_open(cmd_training *t, const cmd_train_args *a,
                             mk_err *err) MK_WARN_UNUSED;
 void cmd_training_close(cmd_training *t);
 
-// Prints the plan (what is trained, memory, data); *stop with --dry-run.  Then makes the trainer.
+// Prints the plan (what is trained, memory, data), and makes the trainer; *stop with --dry-run.
 mk_status cmd_training_plan(cmd_training *t, const char *method, bool *stop,
                             mk_err *err) MK_WARN_UNUSED;
+
+// "1:02:03" or "2:03".
+const char *cmd_time_text(double seconds, char out[32]);
 
 // The loop, with progress and Ctrl-C, and the result in DIR/model.  `extra`: what a step's line
 // shows beside loss and rate, NULL-terminated names of the log.

@@ -1,5 +1,6 @@
 // minke train pretrain, minke train sft: learning from texts and from conversations.
 #include <string.h>
+#include <unistd.h>
 
 #include "train/supervised.h"
 #include "train_setup.h"
@@ -50,13 +51,30 @@ const mk_opt_spec cmd_train_pretrain_spec = {
     .max_args = -1,
 };
 
+// How long it will take, as measured on one batch; where nobody reads, nothing is measured.
+static mk_status show_time(const cmd_train_args *a, mk_supervised *s, mk_err *err) {
+    double seconds = 0;
+    char text[32];
+    if (!a->dry_run && (a->json || a->model.quiet || !isatty(fileno(stderr)))) {
+        return MK_OK;
+    }
+    MK_TRY(mk_supervised_measure(s, &seconds, err));
+    cmd_time_text(seconds * (double)a->steps, text);
+    if (a->json) {
+        return cmd_print_json(json_pack("{s:f, s:I, s:f}", "seconds_per_step", seconds, "steps",
+                                        (json_int_t)a->steps, "seconds",
+                                        seconds * (double)a->steps),
+                              false, err);
+    }
+    fprintf(stderr, "time       %lld updates of %.2f s: %s, without evaluations\n",
+            (long long)a->steps, seconds, text);
+    return MK_OK;
+}
+
 static mk_status train(cmd_training *t, cmd_train_args *a, const mk_method *method, mk_err *err) {
     bool stop = false;
     mk_supervised *s = NULL;
     MK_TRY(cmd_training_plan(t, method->name, &stop, err));
-    if (stop) {
-        return MK_OK;
-    }
     mk_supervised_opts o = {.trainer = t->trainer,
                             .data = t->data,
                             .eval = t->eval,
@@ -71,9 +89,12 @@ static mk_status train(cmd_training *t, cmd_train_args *a, const mk_method *meth
         a->steps = (n + a->accum - 1) / a->accum;
     }
     static const char *const extra[] = {"imbalance", NULL};
-    json_t *recipe = json_object();
-    mk_status st = cmd_training_run(t, method, s, recipe, extra, err);
-    json_decref(recipe);
+    mk_status st = show_time(a, s, err);
+    if (st == MK_OK && !stop) {
+        json_t *recipe = json_object();
+        st = cmd_training_run(t, method, s, recipe, extra, err);
+        json_decref(recipe);
+    }
     mk_supervised_destroy(s);
     return st;
 }

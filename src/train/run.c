@@ -199,12 +199,14 @@ static mk_status update(state *s, double g_scale, json_t *log, mk_err *err) {
 static mk_status one_step(state *s, bool *stop, mk_err *err) {
     const mk_run *r = s->r;
     double g_scale = 1;
+    uint64_t begin = mk_now_ns();
     json_t *log = json_object();
     json_object_set_new(log, "step", json_integer(s->step + 1));
     mk_status st = r->method->step(r->method_arg, s->step, &g_scale, log, err);
     st = st == MK_OK ? update(s, g_scale, log, err) : st;
     if (st == MK_OK) {
         s->step++;
+        json_object_set_new(log, "seconds", json_real((double)(mk_now_ns() - begin) / 1e9));
         bool last = s->step >= r->schedule.n_step;
         mk_run_progress p = {s->step, r->schedule.n_step, log, false};
         p.evaluated =

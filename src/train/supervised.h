@@ -29,7 +29,9 @@ void mk_supervised_destroy(mk_supervised *s);
 // eval_loss.
 extern const mk_method mk_method_sft, mk_method_pretrain;
 
-// Batches of one epoch, for plans.
+// For plans: batches of one epoch; and the time of one update, measured on the first batch.  That
+// changes nothing but the contents of caches.
 int64_t mk_supervised_n_batch(const mk_supervised *s);
+mk_status mk_supervised_measure(mk_supervised *s, double *seconds, mk_err *err) MK_WARN_UNUSED;
 
 #endif

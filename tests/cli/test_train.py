@@ -163,7 +163,8 @@ def test_score_counts(minke, data, tmp_path):
 def test_a_plan_is_shown_and_nothing_is_done(minke, data, tmp_path):
     r = minke(*pretrain(data, tmp_path / "run", extra=["--dry-run", "--json"]))
     assert r.returncode == 0, r.stderr
-    plan = json.loads(r.stdout)
+    plan, took = map(json.loads, r.stdout.splitlines())
+    assert took["steps"] == 12 and took["seconds_per_step"] > 0
     assert plan["method"] == "pretrain" and plan["trained"] > 10000
     m = plan["memory"]
     assert m["together"] == sum(v for k, v in m.items() if k not in ("together", "free"))
