@@ -18,24 +18,9 @@ typedef struct {
     bool keep_truncated;
 } grpo_args;
 
-#define OPT_REWARD(T)                                                                              \
-    {                                                                                              \
-        .name = "reward", .type = MK_OPT_LIST, .offset = offsetof(T, reward),                      \
-        .arg = "KIND[:KEY=VALUE,...]",                                                             \
-        .help =                                                                                    \
-            "exact, numeric, regex, expression, math, format, length, command, or checker (what "  \
-            "the line names); weight=X; may be repeated",                                          \
-        .group = "Rewards"                                                                         \
-    }
-#define OPT_MAX_TOKENS(T)                                                                          \
-    {                                                                                              \
-        .name = "max-tokens", .type = MK_OPT_I64, .offset = offsetof(T, max_tok), .dflt = "256",   \
-        .min = 1, .max = 1 << 20, .arg = "N", .help = "tokens of a completion at most"             \
-    }
-
 static const mk_opt grpo_opts[] = {
     CMD_OPT_TRAIN(grpo_args, t),
-    OPT_REWARD(grpo_args),
+    CMD_OPT_REWARD(grpo_args, reward),
     {.name = "variant",
      .type = MK_OPT_STR,
      .offset = offsetof(grpo_args, variant),
@@ -60,7 +45,7 @@ static const mk_opt grpo_opts[] = {
      .max = 1 << 16,
      .arg = "N",
      .help = "completions of a prompt"},
-    OPT_MAX_TOKENS(grpo_args),
+    CMD_OPT_MAX_TOKENS(grpo_args, max_tok),
     {.name = "temp",
      .type = MK_OPT_F64,
      .offset = offsetof(grpo_args, temperature),
@@ -134,13 +119,6 @@ const mk_opt_spec cmd_train_grpo_spec = {
     .max_args = -1,
 };
 
-static mk_status make_rewards(const mk_opt_list *list, mk_rewards **out, mk_err *err) {
-    static const char *const dflt[] = {"checker"};
-    mk_rewards_opts o = {0};
-    return list->n > 0 ? mk_rewards_create(list->items, list->n, &o, out, err)
-                       : mk_rewards_create(dflt, 1, &o, out, err);
-}
-
 static bool not_interrupted(void *arg, int64_t n_done, int64_t n) {
     (void)arg, (void)n_done, (void)n;
     return !cmd_interrupted();
@@ -208,7 +186,7 @@ static mk_status grpo(grpo_args *a, const mk_opt_result *r, mk_err *err) {
                                 .eval_kind = MK_DATA_RL,
                                 .n_seq = at_once < limit ? at_once : limit,
                                 .more = a->max_tok};
-    mk_status st = make_rewards(&a->reward, &rewards, err);
+    mk_status st = cmd_make_rewards(&a->reward, &rewards, err);
     st = st == MK_OK ? cmd_training_open(&t, &a->t, &needs, r->args, r->n_args, err) : st;
     st = st == MK_OK ? cmd_training_plan(&t, "grpo", &stop, err) : st;
     st = st == MK_OK && !stop ? run_grpo(&t, a, rewards, err) : st;
@@ -241,7 +219,7 @@ static const mk_opt score_opts[] = {
     CMD_OPT_MODEL(score_args, model),
     CMD_OPT_RUNTIME(score_args, model),
     CMD_OPT_TEMPLATE(score_args, model),
-    OPT_REWARD(score_args),
+    CMD_OPT_REWARD(score_args, reward),
     {.name = "n",
      .short_name = "n",
      .type = MK_OPT_I64,
@@ -268,7 +246,7 @@ static const mk_opt score_opts[] = {
      .max = 100,
      .arg = "T",
      .help = "0: greedy"},
-    OPT_MAX_TOKENS(score_args),
+    CMD_OPT_MAX_TOKENS(score_args, max_tok),
     {.name = "seed",
      .type = MK_OPT_I64,
      .offset = offsetof(score_args, seed),
@@ -408,7 +386,7 @@ static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     tally c = {0};
     cmd_catch_interrupt();
     cmd_open_opts how = {.n_seq = a->n_seq, .n_out = a->n_seq};
-    mk_status st = make_rewards(&a->reward, &rewards, err);
+    mk_status st = cmd_make_rewards(&a->reward, &rewards, err);
     st = st == MK_OK ? cmd_open(&a->model, &how, &llm, err) : st;
     st =
         st == MK_OK ? cmd_read_data(&a->data, llm, MK_DATA_RL, r->args, r->n_args, &data, err) : st;

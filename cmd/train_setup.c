@@ -137,6 +137,7 @@ static mk_status choose_sizes(cmd_training *t, const cmd_training_needs *needs, 
     MK_TRY(longest_of(t->data, &longest, err));
     MK_TRY(longest_of(t->eval, &longest, err));
     longest += needs->more;
+    longest = longest > needs->at_least ? longest : needs->at_least;
     longest = longest > 2 ? longest : 2;
     if (n_seq == 0) {
         n_seq = a->batch_tokens / 16;
@@ -185,6 +186,15 @@ void cmd_training_close(cmd_training *t) {
     mk_pool_destroy(t->pool);
     mk_llm_close(t->llm);
     mk_free(t->dir);
+}
+
+// --- rewards -------------------------------------------------------------------------------------
+
+mk_status cmd_make_rewards(const mk_opt_list *list, mk_rewards **out, mk_err *err) {
+    static const char *const dflt[] = {"checker"};
+    mk_rewards_opts o = {0};
+    return list->n > 0 ? mk_rewards_create(list->items, list->n, &o, out, err)
+                       : mk_rewards_create(dflt, 1, &o, out, err);
 }
 
 // --- the plan ------------------------------------------------------------------------------------

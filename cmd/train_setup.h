@@ -4,6 +4,7 @@
 #define MK_CMD_TRAIN_SETUP_H
 
 #include "train.h"
+#include "train/reward.h"
 #include "train/run.h"
 
 // Zero is a valid start; defaults come from the table.
@@ -234,6 +235,25 @@ typedef struct {
          .help = "nothing on standard error but errors"},                                          \
         CMD_OPT_DATA(T, field.data)
 
+// Rewards of a method: an mk_opt_list of texts (reward.h), and how long completions may be.
+#define CMD_OPT_REWARD(T, field)                                                                   \
+    {                                                                                              \
+        .name = "reward", .type = MK_OPT_LIST, .offset = offsetof(T, field),                       \
+        .arg = "KIND[:KEY=VALUE,...]",                                                             \
+        .help =                                                                                    \
+            "exact, numeric, regex, expression, math, format, length, command, or checker (what "  \
+            "the line names); weight=X; may be repeated",                                          \
+        .group = "Rewards"                                                                         \
+    }
+#define CMD_OPT_MAX_TOKENS(T, field)                                                               \
+    {                                                                                              \
+        .name = "max-tokens", .type = MK_OPT_I64, .offset = offsetof(T, field), .dflt = "256",     \
+        .min = 1, .max = 1 << 20, .arg = "N", .help = "tokens of a completion at most"             \
+    }
+
+// Without any: what the lines name.
+mk_status cmd_make_rewards(const mk_opt_list *list, mk_rewards **out, mk_err *err) MK_WARN_UNUSED;
+
 // A model open for training, with its words.
 typedef struct {
     const cmd_train_args *a;
@@ -248,10 +268,11 @@ typedef struct {
 } cmd_training;
 
 // Opens model and data and makes room for passes of n_seq sequences (0: what fits a batch) that are
-// `more` tokens longer than the data's.  After an error too, cmd_training_close.
+// `more` tokens longer than the data's, and have `at_least` so many.  After an error too,
+// cmd_training_close.
 typedef struct {
     mk_data_kind kind, eval_kind;
-    int64_t n_seq, more;
+    int64_t n_seq, more, at_least;
 } cmd_training_needs;
 mk_status cmd_training_open(cmd_training *t, const cmd_train_args *a,
                             const cmd_training_needs *needs, const char *const *files, int n_file,

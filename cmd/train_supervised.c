@@ -7,7 +7,22 @@
 
 typedef struct {
     cmd_train_args t;
+    mk_opt_list check, reward;
+    int64_t n_check, max_tok;
 } args;
+
+#define OPT_CHECK                                                                                  \
+    {.name = "check",                                                                              \
+     .type = MK_OPT_LIST,                                                                          \
+     .offset = offsetof(args, check),                                                              \
+     .arg = "FILE",                                                                                \
+     .help = "prompts with answers (as for grpo) that the model answers at every evaluation; "     \
+             "their mean reward then decides what is best",                                        \
+     .group = "Answers"},                                                                          \
+        CMD_OPT_REWARD(args, reward), CMD_OPT_MAX_TOKENS(args, max_tok), {                         \
+        .name = "check-prompts", .type = MK_OPT_I64, .offset = offsetof(args, n_check),            \
+        .dflt = "0", .min = 0, .max = 1 << 30, .arg = "N", .help = "of them; 0: all"               \
+    }
 
 #define OPT_EPOCHS                                                                                 \
     {                                                                                              \
@@ -16,9 +31,10 @@ typedef struct {
         .group = "Method"                                                                          \
     }
 
-static const mk_opt sft_opts[] = {CMD_OPT_TRAIN(args, t), OPT_EPOCHS};
+static const mk_opt sft_opts[] = {CMD_OPT_TRAIN(args, t), OPT_CHECK, OPT_EPOCHS};
 static const mk_opt pretrain_opts[] = {
     CMD_OPT_TRAIN(args, t),
+    OPT_CHECK,
     OPT_EPOCHS,
     {.name = "config",
      .type = MK_OPT_STR,
@@ -71,25 +87,62 @@ static mk_status show_time(const cmd_train_args *a, mk_supervised *s, mk_err *er
     return MK_OK;
 }
 
-static mk_status train(cmd_training *t, cmd_train_args *a, const mk_method *method, mk_err *err) {
-    bool stop = false;
+static void add_epochs(cmd_train_args *a, const mk_supervised *s) {
+    if (a->steps == 0) {
+        int64_t n = mk_supervised_n_batch(s) * (a->epochs ? a->epochs : 1);
+        a->steps = (n + a->accum - 1) / a->accum;
+    }
+}
+
+// The model answers prompts at evaluations.
+typedef struct {
+    mk_data *data;
+    mk_rewards *rewards;
+    mk_samples *answers;
+} checks;
+
+static mk_status open_checks(checks *c, const cmd_training *t, const args *a, mk_err *err) {
+    if (a->check.n == 0) {
+        return MK_OK;
+    }
+    MK_TRY(cmd_make_rewards(&a->reward, &c->rewards, err));
+    MK_TRY(cmd_read_data(&a->t.data, t->llm, MK_DATA_RL, a->check.items, (int)a->check.n, &c->data,
+                         err));
+    int64_t n_seq = t->trainer_opts.n_seq;
+    mk_samples_opts o = {.engine = mk_trainer_engine(t->trainer),
+                         .tokenizer = mk_llm_tokenizer(t->llm),
+                         .rewards = c->rewards,
+                         .n_seq = n_seq,
+                         .n_prompt = n_seq,
+                         .group = 1,
+                         .max_tok = a->max_tok};
+    return mk_samples_create(&o, &c->answers, err);
+}
+
+static void close_checks(checks *c) {
+    mk_samples_destroy(c->answers);
+    mk_data_destroy(c->data);
+    mk_rewards_destroy(c->rewards);
+}
+
+static mk_status learn(cmd_training *t, args *a, const mk_method *method, const checks *c,
+                       bool stop, mk_err *err) {
+    static const char *const extra[] = {"accuracy", "imbalance", NULL};
     mk_supervised *s = NULL;
-    MK_TRY(cmd_training_plan(t, method->name, &stop, err));
     mk_supervised_opts o = {.trainer = t->trainer,
                             .data = t->data,
                             .eval = t->eval,
                             .n_row = t->trainer_opts.n_row,
                             .n_seq = t->trainer_opts.n_seq,
-                            .n_accum = a->accum,
-                            .seed = (uint64_t)a->seed,
-                            .shuffle = a->shuffle};
+                            .n_accum = a->t.accum,
+                            .seed = (uint64_t)a->t.seed,
+                            .shuffle = a->t.shuffle,
+                            .answers = c->answers,
+                            .check = c->data,
+                            .n_check = a->n_check};
     MK_TRY(mk_supervised_create(&o, &s, err));
-    if (a->steps == 0) {
-        int64_t n = mk_supervised_n_batch(s) * (a->epochs ? a->epochs : 1);
-        a->steps = (n + a->accum - 1) / a->accum;
-    }
-    static const char *const extra[] = {"imbalance", NULL};
-    mk_status st = show_time(a, s, err);
+    add_epochs(&a->t, s);
+    mk_status st = show_time(&a->t, s, err);
     if (st == MK_OK && !stop) {
         json_t *recipe = json_object();
         st = cmd_training_run(t, method, s, recipe, extra, err);
@@ -99,6 +152,18 @@ static mk_status train(cmd_training *t, cmd_train_args *a, const mk_method *meth
     return st;
 }
 
+static mk_status train(cmd_training *t, args *a, const mk_method *method, mk_err *err) {
+    bool stop = false;
+    checks c = {0};
+    MK_TRY(cmd_training_plan(t, method->name, &stop, err));
+    mk_status st = open_checks(&c, t, a, err);
+    st = st == MK_OK ? learn(t, a, method, &c, stop, err) : st;
+    close_checks(&c);
+    return st;
+}
+
+#define PROMPT_ROOM 64  // tokens of a prompt that is checked, beside --max-tokens
+
 static mk_status run(const mk_opt_spec *spec, const mk_method *method, mk_data_kind kind, int argc,
                      char *const *argv, mk_err *err) {
     args a = {0};
@@ -107,8 +172,9 @@ static mk_status run(const mk_opt_spec *spec, const mk_method *method, mk_data_k
     if (st == MK_OK && !r.help) {
         cmd_training t = {0};
         cmd_training_needs needs = {.kind = kind, .eval_kind = kind};
+        needs.at_least = a.check.n > 0 ? a.max_tok + PROMPT_ROOM : 0;
         st = cmd_training_open(&t, &a.t, &needs, r.args, r.n_args, err);
-        st = st == MK_OK ? train(&t, &a.t, method, err) : st;
+        st = st == MK_OK ? train(&t, &a, method, err) : st;
         cmd_training_close(&t);
     }
     mk_opt_free(spec, &a, &r);

@@ -430,20 +430,9 @@ static mk_status evaluate(void *m, int64_t number, double *score, json_t *log, m
         *score = -json_number_value(json_object_get(log, "reward"));
         return MK_OK;
     }
-    int64_t n = mk_data_n_sample(g->o.eval), which[EVAL_PROMPTS];
-    n = g->o.n_eval > 0 && g->o.n_eval < n ? g->o.n_eval : n;
-    double sum = 0;
-    for (int64_t at = 0; at < n; at += EVAL_PROMPTS) {
-        int64_t part = n - at < EVAL_PROMPTS ? n - at : EVAL_PROMPTS;
-        for (int64_t i = 0; i < part; i++) {
-            which[i] = at + i;
-        }
-        MK_TRY(mk_samples_draw(g->greedy, g->o.eval, which, part, 0, err));
-        for (int64_t i = 0; i < part; i++) {
-            sum += g->greedy->reward[i];
-        }
-    }
-    *score = -sum / (double)(n > 0 ? n : 1);
+    double mean = 0;
+    MK_TRY(mk_samples_mean(g->greedy, g->o.eval, g->o.n_eval, 0, &mean, err));
+    *score = -mean;
     json_object_set_new(log, "accuracy", json_real(-*score));
     return MK_OK;
 }

@@ -152,3 +152,25 @@ mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *whi
     }
     return MK_OK;
 }
+
+#define AT_ONCE 256
+
+mk_status mk_samples_mean(mk_samples *s, const mk_data *data, int64_t n, uint64_t seed,
+                          double *mean, mk_err *err) {
+    int64_t all = mk_data_n_sample(data), which[AT_ONCE],
+            most = s->o.n_prompt < AT_ONCE ? s->o.n_prompt : AT_ONCE;
+    double sum = 0;
+    n = n > 0 && n < all ? n : all;
+    for (int64_t at = 0; at < n; at += most) {
+        int64_t part = n - at < most ? n - at : most;
+        for (int64_t i = 0; i < part; i++) {
+            which[i] = at + i;
+        }
+        MK_TRY(mk_samples_draw(s, data, which, part, seed, err));
+        for (int64_t i = 0; i < s->n; i++) {
+            sum += s->reward[i];
+        }
+    }
+    *mean = n > 0 ? sum / (double)(n * s->o.group) : 0;
+    return MK_OK;
+}

@@ -46,4 +46,8 @@ void mk_samples_destroy(mk_samples *s);
 mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *which,
                           int64_t n_prompt, uint64_t seed, mk_err *err) MK_WARN_UNUSED;
 
+// Mean reward over the first n samples of `data` (0: all), one draw of the whole group each.
+mk_status mk_samples_mean(mk_samples *s, const mk_data *data, int64_t n, uint64_t seed,
+                          double *mean, mk_err *err) MK_WARN_UNUSED;
+
 #endif

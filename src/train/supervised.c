@@ -127,14 +127,7 @@ mk_status mk_supervised_measure(mk_supervised *s, double *seconds, mk_err *err) 
     return st == MK_OK ? mk_batcher_seek(s->batcher, 0, 0, err) : st;
 }
 
-static mk_status evaluate(void *m, int64_t number, double *score, json_t *log, mk_err *err) {
-    mk_supervised *s = m;
-    (void)number;
-    if (!s->eval) {
-        json_t *loss = json_object_get(log, "loss");
-        *score = json_number_value(loss);
-        return MK_OK;
-    }
+static mk_status held_out_loss(mk_supervised *s, double *score, json_t *log, mk_err *err) {
     double sum = 0, weight = 0;
     MK_TRY(mk_batcher_seek(s->eval, 0, 0, err));
     mk_data_batch b = {0};
@@ -152,6 +145,22 @@ static mk_status evaluate(void *m, int64_t number, double *score, json_t *log, m
     } while (!b.last);
     *score = weight > 0 ? sum / weight : 0;
     json_object_set_new(log, "eval_loss", json_real(*score));
+    return MK_OK;
+}
+
+static mk_status evaluate(void *m, int64_t number, double *score, json_t *log, mk_err *err) {
+    mk_supervised *s = m;
+    (void)number;
+    *score = json_number_value(json_object_get(log, "loss"));
+    if (s->eval) {
+        MK_TRY(held_out_loss(s, score, log, err));
+    }
+    if (s->o.check) {
+        double mean = 0;
+        MK_TRY(mk_samples_mean(s->o.answers, s->o.check, s->o.n_check, 0, &mean, err));
+        json_object_set_new(log, "accuracy", json_real(mean));
+        *score = -mean;
+    }
     return MK_OK;
 }
 

@@ -7,6 +7,7 @@
 
 #include "train/batcher.h"
 #include "train/run.h"
+#include "train/samples.h"
 
 typedef struct mk_supervised mk_supervised;
 
@@ -18,6 +19,11 @@ typedef struct {
     int64_t n_accum;       // batches in a step; at least 1
     uint64_t seed;
     bool shuffle;
+    // Evaluations also let the model answer: greedy completions of the first n_check prompts (0:
+    // all) of `check` (rl data), rewarded.  NULL: they do not.  The score is then their mean.
+    mk_samples *answers;
+    const mk_data *check;
+    int64_t n_check;
 } mk_supervised_opts;
 
 // Errors: those of mk_batcher_create.
@@ -26,7 +32,7 @@ mk_status mk_supervised_create(const mk_supervised_opts *o, mk_supervised **out,
 void mk_supervised_destroy(mk_supervised *s);
 
 // To be run with the object as method_arg.  Logs loss, tokens, targets, epoch; evaluations
-// eval_loss.
+// eval_loss and accuracy.
 extern const mk_method mk_method_sft, mk_method_pretrain;
 
 // For plans: batches of one epoch; and the time of one update, measured on the first batch.  That
