@@ -13,6 +13,7 @@
     X(sft, "fine-tunes a model on conversations")                                                  \
     X(grpo, "teaches a model by trying: rewards from rules")                                       \
     X(score, "how often a model is right, by the same rules")                                      \
+    X(export, "the model of a checkpoint as a folder")                                             \
     X(preview, "shows samples, what is learned of them, and counts")
 
 #define X(name, about)                                                                             \

@@ -368,7 +368,7 @@ mk_status cmd_training_run(cmd_training *t, const mk_method *method, void *metho
                   .eval_every = a->eval_every,
                   .save_every = a->save_every,
                   .keep_last = a->keep,
-                  .keep_best = a->eval.n > 0 ? 1 : 0,
+                  .keep_best = 1,
                   .patience = a->patience,
                   .recipe = recipe,
                   .progress = on_progress,

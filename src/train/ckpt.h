@@ -71,6 +71,10 @@ char *mk_ckpt_name(const char *dir, int64_t step);  // path of the file of a ste
 // Errors: MK_ENOTFOUND (there is none), MK_EIO (the folder), MK_ECORRUPT (all are damaged).
 mk_status mk_ckpt_latest(const char *dir, mk_ckpt **out, mk_err *err) MK_WARN_UNUSED;
 
+// Opens the one with the best score, the newest of equals.  Errors: MK_ENOTFOUND (none has a
+// score), those of mk_ckpt_open.
+mk_status mk_ckpt_best(const char *dir, mk_ckpt **out, mk_err *err) MK_WARN_UNUSED;
+
 // Step and score of a file from its header alone (run is NULL).  Errors: MK_ENOTFOUND, MK_EIO,
 // MK_ECORRUPT, MK_EUNSUPPORTED.
 mk_status mk_ckpt_peek(const char *path, mk_ckpt_head *head, mk_err *err) MK_WARN_UNUSED;

@@ -169,8 +169,9 @@ static void choose(file *f, size_t n, int64_t n_last, int64_t n_best) {
     }
 }
 
-static mk_status prune_files(const char *dir, const int64_t *step, size_t n, int64_t n_last,
-                             int64_t n_best, mk_err *err) {
+// Steps and scores of all files; mk_free.
+static mk_status read_heads(const char *dir, const int64_t *step, size_t n, file **out,
+                            mk_err *err) {
     file *f = mk_try_alloc(n > 0 ? n : 1, sizeof *f);
     if (f == NULL) {
         return MK_FAIL(err, MK_ENOMEM, "%s: no memory for the list of checkpoints", dir);
@@ -183,6 +184,39 @@ static mk_status prune_files(const char *dir, const int64_t *step, size_t n, int
         f[i].score = head.score;
         mk_free(path);
     }
+    *out = f;
+    return MK_OK;
+}
+
+static mk_status open_best(const char *dir, const int64_t *step, size_t n, mk_ckpt **out,
+                           mk_err *err) {
+    file *f = NULL;
+    MK_TRY(read_heads(dir, step, n, &f, err));
+    const file *best = best_of(f, n);
+    mk_status st = best != NULL ? open_step(dir, best->step, out, err)
+                                : MK_FAIL(err, MK_ENOTFOUND,
+                                          "%s: no checkpoint with an evaluation there", dir);
+    mk_free(f);
+    return st;
+}
+
+mk_status mk_ckpt_best(const char *dir, mk_ckpt **out, mk_err *err) {
+    *out = NULL;
+    mk_buf b;
+    mk_buf_init(&b, SIZE_MAX - 1);
+    mk_status st = list_steps(dir, false, &b, err);
+    if (st == MK_OK) {
+        st = open_best(dir, (const int64_t *)(const void *)b.data, b.len / sizeof(int64_t), out,
+                       err);
+    }
+    mk_buf_free(&b);
+    return st;
+}
+
+static mk_status prune_files(const char *dir, const int64_t *step, size_t n, int64_t n_last,
+                             int64_t n_best, mk_err *err) {
+    file *f = NULL;
+    MK_TRY(read_heads(dir, step, n, &f, err));
     choose(f, n, n_last, n_best);
     mk_status st = MK_OK;
     for (size_t i = 0; i < n && st == MK_OK; i++) {

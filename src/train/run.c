@@ -14,9 +14,9 @@
 
 typedef struct {
     const mk_run *r;
-    int64_t step;  // done
-    double best;
-    int64_t n_worse;  // evaluations since the best
+    int64_t step;        // done
+    double best, score;  // score: of the evaluation at this step, or NaN
+    int64_t n_worse;     // evaluations since the best
     FILE *log;
     bool due, asked;  // to save; to stop: both wait until the method is whole
 } state;
@@ -98,7 +98,7 @@ static mk_status save(state *s, mk_err *err) {
     if (!isnan(s->best)) {
         json_object_set_new(run, "best", json_real(s->best));
     }
-    mk_ckpt_head head = {s->step, s->n_worse == 0 ? s->best : NAN, run};
+    mk_ckpt_head head = {s->step, s->score, run};
     char *path = mk_ckpt_name(s->r->dir, s->step);
     mk_status st = mk_ckpt_write(path, &head, list, n, err);
     mk_free(path);
@@ -173,11 +173,11 @@ static mk_status resume(state *s, mk_err *err) {
 // --- the loop ------------------------------------------------------------------------------------
 
 static mk_status evaluate(state *s, json_t *log, mk_err *err) {
-    double score = NAN;
-    MK_TRY(s->r->method->evaluate(s->r->method_arg, s->step, &score, log, err));
-    bool better = isnan(s->best) || score < s->best;
-    s->best = better ? score : s->best;
+    MK_TRY(s->r->method->evaluate(s->r->method_arg, s->step, &s->score, log, err));
+    bool better = isnan(s->best) || s->score < s->best;
+    s->best = better ? s->score : s->best;
     s->n_worse = better ? 0 : s->n_worse + 1;
+    s->due = s->due || (better && s->r->keep_best > 0);
     return MK_OK;
 }
 
@@ -206,6 +206,7 @@ static mk_status one_step(state *s, bool *stop, mk_err *err) {
     st = st == MK_OK ? update(s, g_scale, log, err) : st;
     if (st == MK_OK) {
         s->step++;
+        s->score = NAN;
         json_object_set_new(log, "seconds", json_real((double)(mk_now_ns() - begin) / 1e9));
         bool last = s->step >= r->schedule.n_step;
         mk_run_progress p = {s->step, r->schedule.n_step, log, false};

@@ -40,7 +40,9 @@ def data(tmp_path_factory):
     d = tmp_path_factory.mktemp("data")
     for name, cfg in CONFIGS.items():
         (d / f"{name}.json").write_text(json.dumps(cfg))
-    for out, args in (("sft.jsonl", ["--n", "600"]), ("rest.jsonl", ["--n", "30", "--seed", "9"]), ("rl.jsonl", ["--n", "40", "--format", "rl"])):
+    files = {"sft.jsonl": ["--n", "600"], "rest.jsonl": ["--n", "30", "--seed", "9"],
+             "rl.jsonl": ["--n", "40", "--format", "rl"]}
+    for out, args in files.items():
         subprocess.run([PUZZLES, *args, "--out", d / out], check=True)
     return d
 
@@ -70,15 +72,21 @@ def test_a_new_model_learns_and_speaks(minke, data, tmp_path, name):
 
 
 def test_evaluations_measure_loss_and_answers(minke, data, tmp_path):
-    extra = ["--eval", data / "rest.jsonl", "--check", data / "rl.jsonl", "--check-prompts", 8, "--reward", "length:max=64,"
-             "soft=60", "--max-tokens", 64, "--eval-every", 5]
+    extra = ["--eval", data / "rest.jsonl", "--check", data / "rl.jsonl", "--check-prompts", 8, "--reward",
+             "length:max=64,soft=60", "--max-tokens", 64, "--eval-every", 5]
     r = minke(*pretrain(data, tmp_path / "run", steps=12, extra=extra))
     assert r.returncode == 0, r.stderr
     found = {x["step"]: (x["eval_loss"], x["accuracy"]) for x in log(tmp_path / "run") if "eval_loss" in x}
     assert list(found) == [5, 10, 12]
     assert found[12][0] < found[5][0] and all(-1 <= a <= 0 for _, a in found.values())
-    # the best of the evaluations is kept beside the newest
-    assert len(list((tmp_path / "run").glob("ckpt-*.mkt"))) >= 2
+    # the last checkpoint is the model of the run, the best may be another
+    for extra in ([], ["--best"], ["--step", 12]):
+        r = minke("train", "export", tmp_path / "run", "-o", tmp_path / "out", *extra)
+        assert r.returncode == 0, r.stderr
+        same = (tmp_path / "out" / "model.safetensors").read_bytes() == weights(tmp_path / "run")
+        assert same or extra == ["--best"]
+    r = minke("train", "export", tmp_path / "run", "--step", 1)
+    assert r.returncode == 2 and "ckpt-00000001.mkt" in r.stderr
 
 
 def test_threads_change_nothing(minke, data, tmp_path):
