@@ -135,6 +135,15 @@ def test_interrupt_saves_and_goes_on(minke, data, tmp_path):
     assert list((tmp_path / "run").glob("ckpt-*.mkt"))
 
 
+def test_a_loss_that_is_no_number_stops_the_run(minke, data, tmp_path):
+    assert minke(*pretrain(data, tmp_path / "run", extra=["--dry-run", "--json"])).returncode == 0
+    file = tmp_path / "run" / "start" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\xc0\x7f")
+    r = minke(*pretrain(data, tmp_path / "run"))
+    assert r.returncode == 1 and "step 1" in r.stderr and "not" in r.stderr
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_another_recipe_is_refused(minke, data, tmp_path):
     assert minke(*pretrain(data, tmp_path / "run", steps=2)).returncode == 0
     r = minke(*pretrain(data, tmp_path / "run", steps=4))
