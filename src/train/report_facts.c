@@ -99,17 +99,36 @@ static void fact_exact(const mk_rep_canvas *d, const mk_runlog *r, fact *f) {
     say(f, mk_rep_number(c->value[worst], MK_REP_PLAIN, text), about);
 }
 
-static void fact_tokens(const mk_rep_canvas *d, const mk_runlog *r, fact *f) {
-    (void)d;
-    const mk_curve *c = curve_of(r, "tokens");
-    char text[MK_REP_NUMBER];
+static double sum_of(const mk_curve *c) {
     double sum = 0;
     for (int64_t i = 0; c && i < c->n; i++) {
         sum += c->value[i];
     }
+    return sum;
+}
+
+static void fact_tokens(const mk_rep_canvas *d, const mk_runlog *r, fact *f) {
+    (void)d;
+    const mk_curve *c = curve_of(r, "tokens");
+    char text[MK_REP_NUMBER];
     if (c) {
-        say(f, mk_rep_number(sum, MK_REP_COUNT, text), "over all steps");
+        say(f, mk_rep_number(sum_of(c), MK_REP_COUNT, text), "over all steps");
     }
+}
+
+static void fact_time(const mk_rep_canvas *d, const mk_runlog *r, fact *f) {
+    (void)d;
+    const mk_curve *seconds = curve_of(r, "seconds"), *tokens = curve_of(r, "tokens");
+    char text[MK_REP_NUMBER], number[MK_REP_NUMBER], about[96] = "";
+    double time = sum_of(seconds);
+    if (!(time > 0)) {
+        return;
+    }
+    if (tokens) {
+        (void)snprintf(about, sizeof about, "%s tokens/s",
+                       mk_rep_number(sum_of(tokens) / time, MK_REP_COUNT, number));
+    }
+    say(f, mk_rep_time(time, text), about);
 }
 
 static void fact_method(const mk_rep_canvas *d, const mk_runlog *r, fact *f) {
@@ -133,10 +152,15 @@ typedef struct {
     void (*get)(const mk_rep_canvas *d, const mk_runlog *r, fact *f);
 } fact_row;
 static const fact_row facts[] = {
-    {"Method", fact_method},          {"Steps", fact_steps},
-    {"Reward", fact_reward},          {"Loss", fact_loss},
-    {"Held-out loss", fact_held_out}, {"Accuracy", fact_accuracy},
-    {"Tokens", fact_tokens},          {"max |\xCE\x94 log p|", fact_exact},
+    {"Method", fact_method},
+    {"Steps", fact_steps},
+    {"Reward", fact_reward},
+    {"Loss", fact_loss},
+    {"Held-out loss", fact_held_out},
+    {"Accuracy", fact_accuracy},
+    {"Tokens", fact_tokens},
+    {"Time", fact_time},
+    {"max |\xCE\x94 log p|", fact_exact},
 };
 #define N_FACT (sizeof facts / sizeof facts[0])
 

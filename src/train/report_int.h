@@ -27,6 +27,7 @@ typedef enum {
 } mk_rep_unit;
 
 const char *mk_rep_number(double v, mk_rep_unit u, char out[MK_REP_NUMBER]);
+const char *mk_rep_time(double seconds, char out[MK_REP_NUMBER]);  // "45 s", "2 h 05 min"
 // At an axis that ends at `top`, shorter: "1.5", "20k", "25%".
 const char *mk_rep_tick(double v, double top, mk_rep_unit u, char out[MK_REP_NUMBER]);
 // The smallest of 1, 2, 2.5, 5 times a power of ten that cuts `range` into at most n parts.

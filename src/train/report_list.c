@@ -55,6 +55,7 @@ static const known table[] = {
     {.field = "tokens", .title = "Tokens per step", .in = MK_REP_OPTIMISER, .u = MK_REP_COUNT},
     {.field = "targets", .title = "Trained tokens per step", .note = "those that count in the loss",
      .in = MK_REP_OPTIMISER, .u = MK_REP_COUNT},
+    {.field = "seconds", .title = "Seconds per step", .in = MK_REP_OPTIMISER},
     {.field = "epoch", .title = "Epoch", .note = "passes over the data", .in = MK_REP_OPTIMISER,
      .kind = MK_REP_EXACT},
 };

@@ -81,6 +81,24 @@ const char *mk_rep_number(double v, mk_rep_unit u, char out[MK_REP_NUMBER]) {
     return out;
 }
 
+const char *mk_rep_time(double seconds, char out[MK_REP_NUMBER]) {
+    if (seconds < 99.5) {
+        (void)snprintf(out, MK_REP_NUMBER, "%.*f" THIN_SPACE "s", seconds < 9.95, seconds);
+        return out;
+    }
+    if (seconds > 1e12) {
+        return mk_rep_number(seconds, MK_REP_PLAIN, out);
+    }
+    int64_t minutes = (int64_t)(seconds / 60 + 0.5);
+    if (minutes < 60) {
+        (void)snprintf(out, MK_REP_NUMBER, "%lld" THIN_SPACE "min", (long long)minutes);
+    } else {
+        (void)snprintf(out, MK_REP_NUMBER, "%lld" THIN_SPACE "h %02lld" THIN_SPACE "min",
+                       (long long)(minutes / 60), (long long)(minutes % 60));
+    }
+    return out;
+}
+
 const char *mk_rep_tick(double v, double top, mk_rep_unit u, char out[MK_REP_NUMBER]) {
     static const prefix short_prefixes[] = {
         {1e12, 1e12, "T"}, {1e9, 1e9, "G"}, {1e6, 1e6, "M"}, {1e4, 1e3, "k"}, {0, 1, ""}};

@@ -111,10 +111,12 @@ static mk_status write_record(mk_tb *t, mk_err *err) {
 }
 
 // Fields of every event; what is 0 is not written, it is the default.
-static void begin_event(mk_tb *t, int64_t step) {
+static void begin_event(mk_tb *t, int64_t step, double wall_time) {
     mk_buf_clear(&t->event);
+    if (wall_time != 0) {
+        put_double(&t->event, 1, wall_time);
+    }
     if (step != 0) {
-        put_double(&t->event, 1, (double)step);
         put_key(&t->event, 2, VARINT);
         put_varint(&t->event, (uint64_t)step);
     }
@@ -128,7 +130,7 @@ mk_status mk_tb_open(const char *path, mk_tb **out, mk_err *err) {
     mk_buf_init(&t->value, MAX_EVENT);
     mk_status st = mk_writer_open(path, &t->w, err);
     if (st == MK_OK) {
-        begin_event(t, 0);
+        begin_event(t, 0, 0);
         put_bytes(&t->event, 3, version, sizeof version - 1);
         st = write_record(t, err);
     }
@@ -140,7 +142,8 @@ mk_status mk_tb_open(const char *path, mk_tb **out, mk_err *err) {
     return MK_OK;
 }
 
-mk_status mk_tb_add(mk_tb *t, int64_t step, const mk_tb_scalar *s, int64_t n, mk_err *err) {
+mk_status mk_tb_add(mk_tb *t, int64_t step, double wall_time, const mk_tb_scalar *s, int64_t n,
+                    mk_err *err) {
     mk_buf_clear(&t->summary);
     for (int64_t i = 0; i < n; i++) {
         mk_buf_clear(&t->value);
@@ -148,7 +151,7 @@ mk_status mk_tb_add(mk_tb *t, int64_t step, const mk_tb_scalar *s, int64_t n, mk
         put_float(&t->value, 2, s[i].value);
         put_bytes(&t->summary, 1, t->value.data, t->value.len);
     }
-    begin_event(t, step);
+    begin_event(t, step, wall_time);
     put_bytes(&t->event, 5, t->summary.data, t->summary.len);
     return write_record(t, err);
 }
@@ -196,14 +199,29 @@ static int64_t next_step(const mk_runlog *r, int64_t *at, int64_t *step, mk_tb_s
     return n;
 }
 
+// Moves the clock to a step.
+static double wall_time(const mk_curve *seconds, int64_t *at, int64_t step, double now) {
+    if (!seconds) {
+        return (double)step;
+    }
+    for (; *at < seconds->n && seconds->step[*at] <= step; ++*at) {
+        now += seconds->value[*at];
+    }
+    return now;
+}
+
 mk_status mk_tb_write_run(const mk_runlog *r, const char *path, int64_t *n_event, mk_err *err) {
     int64_t at[MK_RUNLOG_MAX_CURVE] = {0}, step, n;
     mk_tb_scalar s[MK_RUNLOG_MAX_CURVE];
+    const mk_curve *seconds = mk_runlog_find(r, "seconds");
+    int64_t clock_at = 0;
+    double now = 0;
     mk_tb *t = NULL;
     *n_event = 0;
     mk_status st = mk_tb_open(path, &t, err);
     while (st == MK_OK && (n = next_step(r, at, &step, s)) > 0) {
-        st = mk_tb_add(t, step, s, n, err);
+        now = wall_time(seconds, &clock_at, step, now);
+        st = mk_tb_add(t, step, now, s, n, err);
         ++*n_event;
     }
     if (st == MK_OK) {

@@ -8,8 +8,7 @@
 //   Summary  1 value Value, repeated
 //   Value    1 tag string         2 simple_value float
 //
-// The first event says "brain.Event:2".  A name of a file must contain "tfevents".  Logs have no
-// times: the wall time of an event is its step, in seconds, so the bytes depend on the log alone.
+// The first event says "brain.Event:2".  A name of a file must contain "tfevents".
 #ifndef MK_TRAIN_TBEVENTS_H
 #define MK_TRAIN_TBEVENTS_H
 
@@ -25,13 +24,15 @@ typedef struct {
 typedef struct mk_tb mk_tb;
 // Begins the file; it is whole or not there (mk_writer).  Errors: MK_EIO, MK_ENOTFOUND.
 mk_status mk_tb_open(const char *path, mk_tb **out, mk_err *err) MK_WARN_UNUSED;
-// One event.  Errors: MK_EIO, MK_ENOMEM.
-mk_status mk_tb_add(mk_tb *t, int64_t step, const mk_tb_scalar *s, int64_t n,
+// One event; wall_time in seconds since 1970.  Errors: MK_EIO, MK_ENOMEM.
+mk_status mk_tb_add(mk_tb *t, int64_t step, double wall_time, const mk_tb_scalar *s, int64_t n,
                     mk_err *err) MK_WARN_UNUSED;
 mk_status mk_tb_commit(mk_tb *t, mk_err *err) MK_WARN_UNUSED;  // frees t whatever happens
 void mk_tb_abort(mk_tb *t);                                    // frees t; NULL is fine
 
-// All curves of a run, an event for each step; *n_event: how many.
+// All curves of a run, an event for each step; *n_event: how many.  A log knows how long a step
+// took but not when it was: wall times count from 0 the "seconds" of the log, without these the
+// steps.
 mk_status mk_tb_write_run(const mk_runlog *r, const char *path, int64_t *n_event,
                           mk_err *err) MK_WARN_UNUSED;
 

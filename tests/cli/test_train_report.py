@@ -3,6 +3,7 @@
 The run in report-run/ has hostile names and texts, lines that are no JSON, and ends in half a line.
 """
 import html.parser
+import itertools
 import json
 import math
 import os
@@ -130,6 +131,8 @@ def test_page_says_what_the_log_says(report):
         assert field in page.text["h3"], field
     assert "Spread of the reward 0.4" in page.text["constants"] and "Truncated 0" in page.text["constants"]
     assert "2 lines of the log could not be read" in page.text["trouble"] and "half written" in page.text["trouble"]
+    speed = f"{sum(r['tokens'] for r in rows) / sum(r['seconds'] for r in rows):.4g}"
+    assert f"Time27\u202fs{speed} tokens/s" in page.text["tiles"].replace("\n", "")
     assert "max |\u0394 log p|" in page.text["good"] and "all 12 steps" in page.text["good"]
 
 
@@ -239,7 +242,7 @@ def events(path):
     assert first == {3: b"brain.Event:2"}
     for event in rest:
         scalars = [dict(fields(v)) for k, v in fields(event[5]) if k == 1]
-        yield event.get(2, 0), {s.get(1, b"").decode(): s[2] for s in scalars}
+        yield event.get(2, 0), event.get(1, 0), {s.get(1, b"").decode(): s[2] for s in scalars}
 
 
 def test_event_files(minke, tmp_path):
@@ -251,8 +254,10 @@ def test_event_files(minke, tmp_path):
     assert sorted(os.listdir(out)) == ["report-run", "report-run-2"] and p.stdout.count(": 12 events\n") == 2
     (path,) = (out / "report-run").iterdir()
     assert "tfevents" in path.name
-    want = [(r["step"], {k: struct.unpack("f", struct.pack("f", v))[0] for k, v in r.items() if k != "step"})
-            for r in log_of(RUN)]
+    rows = log_of(RUN)
+    clock = list(itertools.accumulate(r["seconds"] for r in rows))
+    want = [(r["step"], t, {k: struct.unpack("f", struct.pack("f", v))[0] for k, v in r.items() if k != "step"})
+            for r, t in zip(rows, clock)]
     assert list(events(path)) == want
     assert not (RUN / "report.html").exists(), "a page only when it is asked for"
 

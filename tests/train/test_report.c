@@ -45,6 +45,11 @@ static void numbers_are_short(void **state) {
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         assert_string_equal(mk_rep_number(row[i].v, row[i].u, text), row[i].text);
     }
+    assert_string_equal(mk_rep_time(0.25, text), "0.2\xE2\x80\xAFs");
+    assert_string_equal(mk_rep_time(45.2, text), "45\xE2\x80\xAFs");
+    assert_string_equal(mk_rep_time(600, text), "10\xE2\x80\xAFmin");
+    assert_string_equal(mk_rep_time(3599, text), "1\xE2\x80\xAFh 00\xE2\x80\xAFmin");
+    assert_string_equal(mk_rep_time(1e100, text), "1e100");
     assert_string_equal(mk_rep_tick(20000, 50000, MK_REP_COUNT, text), "20k");
     assert_string_equal(mk_rep_tick(0.75, 1, MK_REP_SHARE, text), "75%");
     assert_string_equal(mk_rep_tick(0.002, 0.002, MK_REP_PLAIN, text), "2e-3");

@@ -42,12 +42,12 @@ static mk_status write_events(mk_tb *t, mk_err *err) {
     tag[200] = 0;
     const mk_tb_scalar two[] = {{"loss", -1.5}, {"reward/</script>\xC3\xA4", 3.14159}},
                        large[] = {{tag, 3e38}, {"loss", 1e60}};
-    MK_TRY(mk_tb_add(t, 0, &(mk_tb_scalar){"loss", 0.0}, 1, err));
-    MK_TRY(mk_tb_add(t, 1, two, 2, err));
-    MK_TRY(mk_tb_add(t, 127, &(mk_tb_scalar){"lr", 1e-40}, 1, err));
-    MK_TRY(mk_tb_add(t, 128, large, 2, err));
-    MK_TRY(mk_tb_add(t, 300, &(mk_tb_scalar){"loss", 1.0 / 3}, 1, err));
-    return mk_tb_add(t, (int64_t)1 << 53, &(mk_tb_scalar){"", -2.0}, 1, err);
+    MK_TRY(mk_tb_add(t, 0, 0, &(mk_tb_scalar){"loss", 0.0}, 1, err));
+    MK_TRY(mk_tb_add(t, 1, 1, two, 2, err));
+    MK_TRY(mk_tb_add(t, 127, 127, &(mk_tb_scalar){"lr", 1e-40}, 1, err));
+    MK_TRY(mk_tb_add(t, 128, 128, large, 2, err));
+    MK_TRY(mk_tb_add(t, 300, 300, &(mk_tb_scalar){"loss", 1.0 / 3}, 1, err));
+    return mk_tb_add(t, (int64_t)1 << 53, 0x1p53, &(mk_tb_scalar){"", -2.0}, 1, err);
 }
 
 static mk_status write_file(void *arg, mk_err *err) {
