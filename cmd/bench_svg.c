@@ -6,7 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
-#include "base/utf8.h"
+#include "base/html.h"
 #include "cmd.h"
 
 #define MAX_PICTURE ((size_t)32 << 20)
@@ -33,21 +33,9 @@ static const char style[] =
 
 // --- text ----------------------------------------------------------------------------------------
 
-void svg_escape(mk_buf *b, const char *s) {
-    bool valid = mk_utf8_valid(s, strlen(s));
-    for (; *s; s++) {
-        unsigned char c = (unsigned char)*s;
-        if (strchr("&<>\"", c)) {
-            mk_buf_printf(b, "&#%d;", c);
-        } else if (c >= 0x20 && (valid || c < 0x80)) {
-            mk_buf_putc(b, *s);
-        }
-    }
-}
-
 void svg_text(mk_buf *b, double x, double y, const char *attrs, const char *text) {
     mk_buf_printf(b, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, attrs);
-    svg_escape(b, text);
+    mk_html_str(b, text);
     mk_buf_puts(b, "</text>\n");
 }
 
@@ -89,7 +77,7 @@ void svg_mark(mk_buf *b, int series, double x, double y, const char *title) {
     int k = series % N_COLOUR;
     snprintf(path, sizeof path, shape[k], x, y);
     mk_buf_printf(b, "<path class=\"f%d\" d=\"%s\"><title>", k, path);
-    svg_escape(b, title);
+    mk_html_str(b, title);
     mk_buf_puts(b, "</title></path>\n");
 }
 
@@ -129,7 +117,7 @@ void svg_begin(mk_buf *b, const char *title, int n_panel) {
                   "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
                   "viewBox=\"0 0 %.0f %.0f\" role=\"img\">\n<title>",
                   w, h, w, h);
-    svg_escape(b, title);
+    mk_html_str(b, title);
     mk_buf_printf(b, "</title>\n<style>%s</style>\n", style);
     mk_buf_printf(b, "<rect class=\"page\" width=\"%.0f\" height=\"%.0f\"/>\n", w, h);
     svg_text(b, MARGIN, TITLE_H - 8, "class=\"h\"", title);
@@ -201,7 +189,7 @@ static void html_table(const bench_plan *plan, mk_buf *b) {
         char name[BENCH_NAME_MAX];
         mk_buf_puts(b, "<th>");
         bench_peer_name(plan->peers[k], k, name);
-        svg_escape(b, name);
+        mk_html_str(b, name);
         mk_buf_puts(b, "</th>");
     }
     mk_buf_puts(b, "</tr>\n");
@@ -213,7 +201,7 @@ static void html_table(const bench_plan *plan, mk_buf *b) {
         char name[BENCH_NAME_MAX];
         bench_peer_name(plan->peers[k], k, name);
         mk_buf_printf(b, "<p>%s: <code>", name);
-        svg_escape(b, bench_peer_command(plan->peers[k]));
+        mk_html_str(b, bench_peer_command(plan->peers[k]));
         mk_buf_puts(b, "</code></p>\n");
     }
 }

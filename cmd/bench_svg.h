@@ -25,8 +25,6 @@ void svg_end(mk_buf *b);
 // Left upper corner of the i-th panel.
 void svg_place(int i, double *x, double *y);
 
-// Text with &, <, > and quotes made harmless, and what is no character of XML left out.
-void svg_escape(mk_buf *b, const char *s);
 void svg_text(mk_buf *b, double x, double y, const char *attrs, const char *text);
 void svg_line(mk_buf *b, const double from[2], const double to[2], const char *attrs);
 // The mark of a series (0 filled circle, then square, triangle, diamond, again) with a title.

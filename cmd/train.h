@@ -14,6 +14,7 @@
     X(grpo, "teaches a model by trying: rewards from rules")                                       \
     X(score, "how often a model is right, by the same rules")                                      \
     X(export, "the model of a checkpoint as a folder")                                             \
+    X(report, "one page with curves and samples of runs, or TensorBoard's files")                  \
     X(preview, "shows samples, what is learned of them, and counts")
 
 #define X(name, about)                                                                             \

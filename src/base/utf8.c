@@ -105,9 +105,7 @@ size_t mk_utf8_incomplete_tail(const char *p, size_t n) {
     return 0;
 }
 
-// C0, DEL, C1; line and paragraph separators; and the marks that reorder or hide text on a
-// terminal.
-static bool is_hostile(uint32_t cp) {
+bool mk_utf8_hostile(uint32_t cp) {
     return cp < 0x20 || (cp >= 0x7F && cp < 0xA0) || (cp >= 0x2028 && cp <= 0x202E) ||
            (cp >= 0x2066 && cp <= 0x2069) || cp == 0x200E || cp == 0x200F;
 }
@@ -117,7 +115,7 @@ void mk_utf8_make_printable(char *p, size_t n) {
         uint32_t cp;
         int len = mk_utf8_decode(p + i, n - i, &cp);
         size_t step = len < 1 ? 1 : (size_t)len;
-        if (len < 1 || is_hostile(cp)) {
+        if (len < 1 || mk_utf8_hostile(cp)) {
             memset(p + i, '?', step);
         }
         i += step;

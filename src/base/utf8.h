@@ -16,6 +16,9 @@ bool mk_utf8_valid(const char *p, size_t n);
 size_t mk_utf8_first_invalid(const char *p, size_t n);
 // Number of bytes at the end of p[0..n) that are the start of a character not yet complete (0..3).
 size_t mk_utf8_incomplete_tail(const char *p, size_t n);
+// Control characters (C0, DEL, C1), separators of lines and paragraphs, and the marks that reorder
+// or hide text.
+bool mk_utf8_hostile(uint32_t cp);
 // Replaces, in place, every byte of control characters, of marks that reorder text and of invalid
 // sequences by '?', so that text from outside cannot drive the terminal.  Newlines are replaced
 // too.

@@ -343,7 +343,7 @@ def test_chart_of_hostile_names(minke, golden, tmp_path):
     name.write_bytes((golden / "gguf/llama-q8_0.gguf").read_bytes())
     ok(minke("bench", "-m", name, *QUICK, "--chart", tmp_path / "c.html", "--json"))
     html = ET.fromstring((tmp_path / "c.html").read_text().replace("<!doctype html>", ""))
-    assert any("a<b>&\"'é\U0001f600.gguf" in (t.text or "") for t in html.iter(SVG + "text"))
+    assert any("a<b>&\"'\ufffdé\U0001f600.gguf" in (t.text or "") for t in html.iter(SVG + "text"))
 
 
 def test_chart_that_cannot_be_written(minke, tmp_path):
