@@ -2,6 +2,7 @@
 // prefixes, every sample in the order in which it was taken.
 #include <string.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 #include "bench.h"
 #include "cmd.h"
@@ -112,13 +113,13 @@ json_t *bench_object(const bench_plan *plan) {
         char name[BENCH_NAME_MAX];
         bench_peer_name(plan->peers[k], k, name);
         const char *cmd = bench_peer_command(plan->peers[k]);
-        json_array_append_new(cmds, json_pack("{s:s, s:o}", "peer", name, "command",
-                                              cmd_json_text(cmd, strlen(cmd))));
+        json_array_append_new(
+            cmds, json_pack("{s:s, s:o}", "peer", name, "command", mk_json_text(cmd, strlen(cmd))));
     }
     const mk_model *m = mk_llm_model(plan->llm);
     const char *name = mk_path_base(plan->model_path);
     return json_pack("{s:o, s:s, s:s, s:I, s:I, s:o, s:o, s:o}", "model",
-                     cmd_json_text(name, strlen(name)), "isa",
+                     mk_json_text(name, strlen(name)), "isa",
                      mk_kernels_name(mk_llm_kernels(plan->llm)), "cache_type", bench_kv_name(plan),
                      "repetitions", (json_int_t)plan->n_rep, "parameters",
                      (json_int_t)mk_model_n_param(m), "tests", tests, "limits", all, "peers", cmds);

@@ -14,6 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 #include "base/log.h"
 #include "model/pack_cache.h"
@@ -169,8 +170,8 @@ static json_t *facts(const char *dir, const char *name) {
     mk_status st = mk_packfile_open(path, &f, NULL);
     const char *model = f ? mk_packfile_get_head(f)->model : "";
     (void)stat(path, &s);
-    json_t *o = json_pack("{s:o, s:o, s:I, s:s}", "file", cmd_json_text(path, strlen(path)),
-                          "model", f ? cmd_json_text(model, strlen(model)) : json_null(), "bytes",
+    json_t *o = json_pack("{s:o, s:o, s:I, s:s}", "file", mk_json_text(path, strlen(path)), "model",
+                          f ? mk_json_text(model, strlen(model)) : json_null(), "bytes",
                           (json_int_t)s.st_size, "state", state_of(st, f));
     mk_packfile_close(f);
     mk_free(path);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 #include "base/log.h"
 
@@ -46,7 +47,7 @@ const mk_opt_spec cmd_chat_spec = {
 
 void chat_add(chat *c, const char *role, const char *text, size_t n) {
     json_array_append_new(c->messages,
-                          json_pack("{s:s, s:o}", "role", role, "content", cmd_json_text(text, n)));
+                          json_pack("{s:s, s:o}", "role", role, "content", mk_json_text(text, n)));
 }
 
 void chat_drop_last(chat *c) {
@@ -202,7 +203,7 @@ static void keep_answer(chat *c) {
     if (c->last.n_reasoning > 0) {
         json_t *m = json_array_get(c->messages, json_array_size(c->messages) - 1);
         json_object_set_new(m, "reasoning_content",
-                            cmd_json_text(c->last.reasoning, c->last.n_reasoning));
+                            mk_json_text(c->last.reasoning, c->last.n_reasoning));
     }
     count(c);
 }

@@ -149,7 +149,7 @@ static mk_status do_system(chat *c, const char *args, mk_err *err) {
     }
     json_array_insert_new(
         c->messages, 0,
-        json_pack("{s:s, s:o}", "role", "system", "content", cmd_json_text(args, strlen(args))));
+        json_pack("{s:s, s:o}", "role", "system", "content", mk_json_text(args, strlen(args))));
     return MK_OK;
 }
 

@@ -270,8 +270,6 @@ bool cmd_write_text(FILE *f, const char *text, size_t n);
 bool cmd_color(FILE *f);  // a terminal, and NO_COLOR is not set
 // One JSON value and a newline; takes the reference.
 mk_status cmd_print_json(json_t *v, bool pretty, mk_err *err) MK_WARN_UNUSED;
-// A JSON string of any bytes: what is not UTF-8 becomes U+FFFD.
-json_t *cmd_json_text(const char *p, size_t n);
 // MK_EIO if standard output could not be written (full disk); a closed pipe is no error.
 mk_status cmd_check_stdout(mk_err *err) MK_WARN_UNUSED;
 // "1.23 GB", "45.6 MB", "789 B"; decimal units.

@@ -219,23 +219,6 @@ mk_status cmd_print_json(json_t *v, bool pretty, mk_err *err) {
     return MK_OK;
 }
 
-json_t *cmd_json_text(const char *p, size_t n) {
-    if (mk_utf8_valid(p, n)) {
-        return json_stringn(p, n);
-    }
-    mk_buf b;
-    mk_buf_init(&b, CMD_INPUT_MAX);
-    for (size_t i = 0; i < n;) {
-        uint32_t cp;
-        int len = mk_utf8_decode(p + i, n - i, &cp);
-        mk_buf_utf8(&b, cp);
-        i += len > 0 ? (size_t)len : 1;
-    }
-    json_t *v = b.failed ? NULL : json_stringn(b.data, b.len);
-    mk_buf_free(&b);
-    return v;
-}
-
 // A pipe without a reader; what was not read is nobody's loss.
 static bool is_closed_pipe(int fd) {
     struct pollfd p = {.fd = fd, .events = POLLOUT};

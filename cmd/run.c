@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 #include "base/log.h"
 
@@ -118,8 +119,8 @@ typedef struct {
 static json_t *token_object(const mk_llm *llm, int32_t id, float logprob) {
     size_t n = 0;
     const char *piece = mk_tokenizer_piece(mk_llm_tokenizer(llm), id, &n);
-    return json_pack("{s:i, s:o, s:f}", "id", (int)id, "token",
-                     cmd_json_text(piece ? piece : "", n), "logprob", (double)logprob);
+    return json_pack("{s:i, s:o, s:f}", "id", (int)id, "token", mk_json_text(piece ? piece : "", n),
+                     "logprob", (double)logprob);
 }
 
 static void add_logprob(printer *p, const mk_event *ev) {
@@ -193,8 +194,8 @@ static json_t *answer_object(const mk_answer *a, json_t *logprobs) {
                                 per_second(a->n_prompt - a->n_cached, a->prompt_ms),
                                 "generation_tokens_per_second", per_second(made, a->generation_ms));
     json_t *o = json_pack(
-        "{s:o, s:o, s:o, s:s, s:o, s:o}", "text", cmd_json_text(a->text ? a->text : "", a->n_text),
-        "reasoning", cmd_json_text(a->reasoning ? a->reasoning : "", a->n_reasoning), "ids", ids,
+        "{s:o, s:o, s:o, s:s, s:o, s:o}", "text", mk_json_text(a->text ? a->text : "", a->n_text),
+        "reasoning", mk_json_text(a->reasoning ? a->reasoning : "", a->n_reasoning), "ids", ids,
         "finish_reason", mk_finish_name(a->finish), "usage", usage, "timings", timings);
     if (logprobs) {
         json_object_set(o, "logprobs", logprobs);

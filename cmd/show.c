@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 #include "format/packfile.h"
 
@@ -132,7 +133,7 @@ static json_t *special_id(const mk_tokenizer *t, int32_t id) {
     const char *p = id >= 0 ? mk_tokenizer_piece(t, id, &n) : NULL;
     return id < 0 ? json_null()
                   : json_pack("{s:i, s:o}", "id", (int)id, "token",
-                              cmd_json_text(p ? p : "", p ? n : 0));
+                              mk_json_text(p ? p : "", p ? n : 0));
 }
 
 static json_t *tokenizer(const mk_tokenizer *t) {
@@ -189,7 +190,7 @@ static json_t *types(const mk_source *src) {
 // The packed copy that run and chat would use, or null.
 static json_t *packed(const mk_packfile *f) {
     return f ? json_pack("{s:o, s:I}", "path",
-                         cmd_json_text(mk_packfile_path(f), strlen(mk_packfile_path(f))), "bytes",
+                         mk_json_text(mk_packfile_path(f), strlen(mk_packfile_path(f))), "bytes",
                          (json_int_t)mk_packfile_bytes(f))
              : json_null();
 }
@@ -203,7 +204,7 @@ static json_t *all_tensors(const mk_source *src) {
             json_array_append_new(shape, json_integer(v->shape[d]));
         }
         json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:I}", "name",
-                                              cmd_json_text(v->name, strlen(v->name)), "type",
+                                              mk_json_text(v->name, strlen(v->name)), "type",
                                               mk_dtype_get(v->dtype)->name, "shape", shape, "bytes",
                                               (json_int_t)v->n_bytes));
     }
@@ -217,7 +218,7 @@ static mk_status collect(const show_args *a, const mk_llm *llm, json_t **out, mk
     const char *path = mk_source_path(m->src);
     json_t *o = json_pack(
         "{s:o, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "path",
-        cmd_json_text(path, strlen(path)), "format",
+        mk_json_text(path, strlen(path)), "format",
         mk_source_is_gguf(m->src) ? "GGUF" : "Hugging Face folder", "file_bytes",
         (json_int_t)mk_model_file_bytes(m), "family", m->arch->name, "class",
         mk_source_arch(m->src), "parameters", (json_int_t)mk_model_n_param(m), "bytes_per_token",

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 
 typedef struct {
@@ -84,7 +85,7 @@ static mk_status decode(const mk_tokenizer *t, const tok_args *a, mk_err *err) {
                                  &text, &n, err);
     }
     if (st == MK_OK && a->json) {
-        st = cmd_print_json(json_pack("{s:o}", "text", cmd_json_text(text, n)), false, err);
+        st = cmd_print_json(json_pack("{s:o}", "text", mk_json_text(text, n)), false, err);
     } else if (st == MK_OK) {
         cmd_write_text(stdout, text, n);
         printf("\n");
@@ -96,7 +97,7 @@ static mk_status decode(const mk_tokenizer *t, const tok_args *a, mk_err *err) {
 
 // Text of a token on one line, in quotes.
 static void print_piece(const char *p, size_t n) {
-    json_t *v = cmd_json_text(p, n);
+    json_t *v = mk_json_text(p, n);
     (void)json_dumpf(v, stdout, JSON_ENCODE_ANY);
     json_decref(v);
 }
@@ -109,7 +110,7 @@ static mk_status print_ids(const mk_tokenizer *t, const tok_args *a, const mk_id
         const char *p = mk_tokenizer_piece(t, ids->data[i], &n);
         if (a->json) {
             json_array_append_new(list, json_integer(ids->data[i]));
-            json_array_append_new(tokens, cmd_json_text(p ? p : "", p ? n : 0));
+            json_array_append_new(tokens, mk_json_text(p ? p : "", p ? n : 0));
         } else if (a->ids_only) {
             printf("%s%d", i ? " " : "", ids->data[i]);
         } else {

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/json.h"
 #include "base/log.h"
 
 static mk_data_learn learn_of(const char *s) {
@@ -137,6 +138,6 @@ json_t *cmd_data_stats_json(const mk_data *d, const mk_data_stats *s) {
         json_object_set_new(o, rows[i].name, json_integer(rows[i].n));
     }
     json_object_set_new(o, "first_bad",
-                        s->n_bad ? cmd_json_text(s->first_bad, strlen(s->first_bad)) : json_null());
+                        s->n_bad ? mk_json_text(s->first_bad, strlen(s->first_bad)) : json_null());
     return o;
 }

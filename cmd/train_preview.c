@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/json.h"
 #include "base/alloc.h"
 #include "base/utf8.h"
 
@@ -136,7 +137,7 @@ static json_t *seq_json(const mk_tokenizer *t, const mk_data_seq *s) {
         size_t n = 0;
         const char *p = mk_tokenizer_piece(t, s->ids[i], &n);
         json_array_append_new(ids, json_integer(s->ids[i]));
-        json_array_append_new(tokens, cmd_json_text(p ? p : "", p ? n : 0));
+        json_array_append_new(tokens, mk_json_text(p ? p : "", p ? n : 0));
         json_array_append_new(mask, json_integer(s->mask[i]));
     }
     return json_pack("{s:o, s:o, s:o}", "ids", ids, "tokens", tokens, "mask", mask);
@@ -144,7 +145,7 @@ static json_t *seq_json(const mk_tokenizer *t, const mk_data_seq *s) {
 
 static json_t *sample_json(const mk_tokenizer *t, const mk_data *d, int64_t i) {
     mk_data_sample s = mk_data_get(d, i);
-    json_t *o = json_pack("{s:o, s:I, s:f, s:I}", "file", cmd_json_text(s.file, strlen(s.file)),
+    json_t *o = json_pack("{s:o, s:I, s:f, s:I}", "file", mk_json_text(s.file, strlen(s.file)),
                           "line", (json_int_t)s.line, "weight", (double)s.weight, "n_prompt",
                           (json_int_t)s.n_prompt);
     static const char *const pair[] = {"chosen", "rejected"};

@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/utf8.h"
 #include "base/file.h"
 
 // Far above any real tokenizer.json (200,000 objects, 500,000 pairs of merges).
@@ -240,4 +241,21 @@ static int add_part(const char *p, size_t n, void *arg) {
 void mk_json_add(mk_buf *b, const json_t *v) {
     (void)json_dump_callback(v, add_part, b,
                              JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+}
+
+json_t *mk_json_text(const char *p, size_t n) {
+    if (mk_utf8_valid(p, n)) {
+        return json_stringn(p, n);
+    }
+    mk_buf b;
+    mk_buf_init(&b, SIZE_MAX - 1);
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        int len = mk_utf8_decode(p + i, n - i, &cp);
+        mk_buf_utf8(&b, cp);
+        i += len > 0 ? (size_t)len : 1;
+    }
+    json_t *v = b.failed ? NULL : json_stringn(b.data, b.len);
+    mk_buf_free(&b);
+    return v;
 }

@@ -25,6 +25,8 @@ mk_status mk_json_parse(const char *text, size_t n, const char *what, json_t **o
 mk_status mk_json_file(const char *path, size_t max_bytes, json_t **out,
                        mk_err *err) MK_WARN_UNUSED;
 
+// A string of any bytes: what is not UTF-8 becomes U+FFFD.
+json_t *mk_json_text(const char *p, size_t n);
 // Appends a value in one line, reals with 9 digits; keys in the order they were set.
 void mk_json_add(mk_buf *b, const json_t *v);
 

@@ -227,8 +227,8 @@ static void log_samples(mk_grpo *g, int64_t step) {
         }
         json_t *o = json_object();
         json_object_set_new(o, "step", json_integer(step + 1));
-        json_object_set_new(o, "prompt", json_stringn(prompt, n));
-        json_object_set_new(o, "completion", json_stringn(s->text[i], s->n_text[i]));
+        json_object_set_new(o, "prompt", mk_json_text(prompt, n));
+        json_object_set_new(o, "completion", mk_json_text(s->text[i], s->n_text[i]));
         json_object_set_new(o, "reward", json_real(s->reward[i]));
         for (int64_t r = 0; r < n_reward; r++) {
             char name[128];
