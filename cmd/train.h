@@ -11,6 +11,7 @@
 #define CMD_TRAIN_METHODS(X)                                                                       \
     X(pretrain, "trains a new model, or goes on with one, on texts")                               \
     X(sft, "fine-tunes a model on conversations")                                                  \
+    X(dpo, "teaches a model which of two answers is the better one")                               \
     X(grpo, "teaches a model by trying: rewards from rules")                                       \
     X(score, "how often a model is right, by the same rules")                                      \
     X(export, "the model of a checkpoint as a folder")                                             \
