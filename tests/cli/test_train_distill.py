@@ -166,7 +166,7 @@ def test_reasoning_that_the_prompt_opens_is_written_whole(minke, data, tmp_path)
         json.dumps({"prompt": f"{a}+{b}", "completion": f"<think>\nsum {a}\n</think>\n\n{a + b}"}) + "\n"
         for a in range(10) for b in range(10)))
     r = minke("train", "pretrain", "--config", tmp_path / "c.json", "--tokenizer", words, "-o", tmp_path / "run", "--steps",
-              40, "--batch-tokens", 512, "--lr", "1e-2", tmp_path / "sft.jsonl")
+              40, "--batch-tokens", 256, "--lr", "1e-2", tmp_path / "sft.jsonl")
     assert r.returncode == 0, r.stderr
     model, out = tmp_path / "run" / "model", tmp_path / "out.jsonl"
     r = minke("train", "distill", "-m", model, "-o", out, "--json", "--group", 2, "--max-tokens", 24, "--reward", "format",
