@@ -11,7 +11,9 @@
 #define CMD_TRAIN_METHODS(X)                                                                       \
     X(pretrain, "trains a new model, or goes on with one, on texts")                               \
     X(sft, "fine-tunes a model on conversations")                                                  \
+    X(dpo, "teaches a model which of two answers is the better one")                               \
     X(grpo, "teaches a model by trying: rewards from rules")                                       \
+    X(distill, "writes a model's right answers as training data for another")                      \
     X(score, "how often a model is right, by the same rules")                                      \
     X(export, "the model of a checkpoint as a folder")                                             \
     X(report, "one page with curves and samples of runs, or TensorBoard's files")                  \
