@@ -15,6 +15,7 @@
 
 typedef struct {
     const void *values;
+    int part;
     float *grad;
 } want;
 
@@ -22,8 +23,9 @@ struct mk_tape {
     mk_ops *ops;  // of the step being recorded
     mk_rec *rec;
     size_t n_rec, cap_rec;
-    want *want;  // ascending by address
+    want *want;  // ascending by address, then part
     size_t n_want, cap_want;
+    int part;               // of what is being recorded, then of what is walked back over
     bool checkpoint, open;  // open: the shadow is clean and may be written
     size_t extent;          // of the scratch, in this step
     uint8_t *shadow, *saved;
@@ -82,11 +84,13 @@ static void *grown(void *p, size_t n, size_t *cap, size_t elem) {
 
 // --- what is wanted ------------------------------------------------------------------------------
 
-static size_t want_place(const mk_tape *t, const void *values) {
+static size_t want_place(const mk_tape *t, const void *values, int part) {
     size_t lo = 0, hi = t->n_want;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if ((uintptr_t)t->want[mid].values < (uintptr_t)values) {
+        const want *w = &t->want[mid];
+        bool same = w->values == values;
+        if (same ? w->part < part : (uintptr_t)w->values < (uintptr_t)values) {
             lo = mid + 1;
         } else {
             hi = mid;
@@ -95,14 +99,22 @@ static size_t want_place(const mk_tape *t, const void *values) {
     return lo;
 }
 
-void mk_tape_want(mk_tape *t, const void *values, float *grad) {
-    size_t at = want_place(t, values);
-    if (at == t->n_want || t->want[at].values != values) {
+static bool is_want(const mk_tape *t, size_t at, const void *values, int part) {
+    return at < t->n_want && t->want[at].values == values && t->want[at].part == part;
+}
+
+void mk_tape_want_in(mk_tape *t, int part, const void *values, float *grad) {
+    size_t at = want_place(t, values, part);
+    if (!is_want(t, at, values, part)) {
         t->want = grown(t->want, t->n_want, &t->cap_want, sizeof *t->want);
         memmove(t->want + at + 1, t->want + at, (t->n_want - at) * sizeof *t->want);
         t->n_want++;
     }
-    t->want[at] = (want){values, grad};
+    t->want[at] = (want){values, part, grad};
+}
+
+void mk_tape_want(mk_tape *t, const void *values, float *grad) {
+    mk_tape_want_in(t, 0, values, grad);
 }
 
 // In a dry step everything is: plans are made before gradients have their places.
@@ -110,8 +122,13 @@ static float *wanted(const mk_tape *t, const void *values) {
     if (t->ops->dry && values != NULL) {
         return (float *)FAKE_SHADOW;
     }
-    size_t at = values != NULL ? want_place(t, values) : t->n_want;
-    return at < t->n_want && t->want[at].values == values ? t->want[at].grad : NULL;
+    int part = t->part;
+    size_t at = want_place(t, values, part);
+    if (!is_want(t, at, values, part)) {
+        part = 0;
+        at = want_place(t, values, part);
+    }
+    return values != NULL && is_want(t, at, values, part) ? t->want[at].grad : NULL;
 }
 
 // --- recording -----------------------------------------------------------------------------------
@@ -119,6 +136,7 @@ static float *wanted(const mk_tape *t, const void *values) {
 void mk_tape_begin(mk_tape *t, mk_ops *ops) {
     t->ops = ops;
     t->n_rec = 0;
+    t->part = 0;
     t->saved_used = t->extent = 0;
     t->open = false;
 }
@@ -126,8 +144,14 @@ void mk_tape_begin(mk_tape *t, mk_ops *ops) {
 void mk_tape_add(mk_ops *ops, const mk_rec *r) {
     mk_tape *t = ops->tape;
     t->rec = grown(t->rec, t->n_rec, &t->cap_rec, sizeof *t->rec);
-    t->rec[t->n_rec++] = *r;
+    t->rec[t->n_rec] = *r;
+    t->rec[t->n_rec++].part = t->part;
     t->extent = ops->used > t->extent ? ops->used : t->extent;
+}
+
+void mk_tape_part(mk_tape *t, int part) {
+    MK_ASSERT(t->ops != NULL && t->ops->in_step);
+    t->part = part;
 }
 
 void mk_op_segment(mk_ops *ops, size_t mark) {
@@ -428,6 +452,7 @@ void mk_tape_backward(mk_tape *t) {
         }
         for (size_t i = end; i > first; i--) {
             size_t mark = mk_op_mark(ops);
+            t->part = t->rec[i - 1].part;
             rec_ops[t->rec[i - 1].kind].back(t, &t->rec[i - 1]);
             mk_ops_drop(ops, mark);
         }

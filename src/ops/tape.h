@@ -47,6 +47,13 @@ void mk_tape_checkpoint(mk_tape *t, bool on);
 // NULL: not wanted any more.
 void mk_tape_want(mk_tape *t, const void *values, float *grad);
 
+// What is recorded from here on belongs to `part`, until the step ends; a step begins in part 0.  A
+// weight that another part uses as well may have a gradient of its own there, to be added by the
+// caller, because the order of one sum over both would depend on how tokens were cut into batches.
+void mk_tape_part(mk_tape *t, int part);
+// As mk_tape_want for the uses in `part` alone (0: all other uses, which is mk_tape_want itself).
+void mk_tape_want_in(mk_tape *t, int part, const void *values, float *grad);
+
 // Gradient of a matrix in scratch, for the caller to add to (the logits'): zero at first.
 mk_mat mk_tape_grad(mk_tape *t, mk_mat m);
 // Walks back to the beginning.  Once per step, before mk_ops_end.

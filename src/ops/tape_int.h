@@ -43,6 +43,7 @@ typedef struct {
 
 typedef struct {
     mk_rec_kind kind;
+    int part;
     union {
         struct {
             mk_mat y;
