@@ -17,6 +17,10 @@ struct mk_engine {
     // the batch, row by row
     int32_t *ids, *pos, *out_rows;
     const int32_t **table;
+    // for the prediction layer: rows wanted of it, and the pass it belongs to
+    int32_t *mtp_rows;
+    const mk_batch *batch;  // while fn runs
+    mk_mat hidden;
 };
 
 static mk_engine_opts with_defaults(const mk_engine_opts *opts) {
@@ -34,7 +38,8 @@ static mk_status alloc_rows(mk_engine *e, mk_err *err) {
     e->pos = mk_try_alloc(n, sizeof *e->pos);
     e->table = mk_try_alloc(n, sizeof *e->table);
     e->out_rows = mk_try_alloc((size_t)e->n_out, sizeof *e->out_rows);
-    if (!e->ids || !e->pos || !e->table || !e->out_rows) {
+    e->mtp_rows = mk_try_alloc((size_t)e->n_out, sizeof *e->mtp_rows);
+    if (!e->ids || !e->pos || !e->table || !e->out_rows || !e->mtp_rows) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for batches of %lld rows", (long long)e->n_chunk);
     }
     return MK_OK;
@@ -42,15 +47,22 @@ static mk_status alloc_rows(mk_engine *e, mk_err *err) {
 
 // A pass in which operators only count.
 static size_t dry_pass(const mk_engine *e, const mk_kv_layer *kv, mk_kv_type type) {
+    mk_mat hidden = {0};
     mk_batch b = {.ids = e->ids,
                   .rows = {e->n_chunk, e->pos, e->table},
                   .kv = kv,
                   .kv_type = type,
                   .out_rows = e->out_rows,
-                  .n_out = e->n_out < e->n_chunk ? e->n_out : e->n_chunk};
+                  .n_out = e->n_out < e->n_chunk ? e->n_out : e->n_chunk,
+                  .hidden = &hidden};
+    const mk_arch *arch = e->model->arch;
     bool back = mk_ops_tape(e->ops) != NULL;
     mk_ops_begin(e->ops, true);
-    mk_mat logits = e->model->arch->forward(e->model, e->ops, &b);
+    mk_mat logits = arch->forward(e->model, e->ops, &b);
+    if (e->model->mtp) {
+        b.hidden = NULL;
+        (void)arch->mtp(e->model, e->ops, &b, hidden);
+    }
     if (back) {
         (void)mk_tape_grad(e->tape, logits);
         mk_tape_backward(e->tape);
@@ -117,6 +129,7 @@ void mk_engine_destroy(mk_engine *e) {
     mk_free(e->pos);
     mk_free(e->table);
     mk_free(e->out_rows);
+    mk_free(e->mtp_rows);
     mk_free(e);
 }
 
@@ -222,13 +235,33 @@ mk_status mk_engine_forward_with(mk_engine *e, const mk_step *steps, int n_step,
         MK_ASSERT(mk_kv_length(e->kv, steps[i].seq) == 0);
     }
     MK_TRY(make_batch(e, steps, n_step, &b, err));
+    b.hidden = &e->hidden;
     mk_ops_set_tape(e->ops, record ? e->tape : NULL);
     mk_ops_begin(e->ops, false);
     e->logits = mk_model_forward(e->model, e->ops, &b);
+    e->batch = &b;
     mk_status st = fn(arg, e->ops, e->logits, err);
+    e->batch = NULL;
     mk_ops_end(e->ops);
     mk_ops_set_tape(e->ops, NULL);
     return st;
+}
+
+mk_mat mk_engine_mtp(mk_engine *e, const int32_t *next, const uint8_t *want) {
+    MK_ASSERT(e->batch && e->model->mtp);
+    mk_batch b = *e->batch;
+    b.ids = next;
+    b.out_rows = e->mtp_rows;
+    b.n_out = 0;
+    b.hidden = NULL;
+    for (int64_t i = 0; i < b.rows.n_tok; i++) {
+        MK_ASSERT(next[i] >= 0 && next[i] < e->model->hp.n_vocab);
+        if (want[i]) {
+            MK_ASSERT(b.n_out < e->n_out);
+            e->mtp_rows[b.n_out++] = (int32_t)i;
+        }
+    }
+    return mk_model_mtp(e->model, e->ops, &b, e->hidden);
 }
 
 mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step, mk_err *err) {
@@ -313,7 +346,7 @@ mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memor
                          mk_err *err) {
     mk_engine_opts o = with_defaults(opts);
     mk_engine *e = new_engine(m, &o);
-    mk_kv_layer *none = mk_try_alloc((size_t)m->hp.n_layer, sizeof *none);
+    mk_kv_layer *none = mk_try_alloc((size_t)mk_model_n_layer(m), sizeof *none);
     mk_status st = none ? alloc_rows(e, err) : MK_FAIL(err, MK_ENOMEM, "no memory to plan");
     size_t blocks = (size_t)((o.n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK * o.n_seq);
     if (st == MK_OK) {

@@ -69,7 +69,7 @@ mk_status mk_kv_create(const mk_model *m, mk_kv_type type, int64_t n_ctx, int64_
     *kv = (mk_kv){.type = type,
                   .n_ctx = n_ctx,
                   .n_seq = n_seq,
-                  .n_layer = m->hp.n_layer,
+                  .n_layer = mk_model_n_layer(m),
                   .blocks_per_seq = blocks_for(n_ctx),
                   .block_bytes = mk_model_kv_bytes_per_block(m, type)};
     mk_status st = alloc_parts(kv, m, err);

@@ -37,7 +37,7 @@ mk_status mk_kv_extend(mk_kv *kv, int seq, int64_t n, mk_err *err) MK_WARN_UNUSE
 void mk_kv_truncate(mk_kv *kv, int seq, int64_t n);
 
 const int32_t *mk_kv_table(const mk_kv *kv, int seq);  // physical block of each logical block
-const mk_kv_layer *mk_kv_layers(const mk_kv *kv);      // [n_layer]
+const mk_kv_layer *mk_kv_layers(const mk_kv *kv);      // [mk_model_n_layer]
 mk_kv_type mk_kv_get_type(const mk_kv *kv);
 int64_t mk_kv_n_ctx(const mk_kv *kv);
 int64_t mk_kv_blocks_used(const mk_kv *kv);

@@ -5,6 +5,7 @@
 //  2. every bound tensor has exactly the shape the table states and a type the kernels can pack;
 //  3. every tensor of the file is bound, or matches an ignore pattern of the family: nothing is left out in silence,
 //     because a tensor we do not know means a computation we would not do.
+// A prediction layer is extra: it is bound as a whole if all of it is there, or left out.
 #include "model/bind.h"
 
 #include <fnmatch.h>
@@ -169,7 +170,8 @@ static bool ignored(const mk_model *m, const char *name) {
             return true;
         }
     }
-    // layers behind the last one: multi-token prediction modules
+    // layers behind the last one: prediction layers, and in one that is bound its copies of the
+    // token table and the output matrix, which are the model's
     int layer = -1;
     return (sscanf(name, "model.layers.%d.", &layer) == 1 ||
             sscanf(name, "blk.%d.", &layer) == 1) &&
@@ -177,7 +179,7 @@ static bool ignored(const mk_model *m, const char *name) {
 }
 
 static mk_status check_leftovers(mk_model *m, mk_err *err) {
-    int64_t n_row = (m->hp.n_layer + 1) * m->arch->n_tensors, n = 0;
+    int64_t n_row = (m->n_bound + 1) * m->arch->n_tensors, n = 0;
     for (int64_t i = 0; i < n_row; i++) {
         n += m->binding[i].n_view;
     }
@@ -205,22 +207,56 @@ static mk_status check_leftovers(mk_model *m, mk_err *err) {
     return st;
 }
 
+static void unbind_layer(mk_model *m, int64_t layer) {
+    mk_binding *b = &m->binding[(layer + 1) * m->arch->n_tensors];
+    for (int i = 0; i < m->arch->n_tensors; i++) {
+        mk_free(b[i].view);
+        b[i] = (mk_binding){NULL, 0};
+    }
+}
+
+bool mk_bind_may_have_mtp(const mk_model *m) {
+    return m->arch->mtp && m->hp.n_nextn == 1;
+}
+
+mk_status mk_bind_mtp(mk_model *m, mk_err *err) {
+    if (m->n_bound > m->hp.n_layer) {
+        return MK_OK;
+    }
+    if (!mk_bind_may_have_mtp(m)) {
+        return MK_FAIL(err, MK_EUNSUPPORTED,
+                       "%s: %lld layers of multi-token prediction, expected 1",
+                       mk_source_path(m->src), (long long)m->hp.n_nextn);
+    }
+    mk_status st = bind_layer(m, (int)m->hp.n_layer, err);
+    if (st == MK_OK) {
+        m->n_bound++;
+    } else {
+        unbind_layer(m, m->hp.n_layer);
+    }
+    return st;
+}
+
 mk_status mk_bind_all(mk_model *m, mk_err *err) {
     m->binding =
-        mk_try_alloc((size_t)(m->hp.n_layer + 1) * (size_t)m->arch->n_tensors, sizeof *m->binding);
+        mk_try_alloc((size_t)(m->hp.n_layer + 2) * (size_t)m->arch->n_tensors, sizeof *m->binding);
     if (!m->binding) {
         return MK_FAIL(err, MK_ENOMEM, "no memory to bind %lld layers", (long long)m->hp.n_layer);
     }
+    m->n_bound = m->hp.n_layer;
     for (int layer = -1; layer < m->hp.n_layer; layer++) {
         MK_TRY(bind_layer(m, layer, err));
+    }
+    mk_err why = {0};
+    if (mk_bind_may_have_mtp(m) && mk_bind_mtp(m, &why) == MK_ENOMEM) {
+        return MK_FAIL(err, MK_ENOMEM, "%s", why.msg);
     }
     return check_leftovers(m, err);
 }
 
 void mk_bind_free(mk_model *m) {
-    int64_t n = m->binding ? (m->hp.n_layer + 1) * m->arch->n_tensors : 0;
-    for (int64_t i = 0; i < n; i++) {
-        mk_free(m->binding[i].view);
+    for (int64_t layer = -1; m->binding && layer <= m->hp.n_layer; layer++) {
+        unbind_layer(m, layer);
     }
     mk_free(m->binding);
     m->binding = NULL;

@@ -14,6 +14,12 @@ void mk_bind_name(char out[MK_NAME_MAX], const char *pattern, int layer, int64_t
 mk_status mk_bind_all(mk_model *m, mk_err *err) MK_WARN_UNUSED;
 void mk_bind_free(mk_model *m);
 
+// Whether the configuration asks for a prediction layer that minke knows.
+bool mk_bind_may_have_mtp(const mk_model *m);
+// Binds the prediction layer, if mk_bind_all could not, to say why.  Errors: those of
+// mk_model_use_mtp.
+mk_status mk_bind_mtp(mk_model *m, mk_err *err) MK_WARN_UNUSED;
+
 // Describes the tensor bound to a LINEAR, LINEAR_F32 or EXPERTS row for packing.  Lists that the
 // source points to (row_map, tile_scale) live in *own, to be released with mk_bind_src_free.
 typedef struct {

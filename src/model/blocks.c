@@ -71,14 +71,18 @@ mk_mat mk_block_swiglu(mk_ops *ops, mk_normed x, const mk_weight *gate, const mk
     return out;
 }
 
-mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const mk_batch *b) {
+mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const float *norm,
+                       const mk_batch *b) {
+    if (b->hidden) {
+        *b->hidden = x;
+    }
     mk_mat last = mk_op_new(ops, b->n_out, m->hp.d_model);
     for (int64_t i = 0; i < b->n_out; i++) {
         mk_mat to = {last.p + i * last.stride, 1, last.n_col, last.stride};
         mk_mat from = {x.p + (int64_t)b->out_rows[i] * x.stride, 1, x.n_col, x.stride};
         mk_op_copy(ops, to, from);
     }
-    mk_op_rmsnorm(ops, last, last, m->globals.out_norm, (float)m->hp.rms_eps);  // [n_out, d_model]
+    mk_op_rmsnorm(ops, last, last, norm, (float)m->hp.rms_eps);  // [n_out, d_model]
     mk_op_tap(ops, "final_norm", -1, last);
     mk_mat logits = mk_op_new(ops, b->n_out, m->hp.n_vocab);
     mk_op_linear(ops, logits, last, &m->globals.output, NULL);  // [n_out, n_vocab]

@@ -19,7 +19,9 @@ mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, m
 mk_mat mk_block_swiglu(mk_ops *ops, mk_normed x, const mk_weight *gate, const mk_weight *up,
                        const mk_weight *down);
 
-// Final norm and output matrix for the wanted rows only: logits[n_out, n_vocab].
-mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const mk_batch *b);
+// Final norm and output matrix for the wanted rows only: logits[n_out, n_vocab].  Gives the caller
+// of the pass x, if that is wanted.
+mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const float *norm,
+                       const mk_batch *b);
 
 #endif

@@ -10,8 +10,9 @@
 //   * rotation is interleaved, YaRN-scaled, and its temperature enters the softmax scale squared;
 //   * routing: V2 softmax with groups scored by their best expert, V3 sigmoid with a bias for the
 //     choice only and groups scored by their two best; leading layers are dense; shared experts are
-//     one wider MLP.
-// Multi-token prediction layers are recognised and left out.
+//     one wider MLP;
+//   * behind the last layer there may be one more that predicts a token further (multi-token
+//     prediction).
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,8 +57,12 @@ static const mk_cfg_row config[] = {
 
 // --- tensors -------------------------------------------------------------------------------------
 
+static bool is_mtp(const mk_hparams *hp, int layer) {
+    return layer >= hp->n_layer;
+}
+
 static bool is_dense(const mk_hparams *hp, int layer) {
-    return layer < hp->n_dense_lead || hp->n_expert == 0;
+    return (layer < hp->n_dense_lead && !is_mtp(hp, layer)) || hp->n_expert == 0;
 }
 
 static bool is_moe(const mk_hparams *hp, int layer) {
@@ -115,6 +120,10 @@ static const mk_tensor_row tensors[] = {
     MK_LINEAR("mlp.shared_experts.gate_proj", "ffn_gate_shexp", w_gate_sh, d_ff_shared, d_model, 0, has_shared),
     MK_LINEAR("mlp.shared_experts.up_proj", "ffn_up_shexp", w_up_sh, d_ff_shared, d_model, 0, has_shared),
     MK_LINEAR("mlp.shared_experts.down_proj", "ffn_down_shexp", w_down_sh, d_model, d_ff_shared, 0, has_shared),
+    MK_VECTOR("enorm", "nextn.enorm", e_norm, d_model, is_mtp),
+    MK_VECTOR("hnorm", "nextn.hnorm", h_norm, d_model, is_mtp),
+    MK_LINEAR("eh_proj", "nextn.eh_proj", eh_proj, d_model, d_eh, 0, is_mtp),
+    MK_VECTOR("shared_head.norm", "nextn.shared_head_norm", head_norm, d_model, is_mtp),
 };
 // clang-format on
 
@@ -220,6 +229,7 @@ static mk_status finish(mk_hparams *hp, const mk_source *src, mk_err *err) {
     hp->n_kv_b = hp->n_head * (hp->d_nope + hp->d_v);
     hp->n_o = hp->n_head * hp->d_v;
     hp->d_ff_shared = hp->n_expert_shared * hp->d_ff_expert;
+    hp->d_eh = 2 * hp->d_model;
     return MK_OK;
 }
 
@@ -397,8 +407,8 @@ static const mk_made_row made[] = {
     {NULL, 0, 0, {0}, NULL},
 };
 
-// The latent is the one key/value head; the head widths of the plain form have their own keys.
-// Prediction layers are left out.
+// The latent is the one key/value head; the head widths of the plain form have their own keys.  A
+// prediction layer is counted among the blocks.
 static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
     mk_gguf_out_u32(out, "deepseek2.attention.head_count_kv", 1);
     hp->key_length_mla = hp->d_qk;
@@ -407,7 +417,7 @@ static void gguf_config(mk_hparams *hp, mk_gguf_out *out) {
     hp->value_length = hp->kv_lora;
     hp->rope_yarn_log_mul =
         hp->rope_scale == MK_ROPE_SCALE_YARN ? 0.1 * hp->rope_mscale_all_dim : 0;
-    hp->n_nextn = 0;
+    hp->n_layer += hp->n_nextn;
 }
 
 // --- writing folders -----------------------------------------------------------------------------
@@ -447,7 +457,8 @@ static void hf_config(const mk_model *m, json_t *out) {
     (void)json_object_set_new(out, "scoring_func", json_string(v3 ? "sigmoid" : "softmax"));
     (void)json_object_set_new(out, "topk_method", json_string(method));
     (void)json_object_set_new(out, "num_key_value_heads", json_integer(hp->n_head));
-    (void)json_object_set_new(out, "num_nextn_predict_layers", json_integer(0));
+    (void)json_object_set_new(out, "num_nextn_predict_layers",
+                              json_integer(m->n_bound - hp->n_layer));
     if (hp->q_lora == 0) {
         (void)json_object_set_new(out, "q_lora_rank", json_null());
     }
@@ -563,22 +574,48 @@ static mk_mat experts(const mk_model *m, mk_ops *ops, int layer, mk_normed in) {
     return out;
 }
 
+// x += attention, then x += experts or MLP, of layer l.
+static void block(const mk_model *m, mk_ops *ops, int l, mk_mat x, mk_mat cs, const mk_batch *b) {
+    const mk_layer *w = &m->layer[l];
+    mk_op_add(ops, x, latent_attention(m, ops, l, x, cs, b));  // [n_tok, d_model]
+    mk_op_tap(ops, "attn_out", l, x);
+    mk_normed n = {x, w->ffn_norm, (float)m->hp.rms_eps};
+    mk_mat y = is_dense(&m->hp, l) ? mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down)
+                                   : experts(m, ops, l, n);  // [n_tok, d_model]
+    mk_op_add(ops, x, y);
+    mk_op_tap(ops, "layer_out", l, x);
+}
+
 static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     mk_mat x = mk_block_embed(m, ops, b);    // [n_tok, d_model]
     mk_mat cs = mk_block_angles(m, ops, b);  // [n_tok, d_rope]
     for (int l = 0; l < m->hp.n_layer; l++) {
-        const mk_layer *w = &m->layer[l];
         size_t mark = mk_op_mark(ops);
-        mk_op_add(ops, x, latent_attention(m, ops, l, x, cs, b));  // [n_tok, d_model]
-        mk_op_tap(ops, "attn_out", l, x);
-        mk_normed n = {x, w->ffn_norm, (float)m->hp.rms_eps};
-        mk_mat y = is_dense(&m->hp, l) ? mk_block_swiglu(ops, n, &w->w_gate, &w->w_up, &w->w_down)
-                                       : experts(m, ops, l, n);  // [n_tok, d_model]
-        mk_op_add(ops, x, y);
-        mk_op_tap(ops, "layer_out", l, x);
+        block(m, ops, l, x, cs, b);
         mk_op_segment(ops, mark);
     }
-    return mk_block_logits(m, ops, x, b);  // [n_out, n_vocab]
+    return mk_block_logits(m, ops, x, m->globals.out_norm, b);  // [n_out, n_vocab]
+}
+
+// From what a token's hidden state says of the next one, and that next one: the one after.  Source:
+// DeepSeek-V3 report, 2.2.  It leaves open whether the state is taken before or after the final
+// norm: transformers' MtpModel and vLLM take it after.  The order in eh_proj is theirs as well; the
+// report's is the other one.
+static mk_mat mtp(const mk_model *m, mk_ops *ops, const mk_batch *b, mk_mat hidden) {
+    int64_t n_tok = hidden.n_row, d = m->hp.d_model;
+    int l = (int)m->hp.n_layer;
+    const mk_layer *w = &m->layer[l];
+    float eps = (float)m->hp.rms_eps;
+    mk_mat e = mk_block_embed(m, ops, b);    // [n_tok, d_model]: of the next tokens
+    mk_mat cs = mk_block_angles(m, ops, b);  // [n_tok, d_rope]
+    mk_mat h = mk_op_new(ops, n_tok, d), x = mk_op_new(ops, n_tok, d);
+    mk_mat eh = mk_op_new(ops, n_tok, m->hp.d_eh);
+    mk_op_rmsnorm(ops, h, hidden, m->globals.out_norm, eps);       // [n_tok, d_model]
+    mk_op_rmsnorm(ops, mk_mat_cols(eh, 0, d), e, w->e_norm, eps);  // [n_tok, d_model]
+    mk_op_rmsnorm(ops, mk_mat_cols(eh, d, d), h, w->h_norm, eps);  // [n_tok, d_model]
+    mk_op_linear(ops, x, eh, &w->eh_proj, NULL);                   // [n_tok, d_model]
+    block(m, ops, l, x, cs, b);
+    return mk_block_logits(m, ops, x, w->head_norm, b);  // [n_out, n_vocab]
 }
 
 const mk_arch mk_arch_deepseek = {
@@ -602,4 +639,5 @@ const mk_arch mk_arch_deepseek = {
     .pack = pack,
     .layout = layout,
     .forward = forward,
+    .mtp = mtp,
 };

@@ -188,13 +188,21 @@ static mk_status plan_rope_freqs(job *j, mk_err *err) {
     return MK_OK;
 }
 
+// Copies of the token table and the output matrix in a prediction layer: what they are copies of
+// may have been trained, and readers that miss them take that.
+static bool is_stale_copy(const mk_model *m, const char *name) {
+    int layer = -1;
+    return m->f32 && m->n_bound > m->hp.n_layer && sscanf(name, "blk.%d.", &layer) == 1 &&
+           layer >= m->hp.n_layer;
+}
+
 // Tensors of a GGUF file that no row binds (frequencies, prediction layers) are copied.
 static mk_status plan_rest(job *j, mk_err *err) {
     const mk_source *src = j->m->src;
     int64_t n_bound = j->n;
     for (int64_t i = 0; mk_source_is_gguf(src) && i < mk_source_n_tensor(src); i++) {
         const mk_tensor_view *v = mk_source_tensor(src, i);
-        bool bound = false;
+        bool bound = is_stale_copy(j->m, v->name);
         for (int64_t k = 0; k < n_bound && !bound; k++) {
             bound = j->items[k].view[0] == v;
         }
@@ -211,8 +219,13 @@ static mk_status plan_rest(job *j, mk_err *err) {
     return MK_OK;
 }
 
+// Layers that are written.
+static int64_t n_layer_of(const job *j) {
+    return j->opts->mtp || mk_source_is_gguf(j->m->src) ? j->m->n_bound : j->m->hp.n_layer;
+}
+
 static mk_status plan(job *j, mk_err *err) {
-    for (int layer = -1; layer < j->m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < n_layer_of(j); layer++) {
         MK_TRY(plan_layer(j, layer, err));
     }
     MK_TRY(plan_rope_freqs(j, err));
@@ -294,6 +307,7 @@ static mk_status folder_metadata(const job *j, mk_gguf_out *o, mk_err *err) {
     const mk_arch *arch = j->m->arch;
     const char *name = arch->gguf_arch[0];
     mk_hparams hp = j->m->hp;
+    hp.n_nextn = n_layer_of(j) - hp.n_layer;
     MK_TRY(check_sayable(&hp, err));
     put_str(o, "general.architecture", name);
     put_str(o, "general.type", "model");

@@ -17,6 +17,10 @@ typedef struct {
     // trainer's memory and came from a type that cannot be made again becomes Q8_0
     mk_dtype type;
     const char *name;  // general.name, for a folder
+    // Of a folder: its prediction layer, too (from a GGUF file it is copied in any case).  Such
+    // files count it among their blocks; readers that do not know that (llama.cpp before August
+    // 2026, ik_llama.cpp) take it for one more layer of the model.
+    bool mtp;
     // Adds what rooms above know of a folder: tokenizer, chat template, sampling.  Not called for a
     // GGUF source.
     void (*metadata)(void *arg, mk_gguf_out *out);

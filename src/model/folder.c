@@ -26,6 +26,16 @@ static mk_status add(mk_hf_list *l, const mk_hf_tensor *t, mk_err *err) {
     return MK_OK;
 }
 
+// A family's own rows are written in the form of a folder, whatever the file has of them.
+static bool has_custom(const mk_model *m, int layer) {
+    bool has = false;
+    for (int i = 0; i < m->arch->n_tensors; i++) {
+        has = has ||
+              (m->arch->tensors[i].cls == MK_T_CUSTOM && mk_model_binding(m, layer, i)->n_view > 0);
+    }
+    return has;
+}
+
 static bool is_there(const mk_model *m, int layer, int row) {
     const mk_tensor_row *r = &m->arch->tensors[row];
     if (!r->hf || (layer < 0) != ((r->flags & MK_T_GLOBAL) != 0) ||
@@ -38,7 +48,7 @@ static bool is_there(const mk_model *m, int layer, int row) {
         return !tied && (!optional || (m->arch->is_new && m->arch->is_new(&m->hp, m->src, row)));
     }
     if (r->cls == MK_T_CUSTOM) {
-        return m->layer[layer].wk_b.n_mat > 0;  // in whatever form the file has it
+        return has_custom(m, layer);
     }
     return mk_model_binding(m, layer, row)->n_view > 0 && !(layer < 0 && mk_model_is_tied(m, row));
 }
@@ -62,7 +72,7 @@ static mk_status add_row(const mk_model *m, int layer, int row, mk_hf_list *l, m
 }
 
 mk_status mk_hf_list_make(const mk_model *m, mk_hf_list *l, mk_err *err) {
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < m->n_bound; layer++) {
         for (int row = 0; row < m->arch->n_tensors; row++) {
             if (is_there(m, layer, row)) {
                 MK_TRY(add_row(m, layer, row, l, err));

@@ -24,7 +24,8 @@ typedef struct {
 // Values in float32 memory, changed or not, are written from there, others as the file's values;
 // the model need not be loaded.  From a folder, config.json is copied but for the type, and
 // tokenizer, chat template and generation_config.json as they are; from a GGUF file config.json is
-// written from the numbers.  Prediction layers are left out.  Errors: MK_EIO, MK_ENOMEM, MK_EUSAGE
+// written from the numbers.  A prediction layer is written as well, without the copies of token
+// table and output matrix that some files hold.  Errors: MK_EIO, MK_ENOMEM, MK_EUSAGE
 // (another type, or a folder that holds shards, which readers would take instead), MK_EUNSUPPORTED
 // (rotary frequencies of a GGUF file that no configuration says).
 mk_status mk_model_save_folder(const mk_model *m, const char *dir, const mk_save_opts *opts,

@@ -152,7 +152,7 @@ static mk_mat forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
         mk_op_tap(ops, "layer_out", l, x);
         mk_op_segment(ops, mark);
     }
-    return mk_block_logits(m, ops, x, b);  // [n_out, n_vocab]
+    return mk_block_logits(m, ops, x, m->globals.out_norm, b);  // [n_out, n_vocab]
 }
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(a)[0]))

@@ -186,7 +186,7 @@ static mk_status each_in_layer(mk_model *m, int layer, mk_load_weight_fn fn, voi
 }
 
 mk_status mk_load_each(mk_model *m, mk_load_weight_fn fn, void *arg, mk_err *err) {
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         MK_TRY(each_in_layer(m, layer, fn, arg, err));
     }
     return MK_OK;
@@ -204,7 +204,7 @@ static mk_status give_away(void *arg, mk_weight *w, int layer, int row, mk_err *
 
 static mk_status load_all(loader *l, mk_err *err) {
     mk_model *m = l->m;
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             MK_TRY(load_row(l, layer, i, err));
             if (l->sink) {
@@ -288,7 +288,7 @@ void mk_load_free(mk_model *m) {
     }
     mk_status st = mk_load_each(m, release, NULL, NULL);
     MK_ASSERT(st == MK_OK);
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_tensor_row *row = &m->arch->tensors[i];
             if (row->cls == MK_T_VECTOR && mk_model_binding(m, layer, i)->n_view > 0) {
@@ -327,7 +327,7 @@ static mk_status layout_row(mk_model *m, int layer, int i, mk_err *err) {
 }
 
 mk_status mk_load_layout(mk_model *m, mk_err *err) {
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             MK_TRY(layout_row(m, layer, i, err));
         }
@@ -353,7 +353,7 @@ size_t mk_load_f32_bytes(const mk_model *m) {
     size_t total = 0;
     mk_status st = mk_load_each((mk_model *)(uintptr_t)m, add_f32_bytes, &total, NULL);
     MK_ASSERT(st == MK_OK);
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             mk_tensor_class cls = m->arch->tensors[i].cls;
             const mk_binding *b = mk_model_binding(m, layer, i);
@@ -373,7 +373,7 @@ size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
     size_t total = 0;
     double token = 0,
            used = m->hp.n_expert ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_tensor_row *row = &m->arch->tensors[i];
             const mk_binding *b = mk_model_binding(m, layer, i);

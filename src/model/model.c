@@ -135,7 +135,7 @@ static mk_status open_model(mk_model *m, const char *path, mk_err *err) {
     MK_TRY(mk_source_open(path, &m->src, err));
     MK_TRY(read_numbers(m, err));
     MK_TRY(make_rope(m, err));
-    m->layer = mk_try_alloc((size_t)m->hp.n_layer, sizeof *m->layer);
+    m->layer = mk_try_alloc((size_t)m->hp.n_layer + 1, sizeof *m->layer);
     if (!m->layer) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %lld layers", (long long)m->hp.n_layer);
     }
@@ -162,8 +162,16 @@ mk_status mk_model_open_config(const char *path, mk_model **out, mk_err *err) {
         mk_model_close(m);
         return st;
     }
+    m->n_bound = m->hp.n_layer + (mk_bind_may_have_mtp(m) ? 1 : 0);
     *out = m;
     return MK_OK;
+}
+
+mk_status mk_model_use_mtp(mk_model *m, mk_err *err) {
+    MK_ASSERT(!m->loaded && !m->packed);
+    MK_TRY(mk_bind_mtp(m, err));
+    m->mtp = true;
+    return mk_load_layout(m, err);
 }
 
 void mk_model_close(mk_model *m) {
@@ -211,6 +219,11 @@ mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type) {
 mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b) {
     MK_ASSERT(m->loaded);
     return m->arch->forward(m, ops, b);
+}
+
+mk_mat mk_model_mtp(const mk_model *m, mk_ops *ops, const mk_batch *b, mk_mat hidden) {
+    MK_ASSERT(m->loaded && m->mtp);
+    return m->arch->mtp(m, ops, b, hidden);
 }
 
 // --- facts ---------------------------------------------------------------------------------------
@@ -270,7 +283,7 @@ size_t mk_model_file_bytes(const mk_model *m) {
 
 size_t mk_model_kv_bytes_per_block(const mk_model *m, mk_kv_type type) {
     size_t n = 0;
-    for (int l = 0; l < m->hp.n_layer; l++) {
+    for (int l = 0; l < mk_model_n_layer(m); l++) {
         mk_attn a = mk_model_attn(m, l, type);
         n += mk_attn_block_bytes(&a);
     }

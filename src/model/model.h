@@ -59,7 +59,8 @@ typedef struct {
     // derived by the family's `finish`
     int64_t n_q, n_kv;  // rows of wq; of wk and wv
     int64_t d_qk, n_kv_a, n_kv_b, n_o, d_ff_shared;
-    int64_t one;  // 1, for shapes
+    int64_t d_eh;  // columns of eh_proj: an embedding and a hidden state
+    int64_t one;   // 1, for shapes
 } mk_hparams;
 
 // Packed weights of one layer.  After mk_model_open the layouts are known and data is NULL; weights
@@ -75,6 +76,9 @@ typedef struct {
     // experts
     float *router_bias;
     mk_weight router, w_gate_exps, w_up_exps, w_down_exps, w_gate_sh, w_up_sh, w_down_sh;
+    // prediction layer: norms of the embedding, of the hidden state and before the output matrix
+    float *e_norm, *h_norm, *head_norm;
+    mk_weight eh_proj;
 } mk_layer;
 
 typedef struct {
@@ -89,10 +93,12 @@ typedef struct mk_model mk_model;
 typedef struct {
     const int32_t *ids;  // [rows.n_tok]
     mk_rows rows;
-    const mk_kv_layer *kv;  // [n_layer]
+    const mk_kv_layer *kv;  // [mk_model_n_layer]
     mk_kv_type kv_type;
     const int32_t *out_rows;  // rows whose logits are wanted, ascending
     int64_t n_out;
+    // out, unless NULL: what came out of the last layer, [n_tok, d_model], until the step ends
+    mk_mat *hidden;
 } mk_batch;
 
 // --- the two tables of a family ------------------------------------------------------------------
@@ -190,6 +196,9 @@ typedef struct {
     void (*hf_config)(const mk_model *m, json_t *config);
     // logits [n_out, n_vocab]
     mk_mat (*forward)(const mk_model *m, mk_ops *ops, const mk_batch *b);
+    // The same of the prediction layer, NULL if the family has none: the batch is that of `hidden`,
+    // but its ids are the tokens that follow, and the logits are of the tokens after those.
+    mk_mat (*mtp)(const mk_model *m, mk_ops *ops, const mk_batch *b, mk_mat hidden);
 } mk_arch;
 
 struct mk_model {
@@ -197,8 +206,12 @@ struct mk_model {
     mk_source *src;
     mk_hparams hp;
     mk_globals globals;
-    mk_layer *layer;        // [n_layer]
-    mk_binding *binding;    // [(n_layer + 1) * arch->n_tensors]: mk_model_binding
+    // Layers found in the files: hp.n_layer, and behind them the prediction layer if all of it is
+    // there.
+    int64_t n_bound;
+    bool mtp;               // that layer is, or will be, loaded: mk_model_use_mtp
+    mk_layer *layer;        // [n_layer + 1]
+    mk_binding *binding;    // [(n_layer + 2) * arch->n_tensors]: mk_model_binding
     float *inv_freq;        // [rope_dims / 2]
     double rope_cs_factor;  // multiplies cos and sin
     mk_packfile *packed;    // the weights on disk, packed (pack_cache.h); NULL: packed at load
@@ -215,6 +228,18 @@ struct mk_model {
 // MK_EUNSUPPORTED, MK_ENOMEM.
 mk_status mk_model_open(const char *path, mk_model **out, mk_err *err) MK_WARN_UNUSED;
 void mk_model_close(mk_model *m);
+
+// Multi-token prediction (DeepSeek-V3 report, 2.2): a layer behind the last one that predicts one
+// token further.  It is left in the files unless this is called between opening and loading; then
+// it is loaded, listed among the parameters, and has a part of the cache.  Errors: MK_EUNSUPPORTED
+// (the model has none, or more than one), MK_ECORRUPT (a tensor of it is missing or has another
+// shape), MK_ENOMEM.
+mk_status mk_model_use_mtp(mk_model *m, mk_err *err) MK_WARN_UNUSED;
+// Layers that are, or will be, loaded.
+static inline int64_t mk_model_n_layer(const mk_model *m) {
+    return m->hp.n_layer + (m->mtp ? 1 : 0);
+}
+
 // Packs all weights (progress: called with bytes done and total; may be NULL).  Errors: MK_ENOMEM,
 // MK_EUNSUPPORTED.
 typedef void (*mk_load_progress)(void *arg, uint64_t done, uint64_t total);
@@ -230,6 +255,7 @@ mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progres
 // Attention geometry of a layer with the cache type filled in.
 mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type);
 mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b);
+mk_mat mk_model_mtp(const mk_model *m, mk_ops *ops, const mk_batch *b, mk_mat hidden);
 
 // Facts for people and plans.
 int64_t mk_model_n_param(const mk_model *m);

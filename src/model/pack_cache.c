@@ -203,7 +203,7 @@ static mk_status check_file(mk_model *m, const mk_packfile *f, uint64_t print, m
 }
 
 mk_status mk_pack_cache_attach(mk_model *m, const char *dir, mk_err *err) {
-    MK_ASSERT(!m->loaded && !m->packed);
+    MK_ASSERT(!m->loaded && !m->packed && !m->mtp);
     if (!mk_path_is_dir(dir)) {
         return MK_FAIL(err, MK_ENOTFOUND, "%s: no such folder", dir);  // and no page was touched
     }

@@ -130,7 +130,7 @@ static void add_layer(mk_model *m, filler *f, int layer) {
 }
 
 static void add_all(mk_model *m, filler *f) {
-    for (int layer = -1; layer < m->hp.n_layer; layer++) {
+    for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
         add_layer(m, f, layer);
     }
     bool tied = false;

@@ -16,6 +16,9 @@ static bool weight_in_memory(const mk_model *m, const mk_weight *w) {
 }
 
 bool mk_values_in_memory(const mk_model *m, mk_value_at at) {
+    if (at.layer >= mk_model_n_layer(m)) {
+        return false;  // a prediction layer that was left in the files
+    }
     switch (m->arch->tensors[at.row].cls) {
     case MK_T_EMBED:
         return m->embed_values != NULL;
