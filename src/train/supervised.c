@@ -13,6 +13,7 @@ struct mk_supervised {
     float *seq_weight;    // [n_seq]
     float *logp;          // [n_row]
     double loss, weight;  // sums of a step
+    mk_mtp_sums mtp;
 };
 
 static mk_status make_batcher(const mk_supervised_opts *o, const mk_data *data, bool shuffle,
@@ -81,14 +82,23 @@ static int64_t take_batch(mk_supervised *s, const mk_data_batch *b) {
     return b->n_seq;
 }
 
+// Of multi-token prediction, if it is trained.
+static void log_mtp(const mk_supervised *s, const char *name, json_t *log) {
+    if (s->mtp.weight > 0) {
+        json_object_set_new(log, name, json_real(s->mtp.loss / s->mtp.weight));
+    }
+}
+
 static mk_status step(void *m, int64_t number, double *g_scale, json_t *log, mk_err *err) {
     mk_supervised *s = m;
     int64_t n_tok = 0, n_target = 0;
     mk_data_batch b = {0};
     s->loss = s->weight = 0;
+    s->mtp = (mk_mtp_sums){0, 0};
     for (int64_t i = 0; i < s->o.n_accum; i++) {
         mk_batcher_next(s->batcher, &b);
-        mk_train_pass p = {.seq = s->seq, .n_seq = take_batch(s, &b), .weigh = weigh, .arg = s};
+        mk_train_pass p = {
+            .seq = s->seq, .n_seq = take_batch(s, &b), .weigh = weigh, .arg = s, .mtp = &s->mtp};
         MK_TRY(mk_trainer_pass(s->o.trainer, &p, err));
         n_tok += b.n_tok;
         n_target += b.n_target;
@@ -102,6 +112,7 @@ static mk_status step(void *m, int64_t number, double *g_scale, json_t *log, mk_
     }
     *g_scale = s->weight > 0 ? 1 / s->weight : 1;
     json_object_set_new(log, "loss", json_real(loss));
+    log_mtp(s, "mtp_loss", log);
     json_object_set_new(log, "tokens", json_integer(n_tok));
     json_object_set_new(log, "targets", json_integer(n_target));
     json_object_set_new(log, "epoch", json_integer(b.epoch));

@@ -31,8 +31,8 @@ mk_status mk_supervised_create(const mk_supervised_opts *o, mk_supervised **out,
                                mk_err *err) MK_WARN_UNUSED;
 void mk_supervised_destroy(mk_supervised *s);
 
-// To be run with the object as method_arg.  Logs loss, tokens, targets, epoch; evaluations
-// eval_loss and accuracy.
+// To be run with the object as method_arg.  Logs loss, tokens, targets, epoch, and with the
+// trainer's mtp_weight mtp_loss; evaluations eval_loss and accuracy.
 extern const mk_method mk_method_sft, mk_method_pretrain;
 
 // For plans: batches of one epoch; and the time of one update, measured on the first batch.  That

@@ -3,7 +3,8 @@
 // Invariants
 //  1. gradients of all trained parameters lie in one block, zero after create and after an update;
 //  2. a tied token table has two gradients, of its rows and of the output matrix in the kernels'
-//     layout; they become one before an update;
+//     layout; and what the prediction layer uses as well, the global parameters, has those of its
+//     uses behind them; they become one before an update;
 //  3. between calls every sequence of the engine is closed.
 #include "train/trainer.h"
 
@@ -11,11 +12,20 @@
 
 #include "base/alloc.h"
 
+enum { PART_MTP = 1 };  // of the tape: what the prediction layer does
+
 // How often the experts of one layer were chosen since the last update.
 typedef struct {
     const mk_param *bias;
     int64_t *count;  // [n_expert]
 } balance;
+
+// The gradient of some uses of a parameter, to be added to that of the others.
+typedef struct {
+    float *to, *from;
+    size_t n;
+} shared_grad;
+#define MAX_SHARED 8  // more than there are global parameters
 
 struct mk_trainer {
     mk_trainer_opts o;
@@ -30,7 +40,10 @@ struct mk_trainer {
     const mk_param *tied;  // or NULL
     float *tied_grad;      // of the output matrix; in grads as well
     float *table_grad;     // of the rows
-    balance *balance;      // [n_balance]
+    shared_grad shared[MAX_SHARED];
+    int n_shared;
+    mk_mtp *mtp;       // or NULL
+    balance *balance;  // [n_balance]
     int64_t n_balance;
     double imbalance;
     mk_ckpt_section *state;
@@ -53,21 +66,30 @@ static mk_trainer_opts checked(const mk_trainer_opts *o) {
 
 // --- what is trained -----------------------------------------------------------------------------
 
-static bool is_trained(const mk_param *p) {
-    return p->p != NULL && !p->is_select_bias;
+static bool is_trained(const mk_trainer *tr, const mk_param *p) {
+    bool used = p->layer < tr->o.model->hp.n_layer || tr->o.mtp_weight > 0;
+    return p->p != NULL && !p->is_select_bias && used;
 }
 
 static size_t grad_floats(const mk_param *p) {
     return ((size_t)p->n_float + 15) / 16 * 16;
 }
 
-// All gradients, the tied output's behind the table's.
-static size_t all_grad_floats(const mk_params *ps) {
+static bool is_shared(const mk_trainer *tr, const mk_param *p) {
+    return tr->o.mtp_weight > 0 && p->layer < 0;
+}
+
+// All gradients of one parameter: the tied output's behind the table's, then once more those of the
+// prediction layer's uses.
+static size_t all_grad_floats(const mk_trainer *tr, const mk_param *p) {
+    size_t n = grad_floats(p) + (p->tied ? mk_grad_floats(p->w) : 0);
+    return !is_trained(tr, p) ? 0 : is_shared(tr, p) ? 2 * n : n;
+}
+
+static size_t sum_of_grad_floats(const mk_trainer *tr) {
     size_t n = 0;
-    for (int64_t i = 0; i < ps->n; i++) {
-        const mk_param *p = &ps->list[i];
-        n += is_trained(p) ? grad_floats(p) : 0;
-        n += is_trained(p) && p->tied ? mk_grad_floats(p->w) : 0;
+    for (int64_t i = 0; i < tr->params->n; i++) {
+        n += all_grad_floats(tr, &tr->params->list[i]);
     }
     return n;
 }
@@ -86,24 +108,33 @@ static mk_optim_param optim_param(const mk_param *p, float *g) {
                             .n_in = p->n_in};
 }
 
-// Tells the tape where the gradients go.
-static float *place_grad(mk_trainer *tr, const mk_param *p, float *g) {
+// Tells the tape where the gradients of uses in `part` go: values at g, a tied matrix behind them.
+static void want_grad(mk_trainer *tr, int part, const mk_param *p, float *g) {
     const void *values = p->kind == MK_PARAM_MATRIX ? (const void *)p->w->data : p->p;
-    mk_tape_want(tr->tape, values, g);
+    mk_tape_want_in(tr->tape, part, values, g);
+    if (p->tied) {
+        mk_tape_want_in(tr->tape, part, p->w->data, g + grad_floats(p));
+    }
+}
+
+static void place_grad(mk_trainer *tr, const mk_param *p, float *g) {
+    want_grad(tr, 0, p, g);
     tr->trained[tr->n_trained++] = optim_param(p, g);
-    float *next = g + grad_floats(p);
     if (p->tied) {
         tr->tied = p;
         tr->table_grad = g;
-        tr->tied_grad = next;
-        mk_tape_want(tr->tape, p->w->data, next);
-        next += mk_grad_floats(p->w);
+        tr->tied_grad = g + grad_floats(p);
     }
-    return next;
+    if (is_shared(tr, p)) {
+        size_t n = all_grad_floats(tr, p) / 2;
+        MK_ASSERT(tr->n_shared < MAX_SHARED);
+        want_grad(tr, PART_MTP, p, g + n);
+        tr->shared[tr->n_shared++] = (shared_grad){g, g + n, n};
+    }
 }
 
 static mk_status make_gradients(mk_trainer *tr, mk_err *err) {
-    size_t floats = all_grad_floats(tr->params);
+    size_t floats = sum_of_grad_floats(tr);
     if (!mk_mul_size(floats, sizeof *tr->grads, &tr->grads_bytes) ||
         !(tr->grads = mk_big_alloc(tr->grads_bytes))) {
         tr->grads_bytes = 0;
@@ -115,8 +146,10 @@ static mk_status make_gradients(mk_trainer *tr, mk_err *err) {
     }
     float *g = tr->grads;
     for (int64_t i = 0; i < tr->params->n; i++) {
-        if (is_trained(&tr->params->list[i])) {
-            g = place_grad(tr, &tr->params->list[i], g);
+        const mk_param *p = &tr->params->list[i];
+        if (is_trained(tr, p)) {
+            place_grad(tr, p, g);
+            g += all_grad_floats(tr, p);
         }
     }
     return MK_OK;
@@ -231,7 +264,18 @@ static mk_status make_state(mk_trainer *tr, mk_err *err) {
     return MK_OK;
 }
 
+static mk_status make_mtp(mk_trainer *tr, mk_err *err) {
+    double weight = tr->o.mtp_weight;
+    if (!(weight >= 0 && weight <= 1e6) || (weight > 0 && !tr->o.model->mtp)) {
+        return MK_FAIL(err, MK_EUSAGE, "weight of multi-token prediction: %g; expected 0%s", weight,
+                       tr->o.model->mtp ? " or a positive number"
+                                        : ", because no prediction layer is loaded");
+    }
+    return weight > 0 ? mk_mtp_create(tr->o.n_row, &tr->mtp, err) : MK_OK;
+}
+
 static mk_status set_up(mk_trainer *tr, mk_err *err) {
+    MK_TRY(make_mtp(tr, err));
     mk_tape_checkpoint(tr->tape, tr->o.checkpoint);
     mk_engine_opts eo = engine_opts(&tr->o, tr->tape);
     MK_TRY(mk_params_create(tr->o.model, &tr->params, err));
@@ -274,6 +318,7 @@ void mk_trainer_destroy(mk_trainer *tr) {
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
         mk_free(blocks[i]);
     }
+    mk_mtp_destroy(tr->mtp);
     mk_optim_destroy(tr->optim);
     mk_big_free(tr->grads, tr->grads_bytes);
     mk_engine_destroy(tr->engine);
@@ -312,7 +357,26 @@ static int lay_out(mk_trainer *tr, const mk_train_pass *pass) {
         tr->step[n_step++] = (mk_step){0, seq->ids, seq->n - 1, MK_LOGITS_SOME, tr->want + row};
         row += seq->n - 1;
     }
+    if (tr->mtp) {
+        mk_mtp_lay_out(tr->mtp, pass->seq, pass->n_seq);
+    }
     return n_step;
+}
+
+// The last token of a sequence is not fed, so the engine does not see it.
+static mk_status check_last_ids(const mk_trainer *tr, const mk_train_pass *pass, mk_err *err) {
+    int64_t n_vocab = tr->o.model->hp.n_vocab;
+    for (int64_t s = 0; s < pass->n_seq; s++) {
+        const mk_data_seq *seq = &pass->seq[s];
+        int32_t id = seq->n > 1 ? seq->ids[seq->n - 1] : 0;
+        if (id < 0 || id >= n_vocab) {
+            return MK_FAIL(err, MK_EUSAGE,
+                           "token id %d at the end of sequence %lld is outside the vocabulary (0 "
+                           "to %lld)",
+                           id, (long long)s, (long long)n_vocab - 1);
+        }
+    }
+    return MK_OK;
 }
 
 static float temperature_of(const mk_train_pass *p) {
@@ -334,9 +398,19 @@ static void read_logits(mk_trainer *tr, mk_ops *ops, mk_mat logits) {
 static mk_status learn(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
     mk_trainer *tr = arg;
     const mk_train_pass *p = tr->passing;
+    mk_mat further = {0};
     (void)err;
     read_logits(tr, ops, logits);
     p->weigh(p->arg, tr->logp, tr->weight, tr->n_target);
+    if (tr->mtp) {
+        mk_tape_part(tr->tape, PART_MTP);
+        further = mk_mtp_predict(tr->mtp, tr->engine, temperature_of(p));
+        mk_mtp_weigh(tr->mtp, tr->weight, p->mtp);
+    }
+    if (further.n_row > 0) {
+        mk_mtp_back(tr->mtp, ops, mk_tape_grad(tr->tape, further), further, temperature_of(p),
+                    tr->o.mtp_weight);
+    }
     mk_back_logprob(ops, mk_tape_grad(tr->tape, logits), logits, tr->target, tr->weight,
                     temperature_of(p));
     mk_tape_backward(tr->tape);
@@ -344,14 +418,20 @@ static mk_status learn(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
 }
 
 static mk_status look(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
+    mk_trainer *tr = arg;
+    const mk_train_pass *p = tr->passing;
     (void)err;
-    read_logits(arg, ops, logits);
+    read_logits(tr, ops, logits);
+    if (tr->mtp && p->mtp) {
+        (void)mk_mtp_predict(tr->mtp, tr->engine, temperature_of(p));
+        mk_mtp_weigh(tr->mtp, NULL, p->mtp);
+    }
     return MK_OK;
 }
 
 mk_status mk_trainer_pass(mk_trainer *tr, const mk_train_pass *pass, mk_err *err) {
     int n_step = lay_out(tr, pass), n_open = 0;
-    mk_status st = MK_OK;
+    mk_status st = check_last_ids(tr, pass, err);
     while (st == MK_OK && n_open < n_step) {
         st = mk_engine_seq_open(tr->engine, &tr->seq[n_open], err);
         if (st == MK_OK) {
@@ -388,9 +468,25 @@ static void join_tied(mk_trainer *tr) {
     }
 }
 
+// The prediction layer's gradients join the model's.
+static void join_shared(mk_trainer *tr) {
+    for (int i = 0; i < tr->n_shared; i++) {
+        const shared_grad *s = &tr->shared[i];
+        for (size_t k = 0; k < s->n; k++) {
+            s->to[k] += s->from[k];
+        }
+        memset(s->from, 0, s->n * sizeof *s->from);
+    }
+}
+
+static void join_gradients(mk_trainer *tr) {
+    join_shared(tr);
+    join_tied(tr);
+}
+
 mk_status mk_trainer_update(mk_trainer *tr, const mk_optim_at *at, mk_optim_report *report,
                             mk_err *err) {
-    join_tied(tr);
+    join_gradients(tr);
     MK_TRY(mk_optim_step(tr->optim, at, report, err));
     tr->imbalance = 0;
     for (int64_t b = 0; b < tr->n_balance; b++) {
@@ -402,7 +498,7 @@ mk_status mk_trainer_update(mk_trainer *tr, const mk_optim_at *at, mk_optim_repo
 }
 
 float *mk_trainer_gradient(mk_trainer *tr, const mk_param *p) {
-    join_tied(tr);
+    join_gradients(tr);
     for (int64_t i = 0; i < tr->n_trained; i++) {
         if (tr->trained[i].p == p->p) {
             return tr->trained[i].g;
@@ -443,13 +539,13 @@ mk_status mk_trainer_plan(const mk_trainer_opts *opts, mk_train_memory *out, mk_
         *out = (mk_train_memory){0};
         for (int64_t i = 0; i < tr.params->n; i++) {
             const mk_param *p = &tr.params->list[i];
-            if (is_trained(p)) {
+            if (is_trained(&tr, p)) {
                 tr.trained[tr.n_trained++] = optim_param(p, NULL);
                 out->n_trained += p->n_value;
             }
         }
         out->weights = plan.weights;
-        out->gradients = all_grad_floats(tr.params) * sizeof(float);
+        out->gradients = sum_of_grad_floats(&tr) * sizeof(float);
         out->moments = mk_optim_bytes(&opts->optim, tr.trained, tr.n_trained);
         out->activations = plan.scratch;
         out->kv = plan.kv;

@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "model/params.h"
 #include "train/data.h"
+#include "train/mtp.h"
 #include "train/optim.h"
 
 typedef struct mk_trainer mk_trainer;
@@ -33,9 +34,12 @@ typedef struct {
     // Balancing without a loss (DeepSeek-V3 report, 2.1.2): per update the selection bias of an
     // expert with less than the mean load rises by this, of one with more it falls.  0: it stays.
     double balance_rate;
+    // Multi-token prediction (mtp.h): every pass adds to its loss this times that of the prediction
+    // layer, which must be loaded (mk_model_use_mtp).  0: the layer, if loaded, is left alone.
+    double mtp_weight;
 } mk_trainer_opts;
 
-// Errors: MK_ENOMEM, MK_EUSAGE (an option of the optimiser out of its range).
+// Errors: MK_ENOMEM, MK_EUSAGE (an option out of its range).
 mk_status mk_trainer_create(const mk_trainer_opts *opts, mk_trainer **out,
                             mk_err *err) MK_WARN_UNUSED;
 void mk_trainer_destroy(mk_trainer *tr);
@@ -55,6 +59,9 @@ typedef struct {
     void *arg;
     float *logp;     // [all targets] out, or NULL
     float *entropy;  // [all targets] out, or NULL
+    // Out, or NULL: the prediction layer's loss, before mtp_weight, is added to it; without weigh
+    // with weight 1 for each target.  Untouched if mtp_weight is 0.
+    mk_mtp_sums *mtp;
 } mk_train_pass;
 
 // Errors: MK_EUSAGE (an id outside the vocabulary), MK_ECONTEXT; gradients are then as before.

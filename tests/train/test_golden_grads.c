@@ -3,13 +3,15 @@
 #include <math.h>
 
 #include "base/alloc.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/mathx.h"
 #include "cmocka_all.h"
 #include "train/trainer.h"
 
-static const char *const models[] = {"llama",      "llama3",          "qwen2",
-                                     "qwen2_tied", "deepseek_v2lite", "deepseek_v3"};
+static const char *const models[] = {"llama",          "llama3",          "qwen2",
+                                     "qwen2_tied",     "deepseek_v2lite", "deepseek_v3",
+                                     "deepseek_v3_mtp"};  // with its prediction layer
 #define N_MODEL (sizeof models / sizeof models[0])
 
 enum { N_SEQ = 2, N_LONGEST = 21, N_ROW = 64 };
@@ -25,7 +27,7 @@ typedef struct {
     mk_err err;
     int32_t ids[N_SEQ][N_LONGEST];
     uint8_t mask[N_SEQ][N_LONGEST];
-    double loss;
+    double loss, mtp_loss;
 } rig;
 
 static void ok(rig *r, mk_status st) {
@@ -46,6 +48,7 @@ static mk_trainer_opts trainer_opts(const rig *r) {
                          .n_ctx = 32,
                          .n_row = N_ROW,
                          .n_seq = N_SEQ,
+                         .mtp_weight = r->model->mtp ? 0.3 : 0,
                          .optim = mk_optim_defaults()};
     mk_err err = {0};
     assert_int_equal(mk_kernels_find("auto", &o.kernels, &err), MK_OK);
@@ -59,6 +62,7 @@ static void open_rig(rig *r, const char *name) {
     ok(r, mk_json_file(path, 1 << 20, &r->golden, &r->err));
     snprintf(path, sizeof path, "tests/golden/models/%s", name);
     ok(r, mk_model_open(path, &r->model, &r->err));
+    ok(r, strstr(name, "_mtp") ? mk_model_use_mtp(r->model, &r->err) : MK_OK);
     ok(r, mk_model_load_f32(r->model, r->pool, NULL, NULL, &r->err));
     mk_trainer_opts o = trainer_opts(r);
     ok(r, mk_trainer_create(&o, &r->tr, &r->err));
@@ -94,8 +98,10 @@ static void pass(rig *r) {
     for (int s = 0; s < N_SEQ; s++) {
         seq[s] = (mk_data_seq){r->ids[s], r->mask[s], lengths[s], lengths[s] - first_target[s]};
     }
-    mk_train_pass p = {.seq = seq, .n_seq = N_SEQ, .weigh = mean_loss, .arg = r};
+    mk_mtp_sums mtp = {0};
+    mk_train_pass p = {.seq = seq, .n_seq = N_SEQ, .weigh = mean_loss, .arg = r, .mtp = &mtp};
     ok(r, mk_trainer_pass(r->tr, &p, &r->err));
+    r->mtp_loss = mtp.loss;
 }
 
 // --- gradients -----------------------------------------------------------------------------------
@@ -216,23 +222,29 @@ static void gradients_are_the_references(void **state) {
 #define LOSS_TOLERANCE 3e-5
 #define NORM_TOLERANCE 5e-4
 
+static void compare_loss(const rig *r, const char *what, size_t step, double loss) {
+    double want = number(json_array_get(json_object_get(r->golden, what), step));
+    if (!(fabs(loss - want) <= LOSS_TOLERANCE)) {
+        fail_msg("%s, step %zu: %s has %.9g, expected %.9g", r->name, step + 1, what, loss, want);
+    }
+}
+
 static void the_loss_falls_as_in_the_reference(void **state) {
     (void)state;
     for (size_t i = 0; i < N_MODEL; i++) {
         rig r;
         open_rig(&r, models[i]);
-        const json_t *curve = json_object_get(r.golden, "curve");
         const json_t *norms = json_object_get(r.golden, "norms");
         for (size_t step = 0; step < N_STEP; step++) {
             pass(&r);
             mk_optim_at at = {(int64_t)step + 1, 1e-3, 1};
             mk_optim_report report;
             ok(&r, mk_trainer_update(r.tr, &at, &report, &r.err));
-            double loss = number(json_array_get(curve, step));
-            double norm = number(json_array_get(norms, step));
-            if (!(fabs(r.loss - loss) <= LOSS_TOLERANCE)) {
-                fail_msg("%s, step %zu: loss %.9g, expected %.9g", r.name, step + 1, r.loss, loss);
+            compare_loss(&r, "curve", step, r.loss);
+            if (r.model->mtp) {
+                compare_loss(&r, "mtp_curve", step, r.mtp_loss);
             }
+            double norm = number(json_array_get(norms, step));
             if (!(fabs(report.norm - norm) <= NORM_TOLERANCE * norm)) {
                 fail_msg("%s, step %zu: length of the gradients %.9g, expected %.9g", r.name,
                          step + 1, report.norm, norm);
@@ -242,10 +254,72 @@ static void the_loss_falls_as_in_the_reference(void **state) {
     }
 }
 
+// --- the prediction layer ------------------------------------------------------------------------
+
+static int32_t *next_ids;
+static uint8_t *all_rows;
+static float *further;
+
+static mk_status keep_further(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
+    rig *r = arg;
+    mk_mat z = mk_engine_mtp(mk_trainer_engine(r->tr), next_ids, all_rows);
+    (void)ops, (void)err;
+    assert_int_equal(z.n_row, logits.n_row);
+    for (int64_t i = 0; i < z.n_row; i++) {
+        memcpy(further + i * z.n_col, z.p + i * z.stride, (size_t)z.n_col * sizeof *further);
+    }
+    return MK_OK;
+}
+
+// All logits of the second sequence; the first's rows are in the batch as well.  Two float32
+// implementations: 1e-5 of their length, as for the model's own logits (test_golden of the engine).
+static void the_prediction_layers_logits_are_the_references(void **state) {
+    (void)state;
+    rig r;
+    char *text = NULL;
+    size_t n = 0;
+    open_rig(&r, "deepseek_v3_mtp");
+    ok(&r,
+       mk_file_read("tests/golden/grads/deepseek_v3_mtp.logits.f32", 1 << 20, &text, &n, &r.err));
+    int64_t n_vocab = r.model->hp.n_vocab, n_a = lengths[0] - 1, n_b = lengths[1] - 1;
+    assert_int_equal(n, (size_t)(n_b * n_vocab) * sizeof(float));
+    next_ids = mk_alloc((size_t)(n_a + n_b) * sizeof *next_ids);
+    all_rows = mk_alloc((size_t)(n_a + n_b));
+    further = mk_alloc((size_t)((n_a + n_b) * n_vocab) * sizeof *further);
+    memcpy(next_ids, r.ids[0] + 1, (size_t)n_a * sizeof *next_ids);
+    memcpy(next_ids + n_a, r.ids[1] + 1, (size_t)n_b * sizeof *next_ids);
+    memset(all_rows, 1, (size_t)(n_a + n_b));
+    mk_engine *e = mk_trainer_engine(r.tr);
+    mk_step step[N_SEQ] = {{0, r.ids[0], n_a, MK_LOGITS_ALL, NULL},
+                           {0, r.ids[1], n_b, MK_LOGITS_ALL, NULL}};
+    ok(&r, mk_engine_seq_open(e, &step[0].seq, &r.err));
+    ok(&r, mk_engine_seq_open(e, &step[1].seq, &r.err));
+    ok(&r, mk_engine_forward_with(e, step, N_SEQ, false, keep_further, &r, &r.err));
+    double off = 0, norm = 0;
+    for (int64_t i = 0; i < n_b * n_vocab; i++) {
+        float want;
+        memcpy(&want, text + (size_t)i * sizeof want, sizeof want);
+        double by = (double)further[n_a * n_vocab + i] - (double)want;
+        off += by * by;
+        norm += (double)want * (double)want;
+    }
+    if (!(sqrt(off) <= 1e-5 * sqrt(norm))) {
+        fail_msg("logits differ by %.3g of their length", sqrt(off / norm));
+    }
+    mk_engine_seq_close(e, step[0].seq);
+    mk_engine_seq_close(e, step[1].seq);
+    mk_free(next_ids);
+    mk_free(all_rows);
+    mk_free(further);
+    mk_free(text);
+    close_rig(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_the_references),
         cmocka_unit_test(the_loss_falls_as_in_the_reference),
+        cmocka_unit_test(the_prediction_layers_logits_are_the_references),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

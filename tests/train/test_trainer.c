@@ -10,9 +10,12 @@
 #include "base/mathx.h"
 #include "cmocka_all.h"
 
-static const char *const folders[] = {"llama",       "llama3",          "qwen2",      "qwen2_tied",
-                                      "deepseek_v2", "deepseek_v2lite", "deepseek_v3"};
-#define N_FOLDER (sizeof folders / sizeof folders[0])
+// ..._mtp with its prediction layer.
+static const char *const folders[] = {"llama",           "llama3",      "qwen2",
+                                      "qwen2_tied",      "deepseek_v2", "deepseek_v2lite",
+                                      "deepseek_v3_mtp", "deepseek_v3"};
+#define MTP_WEIGHT 0.3
+#define N_FOLDER   (sizeof folders / sizeof folders[0])
 #ifdef MK_TEST_SHORT
 #define EVERY 3
 #else
@@ -30,15 +33,19 @@ typedef struct {
     mk_trainer *tr;
     mk_err err;
     double loss;
-    float *copy;
+    bool mtp;
+    float logp[64];
 } rig;
 
 static rig open_rig(const char *folder, int n_thread, bool checkpoint, double lr_clip) {
-    rig r = {0};
+    rig r = {.mtp = strstr(folder, "_mtp") != NULL};
     char path[256];
     snprintf(path, sizeof path, "tests/golden/models/%s", folder);
     r.pool = mk_pool_create(n_thread);
     assert_int_equal(mk_model_open(path, &r.model, &r.err), MK_OK);
+    if (r.mtp) {
+        assert_int_equal(mk_model_use_mtp(r.model, &r.err), MK_OK);
+    }
     assert_int_equal(mk_model_load_f32(r.model, r.pool, NULL, NULL, &r.err), MK_OK);
     mk_trainer_opts o = {.model = r.model,
                          .pool = r.pool,
@@ -47,6 +54,7 @@ static rig open_rig(const char *folder, int n_thread, bool checkpoint, double lr
                          .n_row = 64,
                          .n_seq = 4,
                          .checkpoint = checkpoint,
+                         .mtp_weight = r.mtp ? MTP_WEIGHT : 0,
                          .optim = mk_optim_defaults()};
     o.optim.clip = lr_clip;
     o.optim.weight_decay = 0;
@@ -81,23 +89,24 @@ static void mean_loss(void *arg, const float *logp, float *weight, int64_t n) {
 
 static void pass(rig *r, int which, bool learn) {
     mk_data_seq seq[] = {{ids_a, mask_a, N_A, N_A - 4}, {ids_b, mask_b, N_B, N_B - 1}};
-    float logp[N_A + N_B];
+    mk_mtp_sums mtp = {0};
     mk_train_pass p = {.seq = which == 1 ? seq + 1 : seq,
                        .n_seq = which == 2 ? 2 : 1,
                        .weigh = learn ? mean_loss : NULL,
                        .arg = r,
-                       .logp = logp};
+                       .logp = r->logp,
+                       .mtp = &mtp};
     r->loss = 0;
     assert_int_equal(mk_trainer_pass(r->tr, &p, &r->err), MK_OK);
     int n = (which != 1 ? N_A - 4 : 0) + (which != 0 ? N_B - 1 : 0);
     double loss = 0;
     for (int i = 0; i < n; i++) {
-        loss -= (double)logp[i] / (N_A - 4 + N_B - 1);
+        loss -= (double)r->logp[i] / (N_A - 4 + N_B - 1);
     }
     if (learn) {
         assert_true(fabs(loss - r->loss) < 1e-6);
     }
-    r->loss = loss;
+    r->loss = loss + MTP_WEIGHT * (learn ? mtp.loss : mtp.loss / (N_A - 4 + N_B - 1));
 }
 
 // The slope of the loss along a random direction of one parameter.
