@@ -85,6 +85,9 @@ static mk_status take_params(const mk_params *ps, const mk_ckpt *c, mk_err *err)
 static mk_status write_model(const export_args *a, mk_model *m, mk_pool *pool, const mk_ckpt *c,
                              const char *out, mk_err *err) {
     mk_params *ps = NULL;
+    const json_t *recipe = json_object_get(mk_ckpt_get_head(c).run, "recipe");
+    bool mtp = json_number_value(json_object_get(recipe, "mtp")) > 0;
+    MK_TRY(mtp ? mk_model_use_mtp(m, err) : MK_OK);
     MK_TRY(mk_model_load_f32(m, pool, NULL, NULL, err));
     MK_TRY(mk_params_create(m, &ps, err));
     mk_status st = take_params(ps, c, err);

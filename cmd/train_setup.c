@@ -100,6 +100,7 @@ static mk_status open_model(cmd_training *t, mk_err *err) {
     t->pool = mk_pool_create(mk_llm_n_thread(t->llm));
     MK_TRY(mk_kernels_find(args.isa ? args.isa : "auto", &t->kernels, err));
     MK_TRY(mk_model_open(t->dir, &t->model, err));
+    MK_TRY(t->a->mtp > 0 ? mk_model_use_mtp(t->model, err) : MK_OK);
     size_t need = mk_model_f32_bytes(t->model), have = mk_memory_available();
     if (need > have) {
         return MK_FAIL(err, MK_ENOMEM,
@@ -158,7 +159,8 @@ static mk_status choose_sizes(cmd_training *t, const cmd_training_needs *needs, 
                                         .n_seq = n_seq,
                                         .checkpoint = a->checkpointing,
                                         .optim = mk_optim_defaults(),
-                                        .balance_rate = a->balance};
+                                        .balance_rate = a->balance,
+                                        .mtp_weight = a->mtp};
     mk_optim_opts *o = &t->trainer_opts.optim;
     o->beta1 = a->beta1;
     o->beta2 = a->beta2;
@@ -347,6 +349,9 @@ static void add_common(const cmd_training *t, json_t *recipe) {
                           "weight_decay", a->weight_decay, "beta1", a->beta1, "beta2", a->beta2,
                           "clip", a->clip, "balance", a->balance, "shuffle", a->shuffle);
     json_object_set_new(o, "seed", json_integer(a->seed));
+    if (a->mtp > 0) {
+        json_object_set_new(o, "mtp", json_real(a->mtp));
+    }
     json_object_update_missing(recipe, o);
     json_decref(o);
 }

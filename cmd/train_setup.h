@@ -15,7 +15,7 @@ typedef struct {
     mk_opt_list eval;
     int64_t steps, epochs, batch_tokens, accum, warmup, save_every, eval_every, keep, patience,
         seed;
-    double lr, min_lr, decay, weight_decay, beta1, beta2, clip, balance;
+    double lr, min_lr, decay, weight_decay, beta1, beta2, clip, balance, mtp;
     bool checkpointing, dry_run, json, shuffle;
 } cmd_train_args;
 
@@ -140,6 +140,15 @@ typedef struct {
          .max = 1,                                                                                 \
          .arg = "X",                                                                               \
          .help = "experts: step of the selection bias towards equal loads; 0 is off"},             \
+        {.name = "mtp",                                                                            \
+         .type = MK_OPT_F64,                                                                       \
+         .offset = offsetof(T, field.mtp),                                                         \
+         .dflt = "0",                                                                              \
+         .min = 0,                                                                                 \
+         .max = 1000,                                                                              \
+         .arg = "X",                                                                               \
+         .help = "weight of the loss of multi-token prediction, for a model with a layer for it "  \
+                 "(DeepSeek-V3 had 0.3, then 0.1); 0 leaves that layer as it is"},                 \
         {.name = "checkpointing",                                                                  \
          .type = MK_OPT_FLAG,                                                                      \
          .offset = offsetof(T, field.checkpointing),                                               \

@@ -127,7 +127,7 @@ static void close_checks(checks *c) {
 
 static mk_status learn(cmd_training *t, args *a, const mk_method *method, const checks *c,
                        bool stop, mk_err *err) {
-    static const char *const extra[] = {"accuracy", "imbalance", NULL};
+    static const char *const extra[] = {"mtp_loss", "accuracy", "imbalance", NULL};
     mk_supervised *s = NULL;
     mk_supervised_opts o = {.trainer = t->trainer,
                             .data = t->data,
