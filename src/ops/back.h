@@ -7,8 +7,8 @@
 //
 // The factors of a linear layer's products are float32, but for weights of MK_PACK_BF16: there they
 // are rounded to bf16, two terms of a sum being one step.  Pairs of tokens are counted from the
-// first row of a call: such a step gives the same bits on any machine, and a cut changes none if it
-// comes behind an even number of rows.
+// first row of a call: a cut of the rows behind an even number changes no bit, another one does.
+// (Experts have calls of their own: what is in a batch decides where theirs are cut.)
 //
 // Gradients of matrices of weights lie in the layout of MK_PACK_F32: [n_out/16][n_in][16], rows
 // beyond n_out zero, whatever the type of the weight; so an optimiser walks weight and gradient
