@@ -101,13 +101,15 @@ static mk_status open_model(cmd_training *t, mk_err *err) {
     MK_TRY(mk_kernels_find(args.isa ? args.isa : "auto", &t->kernels, err));
     MK_TRY(mk_model_open(t->dir, &t->model, err));
     MK_TRY(t->a->mtp > 0 ? mk_model_use_mtp(t->model, err) : MK_OK);
-    size_t need = mk_model_f32_bytes(t->model), have = mk_memory_available();
+    bool bf16 = strcmp(t->a->precision, "bf16") == 0;
+    size_t need = bf16 ? mk_model_bf16_bytes(t->model) : mk_model_f32_bytes(t->model);
+    size_t have = mk_memory_available();
     if (need > have) {
         return MK_FAIL(err, MK_ENOMEM,
-                       "the weights alone take %.2f GB as float32, %.2f GB are free",
-                       (double)need / 1e9, (double)have / 1e9);
+                       "the weights alone take %.2f GB as float32%s, %.2f GB are free",
+                       (double)need / 1e9, bf16 ? " and bf16" : "", (double)have / 1e9);
     }
-    return mk_model_load_f32(t->model, t->pool, NULL, NULL, err);
+    return (bf16 ? mk_model_load_bf16 : mk_model_load_f32)(t->model, t->pool, NULL, NULL, err);
 }
 
 static mk_status read_data(cmd_training *t, const cmd_training_needs *needs,
@@ -351,6 +353,9 @@ static void add_common(const cmd_training *t, json_t *recipe) {
     json_object_set_new(o, "seed", json_integer(a->seed));
     if (a->mtp > 0) {
         json_object_set_new(o, "mtp", json_real(a->mtp));
+    }
+    if (strcmp(a->precision, "f32") != 0) {  // runs that are older than the choice go on
+        json_object_set_new(o, "precision", json_string(a->precision));
     }
     json_object_update_missing(recipe, o);
     json_decref(o);

@@ -260,13 +260,69 @@ static mk_status reserve(mk_model *m, mk_err *err) {
     return mk_load_each(m, take_bytes, &at, err);
 }
 
+// --- masters -------------------------------------------------------------------------------------
+
+typedef struct {
+    mk_model *m;
+    mk_pool *pool;
+    uint8_t *at;
+    size_t total;
+} rounder;
+
+// A router stays what it is.
+static bool has_master(const mk_model *m, int row) {
+    return row < 0 || m->arch->tensors[row].cls != MK_T_LINEAR_F32;
+}
+
+static mk_status rounded_layout(const mk_weight *w, mk_weight *out, mk_err *err) {
+    mk_weight_src src = {
+        .dtype = MK_DTYPE_BF16, .n_mat = w->n_mat, .n_out = w->n_out, .n_in = w->n_in};
+    return mk_weight_layout(&src, out, err);
+}
+
+static mk_status add_rounded(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    rounder *r = arg;
+    mk_weight to;
+    (void)layer;
+    if (has_master(r->m, row)) {
+        MK_TRY(rounded_layout(w, &to, err));
+        MK_TRY(add_bytes(&r->total, &to, layer, row, err));
+    }
+    return MK_OK;
+}
+
+static mk_status round_one(void *arg, mk_weight *w, int layer, int row, mk_err *err) {
+    rounder *r = arg;
+    mk_weight to;
+    if (has_master(r->m, row)) {
+        MK_TRY(rounded_layout(w, &to, err));
+        MK_TRY(take_bytes(&r->at, &to, layer, row, err));
+        to.master = mk_weight_values(w);
+        *w = to;
+        mk_weight_round(w, r->pool);
+    }
+    return MK_OK;
+}
+
+static mk_status round_all(mk_model *m, mk_pool *pool, mk_err *err) {
+    rounder r = {.m = m, .pool = pool};
+    MK_TRY(mk_load_each(m, add_rounded, &r, err));
+    r.at = m->rounded = mk_big_alloc(r.total);
+    if (!r.at) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for %zu bytes of weights as bf16", r.total);
+    }
+    m->rounded_bytes = r.total;
+    return mk_load_each(m, round_one, &r, err);
+}
+
 mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                           mk_err *err) {
     loader l = {m, pool, progress, arg, 0, mk_source_file_bytes(m->src), NULL, NULL};
     if (!m->packed) {
         MK_TRY(reserve(m, err));
     }
-    return load_all(&l, err);
+    MK_TRY(load_all(&l, err));
+    return m->bf16 ? round_all(m, pool, err) : MK_OK;
 }
 
 mk_status mk_load_stream(mk_model *m, mk_pool *pool, mk_load_weight_fn sink, void *arg,
@@ -297,6 +353,7 @@ void mk_load_free(mk_model *m) {
         }
     }
     mk_big_free(m->weights, m->weights_bytes);
+    mk_big_free(m->rounded, m->rounded_bytes);
     mk_free(m->embed_values);
 }
 
@@ -370,7 +427,7 @@ size_t mk_load_f32_bytes(const mk_model *m) {
 }
 
 size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
-    size_t total = 0;
+    size_t total = m->rounded ? m->weights_bytes : 0;  // masters and routers
     double token = 0,
            used = m->hp.n_expert ? (double)m->hp.n_expert_used / (double)m->hp.n_expert : 1;
     for (int layer = -1; layer < mk_model_n_layer(m); layer++) {
@@ -379,7 +436,7 @@ size_t mk_load_bytes(const mk_model *m, size_t *per_token) {
             const mk_binding *b = mk_model_binding(m, layer, i);
             if (b->n_view > 0 && is_packed(row->cls)) {
                 size_t n = weight_bytes(field_of(m, row, layer));
-                total += n;
+                total += m->rounded && row->cls == MK_T_LINEAR_F32 ? 0 : n;
                 token += (double)n * (row->cls == MK_T_EXPERTS ? used : 1);
             } else if (b->n_view > 0 && row->cls == MK_T_VECTOR) {
                 total += (size_t)b->view[0]->shape[b->view[0]->n_dim - 1] * sizeof(float);

@@ -5,7 +5,8 @@
 #include "model/model.h"
 
 // Fills the fields of all rows.  After an error the model can only be closed.  m->f32 (with the
-// layouts made for it): all as float32, the token table too.
+// layouts made for it): all as float32, the token table too; m->bf16 as well: these are the masters
+// of weights that become MK_PACK_BF16.
 mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                           mk_err *err) MK_WARN_UNUSED;
 void mk_load_free(mk_model *m);

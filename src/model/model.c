@@ -210,6 +210,12 @@ mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progres
     return MK_OK;
 }
 
+mk_status mk_model_load_bf16(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                             mk_err *err) {
+    m->bf16 = true;
+    return mk_model_load_f32(m, pool, progress, arg, err);
+}
+
 mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type) {
     mk_attn a = m->arch->attn(&m->hp, layer);
     a.type = type;
@@ -269,6 +275,12 @@ size_t mk_model_weight_bytes(const mk_model *m) {
 
 size_t mk_model_f32_bytes(const mk_model *m) {
     return mk_load_f32_bytes(m);
+}
+
+// An odd number of columns is padded: at most as many bytes again as a copy of one column more.
+size_t mk_model_bf16_bytes(const mk_model *m) {
+    size_t n = mk_load_f32_bytes(m);
+    return mk_add_size(n, n / 2, &n) ? n : SIZE_MAX;
 }
 
 size_t mk_model_bytes_per_token(const mk_model *m) {

@@ -217,6 +217,9 @@ struct mk_model {
     mk_packfile *packed;    // the weights on disk, packed (pack_cache.h); NULL: packed at load
     uint8_t *weights;       // one block for all that are packed at load; NULL
     size_t weights_bytes;
+    uint8_t *rounded;  // with bf16: one block for what the masters in `weights` are rounded to
+    size_t rounded_bytes;
+    bool bf16;                  // by mk_model_load_bf16, with f32
     bool f32;                   // by mk_model_load_f32: globals.embed is ...
     mk_tensor_view embed_view;  // ... this, and its values are ...
     float *embed_values;        // ... owned
@@ -252,6 +255,12 @@ mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, v
 mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                             mk_err *err) MK_WARN_UNUSED;
 
+// The same with matrices that are computed with as bf16: float32 values, the masters, that a
+// trainer changes, and copies rounded from them (mk_params_refresh).  Routers, vectors and the
+// token table stay float32.
+mk_status mk_model_load_bf16(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
+                             mk_err *err) MK_WARN_UNUSED;
+
 // Attention geometry of a layer with the cache type filled in.
 mk_attn mk_model_attn(const mk_model *m, int layer, mk_kv_type type);
 mk_mat mk_model_forward(const mk_model *m, mk_ops *ops, const mk_batch *b);
@@ -261,6 +270,7 @@ mk_mat mk_model_mtp(const mk_model *m, mk_ops *ops, const mk_batch *b, mk_mat hi
 int64_t mk_model_n_param(const mk_model *m);
 size_t mk_model_weight_bytes(const mk_model *m);  // packed, as mk_model_load will allocate
 size_t mk_model_f32_bytes(const mk_model *m);     // as mk_model_load_f32 will allocate
+size_t mk_model_bf16_bytes(const mk_model *m);    // as mk_model_load_bf16 will, at most
 size_t mk_model_file_bytes(const mk_model *m);
 // Bytes of weights read to produce one token (active experts only), in packed form.
 size_t mk_model_bytes_per_token(const mk_model *m);

@@ -44,7 +44,7 @@ static void fill_matrix(const mk_model *m, mk_param *p, mk_weight *w) {
     p->n_out = w->n_out;
     p->n_in = w->n_in;
     p->n_float = w->n_mat * ((w->n_out + 15) / 16 * 16) * w->n_in;
-    p->p = w->kind == MK_PACK_F32 && !m->packed ? (float *)(void *)w->data : NULL;
+    p->p = m->packed ? NULL : mk_weight_values(w);
 }
 
 static void fill_row(mk_model *m, mk_param *p, const mk_tensor_row *row, int layer) {
@@ -243,7 +243,10 @@ void mk_params_refresh(const mk_params *ps, mk_pool *pool) {
     for (int64_t i = 0; i < ps->n; i++) {
         const mk_param *p = &ps->list[i];
         if (p->tied && p->p) {
-            mk_f32_pack((float *)(void *)p->w->data, p->p, (mk_f32_shape){p->n_out, p->n_in}, pool);
+            mk_f32_pack(mk_weight_values(p->w), p->p, (mk_f32_shape){p->n_out, p->n_in}, pool);
+        }
+        if (p->w && p->w->master) {
+            mk_weight_round(p->w, pool);
         }
     }
 }

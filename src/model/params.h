@@ -21,7 +21,7 @@
 #include "model/model.h"
 
 typedef enum {
-    MK_PARAM_MATRIX,  // n_mat matrices in the layout of w; as MK_PACK_F32 one behind the other
+    MK_PARAM_MATRIX,  // n_mat matrices, MK_PACK_F32, one behind the other: w's, or its master
     MK_PARAM_VECTOR,  // f32 [n_in]
     MK_PARAM_EMBED    // f32 [n_out, n_in], row-major: the token table
 } mk_param_kind;
@@ -62,7 +62,7 @@ void mk_params_destroy(mk_params *ps);
 const mk_param *mk_params_at(const mk_params *ps, const void *address);
 const mk_param *mk_params_named(const mk_params *ps, const char *name);  // NULL if there is none
 
-// Makes what is a copy of parameters follow them: the tied output matrix.
+// Makes what is a copy of parameters follow them: the tied output matrix, weights rounded to bf16.
 void mk_params_refresh(const mk_params *ps, mk_pool *pool);
 
 // Values of one matrix of a MATRIX, or of a VECTOR or EMBED, as rows f32 [n_out, n_in] (mat = 0),

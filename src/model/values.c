@@ -12,7 +12,7 @@ static const void *field_of(const mk_model *m, mk_value_at at) {
 }
 
 static bool weight_in_memory(const mk_model *m, const mk_weight *w) {
-    return m->loaded && !m->packed && w->kind == MK_PACK_F32 && w->data;
+    return m->loaded && !m->packed && mk_weight_values(w);
 }
 
 bool mk_values_in_memory(const mk_model *m, mk_value_at at) {
@@ -50,9 +50,9 @@ static mk_status unpack(const mk_weight *w, int64_t first, int64_t n, mk_pool *p
     mk_pool *own = pool ? NULL : mk_pool_create(1);
     *out = mk_try_alloc((size_t)(n * size), sizeof **out);
     for (int64_t i = 0; *out && i < n; i++) {
-        const uint8_t *from = w->data + (size_t)(first + i) * w->mat_bytes;
-        mk_f32_unpack(*out + i * size, (const float *)(const void *)from,
-                      (mk_f32_shape){w->n_out, w->n_in}, pool ? pool : own);
+        const float *from =
+            mk_weight_values(w) + (first + i) * ((w->n_out + 15) / 16 * 16 * w->n_in);
+        mk_f32_unpack(*out + i * size, from, (mk_f32_shape){w->n_out, w->n_in}, pool ? pool : own);
     }
     mk_pool_destroy(own);
     return *out ? MK_OK

@@ -5,6 +5,11 @@
 // ascending row, as one chain of FMAs, so a step gives the same bits whether its tokens come in one
 // batch or in eight, on one thread or three, on any instruction set (docs/numerics.md).
 //
+// The factors of a linear layer's products are float32, but for weights of MK_PACK_BF16: there they
+// are rounded to bf16, two terms of a sum being one step.  Pairs of tokens are counted from the
+// first row of a call: a cut of the rows behind an even number changes no bit, another one does.
+// (Experts have calls of their own: what is in a batch decides where theirs are cut.)
+//
 // Gradients of matrices of weights lie in the layout of MK_PACK_F32: [n_out/16][n_in][16], rows
 // beyond n_out zero, whatever the type of the weight; so an optimiser walks weight and gradient
 // side by side.  NULL for a gradient that nobody wants.
@@ -31,7 +36,7 @@ void mk_back_linear_w(mk_ops *ops, float *g, mk_mat dy, mk_mat x);
 // g) does not overlap.  dx.p or g NULL: not wanted.
 typedef struct {
     mk_mat dx, dy, x;
-    const mk_weight *w;  // for dx
+    const mk_weight *w;  // for dx; g: its kind is the form of the product (NULL: float32)
     int64_t mat;
     float *g;
 } mk_back_linear;

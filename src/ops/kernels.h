@@ -178,11 +178,16 @@ struct mk_kernels {
     void (*attention)(const mk_attn_job *job);
     void (*back_linear_w)(const mk_back_job *job, const mk_back_block *b);
     void (*back_linear_x)(const mk_back_job *job, const mk_back_block *b);
+    // The same with bf16 factors: w is MK_PACK_BF16 (cpu/back_bf16.c).
+    void (*back_bf16_w)(const mk_back_job *job, const mk_back_block *b);
+    void (*back_bf16_x)(const mk_back_job *job, const mk_back_block *b);
     // g[i] += sum over rows of dy[t,i], t ascending, columns [lo, hi)
     void (*back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
     // Columns [col, col + n) of the tile of 16 rows at `tile` as float32 [n][16], the values of
     // mk_dtype_to_f32; col a multiple of 32.
     void (*unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
+    // MK_PACK_BF16 tiles of MK_PACK_F32 tiles, rounded to nearest even.
+    void (*round_tiles)(uint8_t *to, const float *from, int64_t n_in, int64_t n_tile);
     // Units [lo, hi) of a phase.
     void (*back_attention[MK_BACK_ATTN_N])(const mk_back_attn_job *job, int64_t lo, int64_t hi);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more

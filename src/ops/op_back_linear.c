@@ -6,7 +6,7 @@
 typedef struct {
     const mk_kernels *k;
     mk_back_job job;
-    bool of_weights;
+    bool of_weights, bf16;
     int64_t n_tile, n_col;  // of the whole
     int64_t tiles, cols;    // of a block
     float *scratch;
@@ -33,7 +33,7 @@ static int64_t least(int64_t a, int64_t b) {
 
 // Cuts the result into at least n_block blocks so that the slowest thread is done soonest: a block
 // takes a cycle for each tile and column, and of every block the tiles' part of dy and the
-// columns' part of the other matrix are copied.
+// columns' part of the other matrix are copied.  bf16 takes two terms in a cycle.
 static void plan_blocks(back_work *w, int64_t n_block, int64_t n_thread) {
     bool whole_groups = !w->of_weights && w->job.w->kind != MK_PACK_F32;  // unpacked in one piece
     int64_t unit = whole_groups ? MK_BACK_COLS : COLUMN_UNIT, units = ceil_div(w->n_col, unit);
@@ -44,7 +44,7 @@ static void plan_blocks(back_work *w, int64_t n_block, int64_t n_thread) {
              across++) {
             int64_t cols = unit * ceil_div(units, across);
             int64_t each = ceil_div(down * ceil_div(w->n_col, cols), n_thread);
-            int64_t cost = each * (16 * tiles * cols + COPY_OTHER * cols +
+            int64_t cost = each * ((w->bf16 ? 8 : 16) * tiles * cols + COPY_OTHER * cols +
                                    16 * (w->of_weights ? COPY_DY : COPY_DY_T) * tiles);
             if (best == 0 || cost < best) {
                 best = cost;
@@ -59,6 +59,9 @@ static void plan_blocks(back_work *w, int64_t n_block, int64_t n_thread) {
 // tiles is copied once for a job.
 static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
     const back_work *w = arg;
+    void (*kernel)(const mk_back_job *, const mk_back_block *) =
+        w->bf16 ? (w->of_weights ? w->k->back_bf16_w : w->k->back_bf16_x)
+                : (w->of_weights ? w->k->back_linear_w : w->k->back_linear_x);
     int64_t across = ceil_div(w->n_col, w->cols), most = w->of_weights ? w->n_col : MK_BACK_WIDTH;
     for (int64_t i = lo, n; i < hi; i += n) {
         int64_t tile = i / across * w->tiles, col = i % across * w->cols;
@@ -70,7 +73,7 @@ static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
         for (; col < end; col = b.col_hi) {
             b.col_lo = col;
             b.col_hi = least(col + most, end);
-            (w->of_weights ? w->k->back_linear_w : w->k->back_linear_x)(&w->job, &b);
+            kernel(&w->job, &b);
         }
     }
 }
@@ -134,30 +137,36 @@ static back_work work_of_x(const mk_ops *ops, mk_mat dx, mk_mat dy, const mk_wei
                            int64_t mat) {
     MK_ASSERT(mat >= 0 && mat < w->n_mat && dx.n_row == dy.n_row && dx.n_col == w->n_in &&
               dy.n_col == w->n_out);
-    back_work work = {.job = {.dy = dy, .dx = dx, .w = w}, .n_col = w->n_in};
+    back_work work = {
+        .job = {.dy = dy, .dx = dx, .w = w}, .n_col = w->n_in, .bf16 = w->kind == MK_PACK_BF16};
     work.job.data = ops->dry ? NULL : w->data + (size_t)mat * w->mat_bytes;
     work.n_tile = ceil_div(dy.n_row, 16);
     return work;
 }
 
-static back_work work_of_w(float *g, mk_mat dy, mk_mat x) {
+static back_work work_of_w(float *g, mk_mat dy, mk_mat x, bool bf16) {
     MK_ASSERT(dy.n_row == x.n_row);
-    back_work work = {.job = {.dy = dy, .x = x, .g = g}, .of_weights = true, .n_col = x.n_col};
+    back_work work = {
+        .job = {.dy = dy, .x = x, .g = g}, .of_weights = true, .bf16 = bf16, .n_col = x.n_col};
     work.n_tile = ceil_div(dy.n_col, 16);
     return work;
 }
 
-static void count_x(mk_ops *ops, mk_mat dy, const mk_weight *w) {
+static mk_arith arith(bool bf16) {
+    return bf16 ? MK_ARITH_BF16 : MK_ARITH_F32;
+}
+
+static void count_x(mk_ops *ops, mk_mat dy, const mk_weight *w, bool bf16) {
     double n = (double)dy.n_row;
     mk_ops_count(ops, MK_OP_BACK_LINEAR,
-                 (mk_op_work){MK_ARITH_F32, 2 * n * (double)w->n_in * (double)w->n_out,
+                 (mk_op_work){arith(bf16), 2 * n * (double)w->n_in * (double)w->n_out,
                               (double)w->mat_bytes + 4 * n * (double)(w->n_in + w->n_out)});
 }
 
-static void count_w(mk_ops *ops, mk_mat dy, mk_mat x) {
+static void count_w(mk_ops *ops, mk_mat dy, mk_mat x, bool bf16) {
     double n = (double)dy.n_row, in = (double)x.n_col, out = (double)dy.n_col;
     mk_ops_count(ops, MK_OP_BACK_LINEAR,
-                 (mk_op_work){MK_ARITH_F32, 2 * n * in * out, 4 * (n * (in + out) + in * out)});
+                 (mk_op_work){arith(bf16), 2 * n * in * out, 4 * (n * (in + out) + in * out)});
 }
 
 void mk_back_linears(mk_ops *ops, const mk_back_linear *list, int64_t n) {
@@ -166,17 +175,18 @@ void mk_back_linears(mk_ops *ops, const mk_back_linear *list, int64_t n) {
     int64_t n_work = 0;
     for (int64_t i = 0; i < n; i++) {
         const mk_back_linear *l = &list[i];
+        bool bf16 = l->w != NULL && l->w->kind == MK_PACK_BF16;
         if (n_work + 2 > MAX_WORKS) {
             run_works(ops, w, n_work);
             n_work = 0;
         }
         if (l->g != NULL) {
-            w[n_work++] = work_of_w(l->g, l->dy, l->x);
-            count_w(ops, l->dy, l->x);
+            w[n_work++] = work_of_w(l->g, l->dy, l->x, bf16);
+            count_w(ops, l->dy, l->x, bf16);
         }
         if (l->dx.p != NULL) {
             w[n_work++] = work_of_x(ops, l->dx, l->dy, l->w, l->mat);
-            count_x(ops, l->dy, l->w);
+            count_x(ops, l->dy, l->w, bf16);
         }
     }
     run_works(ops, w, n_work);

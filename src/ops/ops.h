@@ -92,7 +92,17 @@ typedef struct {
     bool borrowed;     // data belong to someone else (a packed file, a block of many weights):
                        // mk_weight_free lets go of them
     mk_dtype dtype;    // type it was packed from
+    // BF16 in training: what data are rounded from, in the layout of MK_PACK_F32 (mk_weight_round);
+    // someone else's.  Else NULL.
+    float *master;
 } mk_weight;
+
+// The values as float32 in the layout of MK_PACK_F32, NULL if there are none.
+static inline float *mk_weight_values(const mk_weight *w) {
+    return w->kind == MK_PACK_F32 ? (float *)(void *)w->data : w->master;
+}
+// Makes data follow master, rounded to nearest even.
+void mk_weight_round(const mk_weight *w, mk_pool *pool);
 
 // Where the rows of a weight come from.  Row r of matrix m starts at data + m * mat_stride + map(r)
 // * row_bytes, where map(r) = row_map ? row_map[r] : r.  All n_out rows of all matrices must lie

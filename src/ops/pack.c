@@ -94,6 +94,7 @@ void mk_weight_free(mk_weight *w) {
     if (w != NULL) {
         w->data = NULL;
         w->borrowed = false;
+        w->master = NULL;
     }
 }
 

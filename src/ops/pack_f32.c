@@ -1,5 +1,5 @@
-// The float32 layout [n_out/16][n_in][16]: from any type, and to and from rows.  For weights that
-// are trained.
+// The float32 layout [n_out/16][n_in][16]: from any type, to and from rows, and rounded to the
+// bf16 one.  For weights that are trained.
 #include <string.h>
 
 #include "base/mathx.h"
@@ -108,4 +108,28 @@ void mk_f32_unpack(float *rows, const float *packed, mk_f32_shape s, mk_pool *po
 
 void mk_f32_unpack_add(float *rows, const float *packed, mk_f32_shape s, mk_pool *pool) {
     move_all((move_job){(float *)(uintptr_t)packed, rows, s, UNPACK_ADD}, pool);
+}
+
+// --- rounded -------------------------------------------------------------------------------------
+
+typedef struct {
+    const mk_weight *w;
+    const mk_kernels *k;
+} round_job;
+
+// Matrices lie one behind the other in both layouts, so do their tiles.
+static void round_some(void *arg, int ith, int n_thread) {
+    const round_job *j = arg;
+    int64_t lo, hi, n_in = j->w->n_in;
+    mk_pool_split(j->w->n_mat * mk_weight_tiles(j->w), 1, ith, n_thread, &lo, &hi);
+    j->k->round_tiles(j->w->data + (size_t)lo * mk_weight_tile_bytes(j->w),
+                      j->w->master + lo * MK_TILE * n_in, n_in, hi - lo);
+}
+
+void mk_weight_round(const mk_weight *w, mk_pool *pool) {
+    MK_ASSERT(w->kind == MK_PACK_BF16 && w->master != NULL);
+    round_job j = {.w = w};
+    mk_status st = mk_kernels_find("auto", &j.k, NULL);  // all give the same bits
+    MK_ASSERT(st == MK_OK);
+    mk_pool_run(pool, round_some, &j);
 }

@@ -108,29 +108,39 @@ static mk_status save(state *s, mk_err *err) {
                        : st;
 }
 
+static mk_status refuse(const mk_ckpt *c, const char *key, const json_t *was, const json_t *is,
+                        mk_err *err) {
+    mk_buf now, then;
+    mk_buf_init(&now, 256);
+    mk_buf_init(&then, 256);
+    mk_json_add(&now, is);
+    mk_json_add(&then, was);
+    mk_status st = MK_FAIL(err, MK_EUSAGE,
+                           "%s was made with %s = %s, now it is %s; give the same options "
+                           "to go on, or another folder to begin anew",
+                           mk_ckpt_path(c), key, was && then.data ? then.data : "nothing",
+                           is && now.data ? now.data : "nothing");
+    mk_buf_free(&now);
+    mk_buf_free(&then);
+    return st;
+}
+
 // The recipe of a run that is resumed must be this one.
 static mk_status check_recipe(const mk_run *r, const mk_ckpt *c, const json_t *run, mk_err *err) {
-    const json_t *was = json_object_get(run, "recipe"), *value;
+    json_t *was = json_object_get(run, "recipe"), *is = (json_t *)(uintptr_t)r->recipe, *value;
     const char *name = json_string_value(json_object_get(run, "method")), *key;
     if (!name || strcmp(name, r->method->name) != 0) {
         return MK_FAIL(err, MK_EUSAGE, "%s belongs to a run of %s, not of %s; use another folder",
                        mk_ckpt_path(c), name ? name : "?", r->method->name);
     }
-    json_object_foreach((json_t *)(uintptr_t)r->recipe, key, value) {
+    json_object_foreach(is, key, value) {
         if (!json_equal(value, json_object_get(was, key))) {
-            mk_buf now, then;
-            mk_buf_init(&now, 256);
-            mk_buf_init(&then, 256);
-            mk_json_add(&now, value);
-            mk_json_add(&then, json_object_get(was, key));
-            mk_status st = MK_FAIL(err, MK_EUSAGE,
-                                   "%s was made with %s = %s, now it is %s; give the same options "
-                                   "to go on, or another folder to begin anew",
-                                   mk_ckpt_path(c), key, then.data ? then.data : "nothing",
-                                   now.data ? now.data : "?");
-            mk_buf_free(&now);
-            mk_buf_free(&then);
-            return st;
+            return refuse(c, key, json_object_get(was, key), value, err);
+        }
+    }
+    json_object_foreach(was, key, value) {
+        if (!json_object_get(is, key)) {
+            return refuse(c, key, value, NULL, err);
         }
     }
     return MK_OK;

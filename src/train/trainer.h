@@ -22,7 +22,8 @@
 typedef struct mk_trainer mk_trainer;
 
 typedef struct {
-    mk_model *model;  // loaded by mk_model_load_f32
+    // loaded by mk_model_load_f32, or _bf16: then products of its matrices are bf16
+    mk_model *model;
     const mk_kernels *kernels;
     mk_pool *pool;
     mk_kv_type kv_type;

@@ -151,6 +151,29 @@ def test_another_recipe_is_refused(minke, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_products_of_bf16(minke, data, tmp_path, name):
+    """It learns as in float32, threads change nothing, and the sampler computes with the same rounded weights."""
+    bf16 = ["--precision", "bf16"]
+    for n in (1, 3):
+        r = minke(*pretrain(data, tmp_path / str(n), name, 30, [*bf16, "-t", n]))
+        assert r.returncode == 0, r.stderr
+    assert weights(tmp_path / "1") == weights(tmp_path / "3")
+    assert minke(*pretrain(data, tmp_path / "f32", name, 30)).returncode == 0
+    assert weights(tmp_path / "1") != weights(tmp_path / "f32")
+    assert abs(log(tmp_path / "1")[-1]["loss"] - log(tmp_path / "f32")[-1]["loss"]) < 0.05
+    for extra, other, was, now in ([], "1", '"bf16"', "nothing"), (bf16, "f32", "nothing", '"bf16"'):
+        r = minke(*pretrain(data, tmp_path / other, name, 30, extra))
+        assert r.returncode == 1 and f"precision = {was}, now it is {now}" in r.stderr
+    r = minke("train", "grpo", "-m", tmp_path / "1" / "model", "-o", tmp_path / "rl", *bf16, "--steps", 3, "--prompts",
+              4, "--group", 4, "--max-tokens", 24, "--batch-tokens", 512, "--lr", "1e-3", "--reward",
+              "length:max=24,soft=2", "--keep-truncated", data / "rl.jsonl")
+    assert r.returncode == 0, r.stderr
+    lines = log(tmp_path / "rl")
+    assert [x["max_dlogp"] for x in lines] == [0, 0, 0]
+    assert any(x["tokens"] > 0 and x["grad_norm"] > 0 for x in lines)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_sampler_and_trainer_agree_to_the_last_bit(minke, data, tmp_path, name):
     assert minke(*pretrain(data, tmp_path / "base", name, 30)).returncode == 0
     for variant, group in (("dapo", 4), ("grpo", 3), ("dr-grpo", 4), ("gspo", 4)):

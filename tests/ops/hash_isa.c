@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/mathx.h"
 #include "ops/back.h"
+#include "ops/kernels.h"
 #include "ops/ops.h"
 #include "ops/optim.h"
 
@@ -137,8 +138,7 @@ typedef struct {
 
 static void step_back_linear(mk_ops *ops, void *arg) {
     back_linear_step *s = arg;
-    mk_back_linear_x(ops, s->dx, s->dy, s->w, 0);
-    mk_back_linear_w(ops, s->g, s->dy, s->x);
+    mk_back_linears(ops, &(mk_back_linear){s->dx, s->dy, s->x, s->w, 0, s->g}, 1);
     mk_back_bias(ops, s->bias, s->dy);
 }
 
@@ -152,7 +152,7 @@ static void hash_back_linears(mk_ops *ops) {
           *bias = floats(OUT, 93), *g = floats((OUT + 15) / 16 * 16 * IN, 94);
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         mk_weight w = random_weight(types[i], 1, OUT, IN, mk_ops_pool(ops), 95 + i);
-        int64_t n = i == 0 ? TOK : 19;
+        int64_t n = i == 0 || types[i] == MK_DTYPE_BF16 ? TOK : 19;
         back_linear_step s = {{dx, n, IN, IN}, {dy, n, OUT, OUT}, {x, n, IN, IN}, g, bias, &w};
         run(ops, step_back_linear, &s);
         add_mat(s.dx);
@@ -165,6 +165,15 @@ static void hash_back_linears(mk_ops *ops) {
     mk_free(dx);
     mk_free(bias);
     mk_free(g);
+}
+
+static void hash_rounding(const mk_kernels *k) {
+    enum { TILES = 3, IN = 35 };
+    float *from = floats(TILES * IN * 16, 96);
+    uint16_t to[TILES * (IN + 1) * 16];
+    k->round_tiles((uint8_t *)to, from, IN, TILES);
+    add_bytes(to, sizeof to);
+    mk_free(from);
 }
 
 static void hash_experts(mk_ops *ops) {
@@ -477,6 +486,7 @@ static uint64_t hash_of(const mk_kernels *k, int n_thread) {
     hash_linears(ops);
     hash_experts(ops);
     hash_back_linears(ops);
+    hash_rounding(k);
     hash_rows(ops);
     hash_back_rows(ops);
     hash_attentions(ops);

@@ -243,7 +243,7 @@ static void test_inputs(void **state) {
     }
 }
 
-// --- every type ----------------------------------------------------------------------------------
+// --- every type whose products are float32 -------------------------------------------------------
 static void put_f16(uint8_t *p, float v) {
     uint16_t h = mk_f16_from_f32(v);
     memcpy(p, &h, 2);
@@ -255,14 +255,14 @@ typedef struct {
     int at[2];
 } scale_at;
 static const scale_at scales_at[] = {
-    {MK_DTYPE_Q4_0, {0, -1}},    {MK_DTYPE_Q4_1, {0, 2}},     {MK_DTYPE_Q5_0, {0, -1}},
-    {MK_DTYPE_Q5_1, {0, 2}},     {MK_DTYPE_Q8_0, {0, -1}},    {MK_DTYPE_Q2_K, {80, 82}},
-    {MK_DTYPE_Q3_K, {108, -1}},  {MK_DTYPE_Q4_K, {0, 2}},     {MK_DTYPE_Q5_K, {0, 2}},
-    {MK_DTYPE_Q6_K, {208, -1}},  {MK_DTYPE_IQ2_XXS, {0, -1}}, {MK_DTYPE_IQ2_XS, {0, -1}},
-    {MK_DTYPE_IQ3_XXS, {0, -1}}, {MK_DTYPE_IQ1_S, {0, -1}},   {MK_DTYPE_IQ4_NL, {0, -1}},
-    {MK_DTYPE_IQ3_S, {0, -1}},   {MK_DTYPE_IQ2_S, {0, -1}},   {MK_DTYPE_IQ4_XS, {0, -1}},
-    {MK_DTYPE_TQ1_0, {52, -1}},  {MK_DTYPE_TQ2_0, {64, -1}},  {MK_DTYPE_MXFP4, {-1, -1}},
-    {MK_DTYPE_F16, {-1, -1}},    {MK_DTYPE_BF16, {-1, -1}},   {MK_DTYPE_F8_E4M3, {-1, -1}},
+    {MK_DTYPE_Q4_0, {0, -1}},    {MK_DTYPE_Q4_1, {0, 2}},      {MK_DTYPE_Q5_0, {0, -1}},
+    {MK_DTYPE_Q5_1, {0, 2}},     {MK_DTYPE_Q8_0, {0, -1}},     {MK_DTYPE_Q2_K, {80, 82}},
+    {MK_DTYPE_Q3_K, {108, -1}},  {MK_DTYPE_Q4_K, {0, 2}},      {MK_DTYPE_Q5_K, {0, 2}},
+    {MK_DTYPE_Q6_K, {208, -1}},  {MK_DTYPE_IQ2_XXS, {0, -1}},  {MK_DTYPE_IQ2_XS, {0, -1}},
+    {MK_DTYPE_IQ3_XXS, {0, -1}}, {MK_DTYPE_IQ1_S, {0, -1}},    {MK_DTYPE_IQ4_NL, {0, -1}},
+    {MK_DTYPE_IQ3_S, {0, -1}},   {MK_DTYPE_IQ2_S, {0, -1}},    {MK_DTYPE_IQ4_XS, {0, -1}},
+    {MK_DTYPE_TQ1_0, {52, -1}},  {MK_DTYPE_TQ2_0, {64, -1}},   {MK_DTYPE_MXFP4, {-1, -1}},
+    {MK_DTYPE_F16, {-1, -1}},    {MK_DTYPE_F8_E4M3, {-1, -1}},
 };
 #define N_TYPE ((int)(sizeof scales_at / sizeof scales_at[0]))
 
@@ -282,9 +282,6 @@ static void random_blocks(const scale_at *type, uint8_t *p, int64_t n, uint64_t 
             p[0] = (p[0] & 0x7F) == 0x7F ? 0 : p[0];
         } else if (type->dtype == MK_DTYPE_F16) {
             put_f16(p, next_float(rng));
-        } else if (type->dtype == MK_DTYPE_BF16) {
-            uint16_t h = mk_bf16_from_f32(next_float(rng));
-            memcpy(p, &h, 2);
         }
     }
 }
@@ -330,6 +327,141 @@ static void test_types(void **state) {
     }
 }
 
+// --- products of bf16 ----------------------------------------------------------------------------
+// One chain over pairs of terms, the odd one first, both factors rounded.
+static float pair_step(float acc, const float a[2], const float b[2]) {
+    for (int i = 1; i >= 0; i--) {
+        acc = fmaf(mk_f32_from_bf16(mk_bf16_from_f32(a[i])),
+                   mk_f32_from_bf16(mk_bf16_from_f32(b[i])), acc);
+    }
+    return acc;
+}
+
+// Element (row, col) of m, 0 behind the last row or column.
+static float at_or_0(mk_mat m, int64_t row, int64_t col) {
+    return row < m.n_row && col < m.n_col ? m.p[row * m.stride + col] : 0;
+}
+
+typedef struct {
+    const mk_weight *w;
+    mk_mat dy, x, dx_before;
+    float *g_before, *g_want, *dx_want;
+    int64_t n_g, n_dx;
+} bf16_case;
+
+// dx and g in one call, then by rows cut behind even numbers.
+static void step_both(mk_ops *ops, void *arg) {
+    back_step *s = arg;
+    mk_back_linears(ops, &(mk_back_linear){s->dx, s->dy, s->x, s->w, 0, s->g}, 1);
+}
+
+static void check_bf16(const bench *b, const char *what, void *arg) {
+    const bf16_case *c = arg;
+    float *dx = copy_floats(c->dx_before.p, c->n_dx), *g = copy_floats(c->g_before, c->n_g);
+    mk_mat to = c->dx_before;
+    to.p = dx;
+    back_step s = {.dy = c->dy, .x = c->x, .dx = to, .w = c->w, .g = g};
+    run_step(b, step_both, &s);
+    assert_same_floats(g, c->g_want, c->n_g, what);
+    assert_same_floats(dx, c->dx_want, c->n_dx, what);
+    memcpy(dx, c->dx_before.p, (size_t)c->n_dx * sizeof *dx);
+    memcpy(g, c->g_before, (size_t)c->n_g * sizeof *g);
+    for (int64_t t = 0, n = 2; t < c->dy.n_row; t += n, n += 4) {
+        n = n < c->dy.n_row - t ? n : c->dy.n_row - t;
+        s.dy = mk_mat_rows(c->dy, t, n);
+        s.x = mk_mat_rows(c->x, t, n);
+        s.dx = mk_mat_rows(to, t, n);
+        run_step(b, step_both, &s);
+    }
+    assert_same_floats(g, c->g_want, c->n_g, what);
+    assert_same_floats(dx, c->dx_want, c->n_dx, what);
+    mk_free(dx);
+    mk_free(g);
+}
+
+static void want_bf16(bf16_case *c, const uint16_t *rows) {
+    int64_t n_in = c->w->n_in, n_out = c->w->n_out, n_tok = c->dy.n_row;
+    for (int64_t o = 0; o < n_out; o++) {
+        for (int64_t i = 0; i < n_in; i++) {
+            float *g = &c->g_want[packed_at(n_in, o, i)];
+            for (int64_t t = 0; t < n_tok; t += 2) {
+                float a[2] = {at_or_0(c->dy, t, o), at_or_0(c->dy, t + 1, o)};
+                float b[2] = {at_or_0(c->x, t, i), at_or_0(c->x, t + 1, i)};
+                *g = pair_step(*g, a, b);
+            }
+        }
+    }
+    for (int64_t t = 0; t < n_tok; t++) {
+        for (int64_t i = 0; i < n_in; i++) {
+            float acc = 0;
+            for (int64_t o = 0; o < n_out; o += 2) {
+                float a[2] = {at_or_0(c->dy, t, o), at_or_0(c->dy, t, o + 1)};
+                float b[2] = {mk_f32_from_bf16(rows[o * n_in + i]),
+                              o + 1 < n_out ? mk_f32_from_bf16(rows[(o + 1) * n_in + i]) : 0};
+                acc = pair_step(acc, a, b);
+            }
+            c->dx_want[t * c->dx_before.stride + i] += acc;
+        }
+    }
+}
+
+static void run_bf16(uint64_t *rng, int64_t n_out, int64_t n_in, int64_t n_tok) {
+    uint16_t *rows = mk_try_alloc((size_t)(n_out * n_in), sizeof *rows);
+    assert_non_null(rows);
+    for (int64_t i = 0; i < n_out * n_in; i++) {
+        rows[i] = mk_bf16_from_f32(next_float(rng));
+    }
+    mk_weight_src src = {.dtype = MK_DTYPE_BF16,
+                         .data = (const uint8_t *)rows,
+                         .n_mat = 1,
+                         .n_out = n_out,
+                         .n_in = n_in,
+                         .row_bytes = (size_t)n_in * 2};
+    mk_pool *pool = mk_pool_create(1);
+    mk_weight w;
+    assert_int_equal(mk_weight_pack(&src, pool, &w, NULL), MK_OK);
+    mk_pool_destroy(pool);
+    bf16_case c = {.w = &w, .n_g = (n_out + 15) / 16 * 16 * n_in};
+    c.dy = random_mat(rng, n_tok, n_out, n_out + 7);
+    c.x = random_mat(rng, n_tok, n_in, n_in + 3);
+    c.dx_before = random_mat(rng, n_tok, n_in, n_in + 2);
+    c.n_dx = (n_tok - 1) * c.dx_before.stride + n_in;
+    c.g_before = random_floats(rng, c.n_g);
+    for (int64_t o = n_out; o % 16 != 0; o++) {
+        for (int64_t i = 0; i < n_in; i++) {
+            c.g_before[packed_at(n_in, o, i)] = 0;
+        }
+    }
+    // what rounding treats differently: ties, the smallest numbers
+    const float odd[] = {1.00390625f, -1.01171875f, 0x1p-126f, 0x1.fffffep-127f, -0x1p-130f, -0.0f};
+    for (int64_t i = 0; i < 6 && i < n_in && i < n_out; i++) {
+        c.dy.p[i] = odd[i];
+        c.x.p[i] = odd[5 - i];
+    }
+    c.g_want = copy_floats(c.g_before, c.n_g);
+    c.dx_want = copy_floats(c.dx_before.p, c.n_dx);
+    uint64_t fpu = mk_fpu_enter();
+    want_bf16(&c, rows);
+    mk_fpu_leave(fpu);
+    each_set(check_bf16, &c);
+    mk_weight_free(&w);
+    void *blocks[] = {rows, c.dy.p, c.x.p, c.dx_before.p, c.g_before, c.g_want, c.dx_want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
+        mk_free(blocks[i]);
+    }
+}
+
+static void test_bf16(void **state) {
+    (void)state;
+    static const int64_t shapes[][3] = {{1, 1, 1},      {17, 33, 3},   {257, 33, 64},
+                                        {17, 257, 129}, {1, 257, 129}, {1043, 1, 129},
+                                        {40, 20, 1043}, {64, 96, 5}};
+    uint64_t rng = 5;
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        run_bf16(&rng, shapes[i][0], shapes[i][1], shapes[i][2]);
+    }
+}
+
 // Gradients that nobody wants, no tokens.
 static void step_nothing(mk_ops *ops, void *arg) {
     back_step s = *(back_step *)arg;
@@ -362,9 +494,8 @@ static void test_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_inputs),
-        cmocka_unit_test(test_types),
+        cmocka_unit_test(test_weights), cmocka_unit_test(test_inputs),
+        cmocka_unit_test(test_types),   cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

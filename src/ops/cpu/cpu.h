@@ -38,15 +38,20 @@ void MK_FN(softmax_dot)(mk_softmax *s, const float *z, int64_t n);
 void MK_FN(softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z, int64_t n);
 void MK_FN(back_linear_w)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *b);
+void MK_FN(back_bf16_w)(const mk_back_job *job, const mk_back_block *b);
+void MK_FN(back_bf16_x)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
 void MK_FN(unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
 
+void MK_FN(round_tiles)(uint8_t *to, const float *from, int64_t n_in, int64_t n_tile);
 float MK_FN(sum_squares)(const float *x, int64_t n);
 void MK_FN(adamw)(const mk_adamw *a, const mk_adamw_tensor *t, int64_t lo, int64_t hi);
 
 #if defined(MK_ISA_AVX512)
 // With vdpbf16ps (linear_bf16.c): the same bits, for processors that have AVX512_BF16.
 void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi);
+void mk_k_back_bf16_w_avx512bf16(const mk_back_job *job, const mk_back_block *b);
+void mk_k_back_bf16_x_avx512bf16(const mk_back_job *job, const mk_back_block *b);
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi);
 #endif
 

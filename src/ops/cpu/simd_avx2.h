@@ -160,6 +160,16 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return (v16f){round_bf16_8(v.a), round_bf16_8(v.b)};
 }
 
+// Rounds to bf16 and puts in pairs, the inverse of vf_load_bf16_pairs.
+MK_INLINE void vf_store_bf16_pairs(uint16_t *p, v16f even, v16f odd) {
+    MK_UNROLL for (int i = 0; i < 2; i++) {
+        __m256 e = round_bf16_8(i == 0 ? even.a : even.b);
+        __m256i o = _mm256_castps_si256(round_bf16_8(i == 0 ? odd.a : odd.b));
+        __m256i w = _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(e), 16), o);
+        _mm256_storeu_si256((__m256i *)(p + 16 * i), w);
+    }
+}
+
 // --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     return (v16f){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};

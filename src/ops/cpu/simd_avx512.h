@@ -154,6 +154,12 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return _mm512_castsi512_ps(_mm512_and_si512(r, _mm512_set1_epi32((int)0xFFFF0000u)));
 }
 
+// Rounds to bf16 and puts in pairs, the inverse of vf_load_bf16_pairs.
+MK_INLINE void vf_store_bf16_pairs(uint16_t *p, v16f even, v16f odd) {
+    __m512i low = _mm512_srli_epi32(_mm512_castps_si512(vf_round_bf16(even)), 16);
+    _mm512_storeu_si512(p, _mm512_or_si512(low, _mm512_castps_si512(vf_round_bf16(odd))));
+}
+
 // --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     return _mm512_cvtepi32_ps(v);

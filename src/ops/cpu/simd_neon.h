@@ -206,6 +206,17 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return v;
 }
 
+// Rounds to bf16 and puts in pairs, the inverse of vf_load_bf16_pairs.
+MK_INLINE void vf_store_bf16_pairs(uint16_t *p, v16f even, v16f odd) {
+    even = vf_round_bf16(even);
+    odd = vf_round_bf16(odd);
+    QUADS(i) {
+        uint32x4_t low = vshrq_n_u32(vreinterpretq_u32_f32(even.v[i]), 16);
+        uint32x4_t w = vorrq_u32(low, vreinterpretq_u32_f32(odd.v[i]));
+        vst1q_u16(p + 8 * i, vreinterpretq_u16_u32(w));
+    }
+}
+
 // --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     v16f r;

@@ -189,6 +189,14 @@ MK_INLINE v16f vf_round_bf16(v16f v) {
     return v;
 }
 
+// Rounds to bf16 and puts in pairs, the inverse of vf_load_bf16_pairs.
+MK_INLINE void vf_store_bf16_pairs(uint16_t *p, v16f even, v16f odd) {
+    LANES(i) {
+        p[2 * i] = mk_bf16_from_f32(even.v[i]);
+        p[2 * i + 1] = mk_bf16_from_f32(odd.v[i]);
+    }
+}
+
 // --- integers ------------------------------------------------------------------------------------
 MK_INLINE v16f vf_from_int(v16i v) {
     v16f r;

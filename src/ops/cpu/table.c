@@ -15,7 +15,7 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
     .back_linear_x = MK_FN(back_linear_x), .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack), \
     .back_attention = {MK_FN(back_attention_keys), MK_FN(back_attention_rows),                     \
                        MK_FN(back_attention_cols), MK_FN(back_attention_add)},                     \
-    .sum_squares = MK_FN(sum_squares), .adamw = MK_FN(adamw)
+    .round_tiles = MK_FN(round_tiles), .sum_squares = MK_FN(sum_squares), .adamw = MK_FN(adamw)
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
@@ -28,6 +28,8 @@ const mk_kernels MK_CAT(mk_kernels,
                         MK_ISA) = {.name = MK_STR(MK_ISA),
                                    .prep = {MK_FN(prep_f32), MK_FN(prep_bf16), MK_FN(prep_i8)},
                                    .linear = LINEAR(MK_FN(linear_bf16)),
+                                   .back_bf16_w = MK_FN(back_bf16_w),
+                                   .back_bf16_x = MK_FN(back_bf16_x),
                                    COMMON};
 
 #if defined(MK_ISA_AVX512)
@@ -36,5 +38,7 @@ const mk_kernels mk_kernels_avx512bf16 = {
     .name = "avx512bf16",
     .prep = {MK_FN(prep_f32), mk_k_prep_bf16_avx512bf16, MK_FN(prep_i8)},
     .linear = LINEAR(mk_k_linear_bf16_avx512bf16),
+    .back_bf16_w = mk_k_back_bf16_w_avx512bf16,
+    .back_bf16_x = mk_k_back_bf16_x_avx512bf16,
     COMMON};
 #endif

@@ -171,3 +171,14 @@ void MK_FN(unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t
         unpack_int(w, tile, col, n, out);
     }
 }
+
+// The other way for weights that are trained: n_tile tiles of MK_PACK_F32 as tiles of MK_PACK_BF16.
+void MK_FN(round_tiles)(uint8_t *to, const float *from, int64_t n_in, int64_t n_tile) {
+    for (int64_t tile = 0; tile < n_tile; tile++) {
+        for (int64_t i = 0; i < n_in; i += 2, from += 32, to += 64) {
+            v16f odd = i + 1 < n_in ? vf_load(from + 16) : vf_zero();
+            vf_store_bf16_pairs((uint16_t *)(void *)to, vf_load(from), odd);
+        }
+        from -= n_in % 2 * 16;
+    }
+}
