@@ -193,8 +193,9 @@ static json_t *make_recipe(const run *r, const char *model) {
     for (size_t i = 0; i < a->reward.n; i++) {
         json_array_append_new(list, json_string(a->reward.items[i]));
     }
-    return json_pack("{s:s, s:s, s:o, s:f, s:I, s:f, s:I, s:I, s:I, s:s}", "model", model, "data",
-                     hash, "reward", list, "threshold", a->threshold, "group", (json_int_t)a->group,
+    return json_pack("{s:s, s:s, s:s, s:o, s:f, s:I, s:f, s:I, s:I, s:I, s:s}", "model", model,
+                     "kv_type", a->model.kv_type ? a->model.kv_type : "auto", "data", hash,
+                     "reward", list, "threshold", a->threshold, "group", (json_int_t)a->group,
                      "temperature", a->temperature, "max_tokens", (json_int_t)a->max_tok, "seed",
                      (json_int_t)a->seed, "keep", (json_int_t)a->keep, "pick", a->pick);
 }

@@ -103,7 +103,7 @@ static mk_status score_one(mk_samples *s, int64_t i, mk_reward_input *in, mk_err
 static mk_status score_group(mk_samples *s, int64_t p, const mk_data_sample *line, mk_err *err) {
     char *prompt = NULL;
     size_t n_prompt = 0;
-    json_t *json = json_loadb(line->json, line->n_json, 0, NULL);
+    json_t *json = json_loadb(line->json, line->n_json, JSON_ALLOW_NUL, NULL);
     mk_status st = mk_tokenizer_decode(s->o.tokenizer, line->seq[0].ids, line->seq[0].n,
                                        (mk_decode_opts){false}, &prompt, &n_prompt, err);
     mk_reward_input in = {.prompt = prompt,

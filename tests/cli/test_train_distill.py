@@ -181,9 +181,22 @@ def test_reasoning_that_the_prompt_opens_is_written_whole(minke, data, tmp_path)
     assert r.stdout.count("<think>\n[[") == r.stdout.count("<think>") == len(lines)
 
 
+def test_a_prompt_may_hold_any_character(minke, data, teacher, tmp_path):
+    (tmp_path / "rl.jsonl").write_text(json.dumps({"prompt": "1+1\0", "answer": "2", "checker": "exact"}) + "\n")
+    r = minke("train", "distill", "-m", teacher, "-o", tmp_path / "out.jsonl", "--max-tokens", 8, "--group", 40, *NUMBER,
+              tmp_path / "rl.jsonl")
+    assert r.returncode == 0, r.stderr
+    lines = lines_of(tmp_path / "out.jsonl")
+    assert lines and all(x["prompt"] == "1+1\0" for x in lines)
+    r = minke("train", "score", "-m", teacher, "--max-tokens", 8, tmp_path / "rl.jsonl")
+    assert r.returncode == 0, r.stderr
+
+
 def test_another_run_is_refused(minke, data, teacher, numbers, tmp_path):
     r = minke(*distill(data, teacher, numbers, *NUMBER, "--seed", 2))
     assert r.returncode == 1 and "seed = 1, now it is 2" in r.stderr, r.stderr
+    r = minke(*distill(data, teacher, numbers, *NUMBER, "--kv-type", "q8"))
+    assert r.returncode == 1 and "kv_type" in r.stderr, r.stderr
     (tmp_path / "mine.jsonl").write_text("{}\n")
     r = minke(*distill(data, teacher, tmp_path / "mine.jsonl"))
     assert r.returncode == 1 and "expected a new file" in r.stderr, r.stderr
