@@ -53,6 +53,7 @@ const mk_opt_spec cmd_train_export_spec = {
     .max_args = 1,
 };
 
+// By number, by score, or the newest that is whole.
 static mk_status open_ckpt(const export_args *a, const char *run, mk_ckpt **c, mk_err *err) {
     if (a->step > 0) {
         char *path = mk_ckpt_name(run, a->step);
@@ -63,6 +64,7 @@ static mk_status open_ckpt(const export_args *a, const char *run, mk_ckpt **c, m
     return a->best ? mk_ckpt_best(run, c, err) : mk_ckpt_latest(run, c, err);
 }
 
+// Parameters lie in checkpoints as they lie in memory; moments stay behind.
 static mk_status take_params(const mk_params *ps, const mk_ckpt *c, mk_err *err) {
     for (int64_t i = 0; i < ps->n; i++) {
         const mk_param *p = &ps->list[i];
@@ -82,6 +84,7 @@ static mk_status take_params(const mk_params *ps, const mk_ckpt *c, mk_err *err)
     return MK_OK;
 }
 
+// The folder that the run began from says what else belongs to the model.
 static mk_status write_model(const export_args *a, mk_model *m, mk_pool *pool, const mk_ckpt *c,
                              const char *out, mk_err *err) {
     mk_params *ps = NULL;
@@ -97,6 +100,7 @@ static mk_status write_model(const export_args *a, mk_model *m, mk_pool *pool, c
     return st == MK_OK ? mk_model_save_folder(m, out, &o, err) : st;
 }
 
+// Everything is opened before anything is written.
 static mk_status run(const export_args *a, const char *dir, mk_err *err) {
     char *start = NULL, *out = a->out ? mk_strdup(a->out) : mk_path_join(dir, "model");
     mk_ckpt *c = NULL;

@@ -191,10 +191,11 @@ static void set_row(const mk_cfg_row *r, const mk_hparams *hp, json_t *config) {
 // models use factors 1 and 4 for the two bounds; factor and original length are found by trying.
 static mk_status find_llama3(const mk_model *m, mk_hparams *hp, mk_err *err) {
     int64_t n_dim = m->arch->rope_dims(hp), n = n_dim / 2;
-    float *plain = mk_try_alloc((size_t)n, 2 * sizeof *plain), *try = plain + n;
+    float *plain = mk_try_alloc((size_t)n, 2 * sizeof *plain);
     if (!plain) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %lld rotary frequencies", (long long)n);
     }
+    float *try = plain + n;
     hp->rope_scale = MK_ROPE_SCALE_NONE;
     mk_rope_inv_freq(hp, n_dim, NULL, plain);
     snprintf(hp->rope_type, sizeof hp->rope_type, "llama3");
