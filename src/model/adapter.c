@@ -1,4 +1,4 @@
-// Sets of adapters: modules, new adapters, parameters, attaching, merging.
+// Sets of adapters: modules, new adapters, parameters, attaching.
 //
 // Invariants
 //  1. list holds every target of the family's table, in the order of layers and rows; a module with
@@ -143,6 +143,9 @@ void mk_adapters_destroy(mk_adapters *s) {
         return;
     }
     mk_adapters_detach(s);
+    if (s->model->merged == s) {
+        s->model->merged = NULL;
+    }
     for (int64_t i = 0; i < s->n; i++) {
         free_module(&s->list[i]);
     }
@@ -525,15 +528,4 @@ void mk_adapters_describe(const mk_adapters *s, char *out, size_t out_bytes) {
     snprintf(out, out_bytes, "%s%s, rank %s%lld, alpha %g, %lld modules", s->rslora ? "rs" : "",
              s->dora ? "DoRA" : "LoRA", same ? "" : "differs, first ",
              (long long)(first ? first->rank : 0), first ? first->alpha : 0, (long long)n);
-}
-
-void mk_adapters_merge(mk_adapters *s, mk_pool *pool) {
-    MK_ASSERT(s->model->f32 && s->model->loaded);
-    mk_adapters_detach(s);
-    for (int64_t i = 0; i < s->n; i++) {
-        mk_module *mod = &s->list[i];
-        for (int h = 0; mod->rank > 0 && h < mod->n_w; h++) {
-            mk_adapter_merge(s->k, pool, mod->w[h], &mod->ad[h]);
-        }
-    }
 }

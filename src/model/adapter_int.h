@@ -4,6 +4,7 @@
 
 #include "model/adapter.h"
 #include "model/bind.h"
+#include "model/values.h"
 
 // A linear layer of a checkpoint; experts of a layer are n_mat matrices of one.
 typedef struct {
@@ -46,5 +47,12 @@ int64_t mk_part_rows(const mk_module *mod, mk_part part);
 int64_t mk_part_cols(const mk_module *mod, mk_part part);  // M: 1
 void mk_module_get(const mk_module *mod, mk_part part, int64_t mat, float *rows);
 void mk_module_set(const mk_module *mod, mk_part part, int64_t mat, const float *rows);
+
+// Values of a row as values.h gives them become those with the adapters, if the row has one.  half:
+// 0 or 1 for a row that holds that half of kv_b_proj, else -1.  pool may be NULL.  Errors:
+// MK_ENOMEM.
+mk_status mk_adapters_apply(const mk_adapters *s, mk_value_at at, int half, float *values,
+                            mk_pool *pool, mk_err *err) MK_WARN_UNUSED;
+bool mk_adapters_change(const mk_adapters *s, int layer, int row, int half);
 
 #endif
