@@ -69,7 +69,7 @@ static mk_status list_entries(reader *r, mk_err *err) {
 // Puts a tensor called `name` + the end of a part into its entry.
 static mk_status take(reader *r, const mk_tensor_view *v, const char *name, size_t n, mk_part part,
                       mk_err *err) {
-    entry key;
+    entry key = {0};
     snprintf(key.name, sizeof key.name, "%.*s", (int)(n < MK_NAME_MAX ? n : MK_NAME_MAX - 1), name);
     entry *e = bsearch(&key, r->list, (size_t)r->n, sizeof key, by_name);
     if (!e) {

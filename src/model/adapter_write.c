@@ -161,36 +161,49 @@ static const mk_module *first_used(const mk_adapters *s) {
     return NULL;  // never: a set has an adapter
 }
 
-static mk_status write_config(const mk_adapters *s, const char *dir, mk_err *err) {
+static json_t *make_config(const mk_adapters *s) {
     const mk_module *first = first_used(s);
     json_t *ranks = json_object(), *alphas = json_object();
     patterns(s, first, ranks, alphas);
-    json_t *o = json_pack(
-        "{s:s, s:s, s:s, s:I, s:o, s:f, s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:s, s:n}", "peft_type",
-        "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", mk_source_path(s->model->src),
-        "r", (json_int_t)first->rank, "lora_alpha", number(first->alpha), "lora_dropout", 0.0,
-        "target_modules", target_modules(s), "rank_pattern", ranks, "alpha_pattern", alphas,
-        "use_rslora", (int)s->rslora, "use_dora", (int)s->dora, "fan_in_fan_out", 0,
-        "inference_mode", 1, "bias", "none", "modules_to_save");
-    char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL, *path = NULL;
-    mk_writer *w = NULL;
-    json_decref(o);
-    if (!text) {
-        return MK_FAIL(err, MK_EUNSUPPORTED, "%s: the configuration cannot be written as JSON",
-                       dir);
-    }
-    path = mk_path_join(dir, "adapter_config.json");
-    mk_status st = mk_writer_open(path, &w, err);
+    return json_pack("{s:s, s:s, s:s, s:I, s:o, s:f, s:o, s:o, s:o, s:b, s:b, s:b, s:b, s:s, s:n}",
+                     "peft_type", "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path",
+                     mk_source_path(s->model->src), "r", (json_int_t)first->rank, "lora_alpha",
+                     number(first->alpha), "lora_dropout", 0.0, "target_modules", target_modules(s),
+                     "rank_pattern", ranks, "alpha_pattern", alphas, "use_rslora", (int)s->rslora,
+                     "use_dora", (int)s->dora, "fan_in_fan_out", 0, "inference_mode", 1, "bias",
+                     "none", "modules_to_save");
+}
+
+typedef struct {
+    mk_writer *w;
+    mk_err *err;
+    mk_status st;
+} text_out;
+
+static int put_text(const char *text, size_t n, void *arg) {
+    text_out *t = arg;
+    t->st = t->st == MK_OK ? mk_writer_write(t->w, text, n, t->err) : t->st;
+    return t->st == MK_OK ? 0 : -1;
+}
+
+static mk_status write_config(const mk_adapters *s, const char *dir, mk_err *err) {
+    char *path = mk_path_join(dir, "adapter_config.json");
+    json_t *config = make_config(s);
+    text_out t = {.err = err, .st = MK_OK};
+    mk_status st = mk_writer_open(path, &t.w, err);
     mk_free(path);
     if (st == MK_OK) {
-        st = mk_writer_write(w, text, strlen(text), err);
+        bool ok = config && json_dump_callback(config, put_text, &t, JSON_INDENT(2)) == 0;
+        st = t.st == MK_OK && !ok ? MK_FAIL(err, MK_EUNSUPPORTED,
+                                            "%s: the configuration cannot be said in JSON", dir)
+                                  : t.st;
         if (st == MK_OK) {
-            st = mk_writer_commit(w, err);
+            st = mk_writer_commit(t.w, err);
         } else {
-            mk_writer_abort(w);
+            mk_writer_abort(t.w);
         }
     }
-    free(text);
+    json_decref(config);
     return st;
 }
 
