@@ -100,6 +100,12 @@ static mk_status alloc_matrix(mk_weight *w, int64_t n_mat, int64_t n_out, int64_
     return mk_weight_alloc(&src, w, err);  // zero
 }
 
+// Magnitudes of a half.
+static int64_t n_length(const mk_module *mod, int half) {
+    const mk_weight *w = mod->w[half];
+    return w->n_mat * (mod->ad[half].of_columns ? w->n_in : w->n_out);
+}
+
 static mk_status alloc_lengths(mk_adapter *ad, int64_t n, mk_err *err) {
     ad->magnitude = mk_try_alloc((size_t)n, sizeof *ad->magnitude);
     ad->norm = mk_try_alloc((size_t)n, sizeof *ad->norm);
@@ -122,7 +128,7 @@ mk_status mk_module_start(const mk_adapters *s, mk_module *mod, int64_t rank, do
         MK_TRY(alloc_matrix(&ad->a, halves && i == 1 ? 1 : w->n_mat, rank, w->n_in, err));
         MK_TRY(alloc_matrix(&ad->b, halves && i == 0 ? 1 : w->n_mat, w->n_out, rank, err));
         if (s->dora) {
-            MK_TRY(alloc_lengths(ad, w->n_mat * (ad->of_columns ? w->n_in : w->n_out), err));
+            MK_TRY(alloc_lengths(ad, n_length(mod, i), err));
         }
     }
     return MK_OK;
@@ -212,8 +218,19 @@ void mk_module_set(const mk_module *mod, mk_part part, int64_t mat, const float 
 
 // --- what follows the values ---------------------------------------------------------------------
 
+static void follow_lengths(const mk_adapters *s, mk_module *mod, mk_pool *pool) {
+    for (int h = 0; h < mod->n_w; h++) {
+        mk_adapter *ad = &mod->ad[h];
+        mk_adapter_norms(s->k, pool, mod->w[h], ad);
+        if (s->is_new) {
+            memcpy(ad->magnitude, ad->norm, (size_t)n_length(mod, h) * sizeof *ad->norm);
+        }
+    }
+}
+
 static void follow(void *arg, mk_pool *pool) {
-    const mk_adapters *s = arg;
+    mk_adapters *s = arg;
+    bool lengths = s->dora && s->model->loaded;
     for (int64_t i = 0; i < s->n; i++) {
         mk_module *mod = &s->list[i];
         for (int64_t k = 0; mod->n_w == 2 && k < mod->rank; k++) {
@@ -221,10 +238,11 @@ static void follow(void *arg, mk_pool *pool) {
                 *element(&mod->ad[0].b, 0, c, k) = *element(&mod->ad[1].a, 0, k, c);
             }
         }
-        for (int h = 0; mod->rank > 0 && s->dora && s->model->loaded && h < mod->n_w; h++) {
-            mk_adapter_norms(s->k, pool, mod->w[h], &mod->ad[h]);
+        if (mod->rank > 0 && lengths) {
+            follow_lengths(s, mod, pool);
         }
     }
+    s->is_new = s->is_new && !lengths;
 }
 
 // --- parameters ----------------------------------------------------------------------------------
@@ -270,12 +288,11 @@ static mk_param *add_matrix(filler *f, const mk_module *mod, mk_weight *w, const
 }
 
 static void add_magnitude(filler *f, const mk_module *mod, int i, const char *end) {
-    const mk_weight *w = mod->w[i];
     mk_param *p = mod->ad[i].magnitude ? next(f, mod, end) : NULL;
     if (p) {
         p->kind = MK_PARAM_VECTOR;
         p->p = mod->ad[i].magnitude;
-        p->n_in = w->n_mat * (mod->ad[i].of_columns ? w->n_in : w->n_out);
+        p->n_in = n_length(mod, i);
         p->n_float = p->n_value = p->n_in;
         p->is_norm_or_bias = true;  // lengths: they do not decay
     }
@@ -438,22 +455,13 @@ static mk_status create(mk_adapters *s, const mk_adapter_spec *spec, mk_pool *po
             init_a(s, mod, spec->seed);
         }
     }
-    MK_TRY(mk_adapters_finish(s, pool, err));
-    for (int64_t i = 0; s->dora && i < s->n; i++) {
-        mk_module *mod = &s->list[i];
-        for (int h = 0; mod->rank > 0 && h < mod->n_w; h++) {
-            const mk_weight *w = mod->w[h];
-            int64_t n = w->n_mat * (mod->ad[h].of_columns ? w->n_in : w->n_out);
-            memcpy(mod->ad[h].magnitude, mod->ad[h].norm, (size_t)n * sizeof(float));
-        }
-    }
-    return MK_OK;
+    s->is_new = true;
+    return mk_adapters_finish(s, pool, err);
 }
 
 mk_status mk_adapters_create(mk_model *m, const mk_adapter_spec *spec, mk_pool *pool,
                              mk_adapters **out, mk_err *err) {
     mk_adapters *s = NULL;
-    MK_ASSERT(m->loaded);
     MK_TRY(check_spec(spec, err));
     MK_TRY(mk_adapters_new(m, &s, err));
     mk_status st = create(s, spec, pool, err);
@@ -505,9 +513,8 @@ size_t mk_adapters_bytes(const mk_adapters *s) {
         const mk_module *mod = &s->list[i];
         for (int h = 0; mod->rank > 0 && h < mod->n_w; h++) {
             const mk_adapter *ad = &mod->ad[h];
-            int64_t len = ad->of_columns ? mod->w[h]->n_in : mod->w[h]->n_out;
             n += ad->a.mat_bytes * (size_t)ad->a.n_mat + ad->b.mat_bytes * (size_t)ad->b.n_mat;
-            n += ad->magnitude ? 2 * (size_t)(mod->w[h]->n_mat * len) * sizeof(float) : 0;
+            n += ad->magnitude ? 2 * (size_t)n_length(mod, h) * sizeof(float) : 0;
         }
     }
     return n;

@@ -42,7 +42,8 @@ typedef struct {
 #define MK_ADAPTER_MAX_RANK 4096
 
 // Adapters that change nothing yet: B = 0, A uniform in +-1/sqrt(n_in), a function of (seed, name,
-// index) alone; magnitudes are the lengths of the rows.  The model is loaded.  Errors: MK_EUSAGE
+// index) alone; magnitudes are the lengths of the rows.  The model may be loaded later; then
+// mk_params_refresh must come before the first step.  Errors: MK_EUSAGE
 // (rank or alpha out of range, a target that no module has: lists what there is), MK_ENOMEM.
 mk_status mk_adapters_create(mk_model *m, const mk_adapter_spec *spec, mk_pool *pool,
                              mk_adapters **out, mk_err *err) MK_WARN_UNUSED;

@@ -26,6 +26,7 @@ struct mk_adapters {
     mk_module *list;  // every target of the model
     int64_t n;
     bool rslora, dora, attached;
+    bool is_new;  // magnitudes wait for the lengths of the base
     double strength;
     mk_params *params;
 };

@@ -16,6 +16,13 @@
 #define DEEP_Q  "gguf/deepseek_v3_k256-c-q4_k_m.gguf"
 #define N(a)    (sizeof(a) / sizeof(a)[0])
 
+// Under sanitizers, ten times slower, only the last of a list.
+#ifdef MK_TEST_SHORT
+#define FIRST(a) (N(a) - 1)
+#else
+#define FIRST(a) ((size_t)0)
+#endif
+
 #define N_A 21
 #define N_B 14
 static int32_t ids_a[N_A], ids_b[N_B];
@@ -195,7 +202,7 @@ static void gradients_are_slopes(void **state) {
                                      {.path = QWEN2, .dora = true},
                                      {.path = DEEP},
                                      {.path = DEEP, .dora = true}};
-    for (size_t s = 0; s < N(specs); s++) {
+    for (size_t s = FIRST(specs); s < N(specs); s++) {
         float logp[N_A + N_B];
         rig r = open_rig(specs[s]);
         disturb(&r);
@@ -247,7 +254,7 @@ static void gradients_do_not_depend_on_how(void **state) {
                                      {.path = DEEP},
                                      {.path = DEEP_Q, .dora = true},
                                      {.path = LLAMA_Q}};
-    for (size_t s = 0; s < N(specs); s++) {
+    for (size_t s = FIRST(specs); s < N(specs); s++) {
         float *want = NULL, logp[N_A + N_B];
         for (int way = 0; way < 4; way++) {
             rig_spec spec = specs[s];
@@ -293,7 +300,7 @@ static void sampling_and_training_agree_to_the_bit(void **state) {
                                      {.path = DEEP, .dora = true},
                                      {.path = LLAMA_Q},
                                      {.path = DEEP_Q, .dora = true}};
-    for (size_t s = 0; s < N(specs); s++) {
+    for (size_t s = FIRST(specs); s < N(specs); s++) {
         float want[N_A + N_B];
         rig r = open_rig(specs[s]);
         disturb(&r);
@@ -324,7 +331,7 @@ static void sampling_and_training_agree_to_the_bit(void **state) {
 static void new_adapters_change_no_bit(void **state) {
     (void)state;
     static const char *const paths[] = {LLAMA, QWEN2, DEEP, LLAMA_Q, DEEP_Q};
-    for (size_t s = 0; s < 2 * N(paths); s++) {
+    for (size_t s = 2 * FIRST(paths); s < 2 * N(paths); s++) {
         float with[N_A + N_B], without[N_A + N_B];
         rig r = open_rig((rig_spec){.path = paths[s / 2], .dora = s % 2});
         pass(&r, 2, false, with);
@@ -350,7 +357,7 @@ static void new_adapters_change_no_bit(void **state) {
 static void gradients_on_a_quantised_base_are_near(void **state) {
     (void)state;
     static const char *const paths[] = {LLAMA_Q, DEEP_Q};
-    for (size_t s = 0; s < N(paths); s++) {
+    for (size_t s = FIRST(paths); s < N(paths); s++) {
         float *g[2], logp[N_A + N_B];
         size_t n = 0;
         for (int f32 = 0; f32 < 2; f32++) {
@@ -380,26 +387,55 @@ static void adapters_learn_and_the_base_stays(void **state) {
     static const rig_spec specs[] = {{.path = LLAMA, .rank = 8},
                                      {.path = DEEP, .rank = 8, .dora = true},
                                      {.path = LLAMA_Q, .rank = 8, .checkpoint = true}};
-    for (size_t s = 0; s < N(specs); s++) {
+    for (size_t s = FIRST(specs); s < N(specs); s++) {
         float logp[N_A + N_B];
         rig r = open_rig(specs[s]);
         const mk_weight *base = &r.model->layer[0].wo;
         uint64_t before = mk_hash64(base->data, base->mat_bytes, 0);
         pass(&r, 2, false, logp);
         double first = r.loss;
-        for (int64_t step = 1; step <= 40; step++) {
+        for (int64_t step = 1; step <= 24; step++) {
             pass(&r, 2, true, logp);
-            mk_optim_at at = {step, 2e-2, 1};
+            mk_optim_at at = {step, 3e-2, 1};
             assert_int_equal(mk_trainer_update(r.tr, &at, NULL, &r.err), MK_OK);
         }
         pass(&r, 2, false, logp);
         if (!(r.loss < 0.25 * first)) {
-            fail_msg("%s: loss %.4f after 40 steps, %.4f before", specs[s].path, r.loss, first);
+            fail_msg("%s: loss %.4f after 24 steps, %.4f before", specs[s].path, r.loss, first);
         }
         assert_true(mk_hash64(base->data, base->mat_bytes, 0) == before);
         assert_true(mk_trainer_imbalance(r.tr) <= 0);
         close_rig(&r);
     }
+}
+
+// Adapters of a model that is not loaded yet: the same plan, and when it is loaded the same bits.
+static void adapters_may_come_before_the_weights(void **state) {
+    (void)state;
+    rig r = open_rig((rig_spec){.path = DEEP_Q, .dora = true}), early = {.pool = r.pool};
+    mk_adapter_spec spec = {.rank = 3, .alpha = 4, .dora = true, .seed = 7};
+    mk_train_memory a, b;
+    mk_trainer_opts o = trainer_opts(&r, true);
+    assert_int_equal(mk_trainer_plan(&o, &a, &r.err), MK_OK);
+    assert_int_equal(mk_model_open("tests/golden/" DEEP_Q, &early.model, &r.err), MK_OK);
+    assert_int_equal(mk_adapters_create(early.model, &spec, r.pool, &early.set, &r.err), MK_OK);
+    o = trainer_opts(&early, true);
+    assert_int_equal(mk_trainer_plan(&o, &b, &r.err), MK_OK);
+    // scratch of the gradients of weights is counted when they have an address, wanted or not
+    assert_true(b.activations <= a.activations && a.activations - b.activations < 4 << 20);
+    b.total += a.activations - b.activations;
+    b.activations = a.activations;
+    assert_memory_equal(&a, &b, sizeof a);
+    assert_int_equal(mk_model_load(early.model, r.pool, NULL, NULL, &r.err), MK_OK);
+    mk_params_refresh(mk_adapters_params(early.set), r.pool);
+    const mk_params *x = mk_adapters_params(r.set), *y = mk_adapters_params(early.set);
+    assert_int_equal(x->n, y->n);
+    for (int64_t i = 0; i < x->n; i++) {
+        assert_memory_equal(x->list[i].p, y->list[i].p, (size_t)x->list[i].n_float * sizeof(float));
+    }
+    mk_adapters_destroy(early.set);
+    mk_model_close(early.model);
+    close_rig(&r);
 }
 
 static void plans_count_adapters(void **state) {
@@ -438,6 +474,7 @@ int main(void) {
         cmocka_unit_test(gradients_on_a_quantised_base_are_near),
         cmocka_unit_test(adapters_learn_and_the_base_stays),
         cmocka_unit_test(plans_count_adapters),
+        cmocka_unit_test(adapters_may_come_before_the_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
