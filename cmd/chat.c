@@ -17,6 +17,7 @@ static const mk_opt opts[] = {
     CMD_OPT_MODEL(chat_args, model),
     CMD_OPT_RUNTIME(chat_args, model),
     CMD_OPT_PACKED(chat_args, model),
+    CMD_OPT_ADAPTER(chat_args, model),
     CMD_OPT_TEMPLATE(chat_args, model),
     {.name = "system",
      .type = MK_OPT_STR,

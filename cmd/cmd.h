@@ -23,6 +23,7 @@
     X(perplexity, "how well a model predicts a text")                                              \
     X(logits, "raw logits of every position as a .npy file")                                       \
     X(convert, "a model folder or GGUF file to a GGUF file")                                       \
+    X(merge, "a model and an adapter to one model")                                                \
     X(train, "teach a model: see what it would learn from data")                                   \
     X(cache, "packed copies of models on disk, for a faster start")                                \
     X(bench, "speed of prompt and generation against the limits of the machine")
@@ -41,7 +42,7 @@ mk_status cmd_parse(const mk_opt_spec *spec, int argc, char *const *argv, void *
 
 // What every verb that opens a model accepts.  Zero is a valid start.
 typedef struct {
-    const char *model, *isa, *kv_type, *template_path, *cache_dir;
+    const char *model, *isa, *kv_type, *template_path, *cache_dir, *adapter;
     // n_ctx: 0 = not given, CMD_CTX_MAX = the model's whole window
     int64_t n_thread, n_ctx, n_chunk;
     bool quiet, verbose;
@@ -122,6 +123,13 @@ typedef struct {
     CMD_OPT_CACHE_DIR(T, field), {                                                                 \
         .name = "packed", .type = MK_OPT_FLAG, .offset = offsetof(T, field.packed), .dflt = "on",  \
         .help = "use the packed copy of the model, if there is one"                                \
+    }
+#define CMD_OPT_ADAPTER(T, field)                                                                  \
+    {                                                                                              \
+        .name = "adapter", .type = MK_OPT_STR, .offset = offsetof(T, field.adapter),               \
+        .arg = "PATH[=SCALE]",                                                                     \
+        .help = "LoRA adapter on the model: a PEFT folder or a GGUF file; SCALE makes it weaker "  \
+                "or stronger (1)"                                                                  \
     }
 #define CMD_OPT_TEMPLATE(T, field)                                                                 \
     {                                                                                              \
@@ -251,6 +259,15 @@ typedef struct {
 // Finds and opens; shows the progress of loading on a terminal.
 mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **out,
                    mk_err *err) MK_WARN_UNUSED;
+
+// Path (mk_free) and scale of an --adapter: PATH, or PATH=SCALE.
+void cmd_split_adapter(const char *arg, char **path, double *scale);
+// Writes the model of `llm`, which may be open for describing only, to a GGUF file, or a folder if
+// `out` is one or ends with '/'.  type as the option of convert; `what` names the work on the
+// terminal.
+mk_status cmd_write_model(mk_llm *llm, const char *out, const char *type, const char *what,
+                          mk_err *err) MK_WARN_UNUSED;
+#define CMD_TYPE_CHOICES "keep|f32|f16|bf16|q8_0"
 
 // --- input, output, signals ----------------------------------------------------------------------
 #define CMD_INPUT_MAX ((size_t)1 << 30)

@@ -132,8 +132,15 @@ static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk
     return st;
 }
 
+void cmd_split_adapter(const char *arg, char **path, double *scale) {
+    const char *eq = strrchr(arg, '=');
+    *scale = 1;
+    bool scaled = eq && eq > arg && mk_parse_f64(eq + 1, scale);
+    *path = mk_strndup(arg, scaled ? (size_t)(eq - arg) : strlen(arg));
+}
+
 mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **out, mk_err *err) {
-    char *path = NULL, *template_text = NULL;
+    char *path = NULL, *template_text = NULL, *adapter = NULL;
     char *cache_dir = a->packed ? cmd_cache_dir(a->cache_dir) : NULL;
     size_t n = 0;
     mk_log_set_level(a->quiet ? MK_LOG_QUIET : a->verbose ? MK_LOG_INFO : MK_LOG_WARN);
@@ -153,12 +160,17 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
         o.n_seq = how->n_seq;
         o.template_text = template_text;
         o.cache_dir = cache_dir;
+        if (a->adapter) {
+            cmd_split_adapter(a->adapter, &adapter, &o.adapter_strength);
+            o.adapter = adapter;
+        }
         o.describe_only = how->describe_only;
         st = open_with(a, how, o, out, err);
     }
     mk_free(path);
     mk_free(template_text);
     mk_free(cache_dir);
+    mk_free(adapter);
     return st;
 }
 

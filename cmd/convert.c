@@ -25,11 +25,16 @@ static const mk_opt opts[] = {
      .type = MK_OPT_STR,
      .offset = offsetof(convert_args, type),
      .dflt = "keep",
-     .choices = "keep|f32|f16|bf16|q8_0",
+     .choices = CMD_TYPE_CHOICES,
      .arg = "TYPE",
      .help = "type of the matrices; keep turns FP8 into bf16, and for a folder all but bf16 into "
              "f32. Norms and routers stay f32"},
     CMD_OPT_TEMPLATE(convert_args, model),
+    {.name = "adapter",
+     .type = MK_OPT_STR,
+     .offset = offsetof(convert_args, model.adapter),
+     .arg = "PATH",
+     .help = "write this LoRA adapter of MODEL instead: to a .gguf file, or to a PEFT folder"},
     {.name = "quiet",
      .short_name = "q",
      .type = MK_OPT_FLAG,
@@ -39,7 +44,7 @@ static const mk_opt opts[] = {
 
 const mk_opt_spec cmd_convert_spec = {
     .program = "minke convert",
-    .usage = "MODEL -o FILE.gguf|FOLDER/ [--type TYPE]",
+    .usage = "MODEL -o FILE.gguf|FOLDER/ [--type TYPE] [--adapter PATH]",
     .about = "Writes a GGUF file from a Hugging Face folder or another GGUF file, with tokenizer, "
              "chat template and sampling defaults; or a Hugging Face folder (from a GGUF file: "
              "without tokenizer).",
@@ -108,24 +113,53 @@ static mk_status folder_type(const mk_model *m, mk_dtype asked, mk_dtype *out, m
     return MK_OK;
 }
 
-static mk_status write_folder(const mk_model *m, const convert_args *a, state *s, mk_err *err) {
+static mk_status write_folder(const mk_model *m, const char *out, const char *type, state *s,
+                              mk_err *err) {
     mk_save_opts o = {.step = on_step, .arg = s};
-    MK_TRY(folder_type(m, parse_type(a->type), &o.type, err));
-    MK_TRY(mk_model_save_folder(m, a->out, &o, err));
+    MK_TRY(folder_type(m, parse_type(type), &o.type, err));
+    MK_TRY(mk_model_save_folder(m, out, &o, err));
     if (mk_source_is_gguf(m->src)) {
         mk_log_msg(MK_LOG_WARN, "%s has no tokenizer.json: a GGUF file's tokenizer is not written",
-                   a->out);
+                   out);
     }
     return MK_OK;
 }
 
-static mk_status write_gguf(const mk_model *m, const convert_args *a, state *s, mk_err *err) {
-    mk_export_opts o = {.type = parse_type(a->type),
+static mk_status write_gguf(const mk_model *m, const char *out, const char *type, state *s,
+                            mk_err *err) {
+    mk_export_opts o = {.type = parse_type(type),
                         .name = mk_path_base(mk_source_path(m->src)),
                         .metadata = add_metadata,
                         .step = on_step,
                         .arg = s};
-    return mk_export_gguf(m, &o, a->out, err);
+    return mk_export_gguf(m, &o, out, err);
+}
+
+mk_status cmd_write_model(mk_llm *llm, const char *out, const char *type, const char *what,
+                          mk_err *err) {
+    const mk_model *m = mk_llm_model(llm);
+    state s = {.llm = llm};
+    cmd_catch_interrupt();
+    mk_progress_start(&s.bar, what, "B", mk_model_file_bytes(m));
+    MK_TRY((is_folder(out) ? write_folder : write_gguf)(m, out, type, &s, err));
+    mk_progress_end(&s.bar, s.bar.total);
+    return MK_OK;
+}
+
+// One adapter in the other's clothes; the base says its names and shapes.
+static mk_status write_adapter(mk_llm *llm, const convert_args *a, mk_err *err) {
+    mk_pool *pool = mk_pool_create(1);
+    mk_adapters *set = NULL;
+    size_t n = strlen(a->out);
+    bool gguf = n > 5 && strcmp(a->out + n - 5, ".gguf") == 0;
+    mk_model *m = (mk_model *)(uintptr_t)mk_llm_model(llm);
+    mk_status st = mk_adapters_read(m, a->model.adapter, 1, pool, &set, err);
+    if (st == MK_OK) {
+        st = (gguf ? mk_adapters_write_gguf : mk_adapters_write_folder)(set, a->out, err);
+    }
+    mk_adapters_destroy(set);
+    mk_pool_destroy(pool);
+    return st;
 }
 
 static mk_status run(const convert_args *a, mk_err *err) {
@@ -134,14 +168,8 @@ static mk_status run(const convert_args *a, mk_err *err) {
     }
     mk_llm *llm = NULL;
     MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &llm, err));
-    const mk_model *m = mk_llm_model(llm);
-    state s = {.llm = llm};
-    cmd_catch_interrupt();
-    mk_progress_start(&s.bar, "convert", "B", mk_model_file_bytes(m));
-    mk_status st = is_folder(a->out) ? write_folder(m, a, &s, err) : write_gguf(m, a, &s, err);
-    if (st == MK_OK) {
-        mk_progress_end(&s.bar, s.bar.total);
-    }
+    mk_status st = a->model.adapter ? write_adapter(llm, a, err)
+                                    : cmd_write_model(llm, a->out, a->type, "convert", err);
     mk_llm_close(llm);
     return st;
 }

@@ -18,6 +18,7 @@ static const mk_opt opts[] = {
     CMD_OPT_MODEL(logits_args, model),
     CMD_OPT_RUNTIME(logits_args, model),
     CMD_OPT_PACKED(logits_args, model),
+    CMD_OPT_ADAPTER(logits_args, model),
     {.name = "ids",
      .type = MK_OPT_STR,
      .offset = offsetof(logits_args, ids),

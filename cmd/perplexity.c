@@ -26,6 +26,7 @@ static const mk_opt opts[] = {
     CMD_OPT_MODEL(ppl_args, model),
     CMD_OPT_RUNTIME(ppl_args, model),
     CMD_OPT_PACKED(ppl_args, model),
+    CMD_OPT_ADAPTER(ppl_args, model),
     {.name = "file",
      .short_name = "f",
      .type = MK_OPT_STR,

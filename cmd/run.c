@@ -24,6 +24,7 @@ static const mk_opt opts[] = {
     CMD_OPT_MODEL(run_args, model),
     CMD_OPT_RUNTIME(run_args, model),
     CMD_OPT_PACKED(run_args, model),
+    CMD_OPT_ADAPTER(run_args, model),
     CMD_OPT_TEMPLATE(run_args, model),
     {.name = "raw",
      .type = MK_OPT_FLAG,

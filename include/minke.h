@@ -86,6 +86,7 @@ typedef struct {
     const char *isa; /* instruction set, NULL = the best there is; results do not depend on it */
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes loaded; may be NULL */
     void *progress_arg;
+    const char *adapter; /* a LoRA adapter to compute with: a PEFT folder or a GGUF file; NULL */
 } minke_options;
 
 /* Loads a .gguf file or a Hugging Face folder.  options may be NULL. */

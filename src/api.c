@@ -76,6 +76,7 @@ minke_status minke_open(const char *path, const minke_options *options, minke_mo
     opts.n_ctx = o->n_ctx;
     opts.progress = o->progress;
     opts.progress_arg = o->progress_arg;
+    opts.adapter = o->adapter;
     if (!path) {
         return usage(err, "no path of a model; expected a .gguf file or a folder");
     }

@@ -181,8 +181,22 @@ static mk_status describe(mk_llm *llm, mk_err *err) {
     return choose_kv_type(llm, err);
 }
 
+// Before the plan, which counts it.
+static mk_status read_adapter(mk_llm *llm, mk_err *err) {
+    char what[128];
+    MK_TRY(mk_adapters_read(llm->model, llm->opts.adapter, llm->opts.adapter_strength, llm->pool,
+                            &llm->adapters, err));
+    mk_adapters_attach(llm->adapters);
+    mk_adapters_describe(llm->adapters, what, sizeof what);
+    mk_log_msg(MK_LOG_INFO, "%s: %s", llm->opts.adapter, what);
+    return MK_OK;
+}
+
 static mk_status start(mk_llm *llm, mk_err *err) {
     MK_TRY(mk_model_load(llm->model, llm->pool, llm->opts.progress, llm->opts.progress_arg, err));
+    if (llm->adapters) {
+        mk_params_refresh(mk_adapters_params(llm->adapters), llm->pool);
+    }
     MK_TRY(mk_engine_create(llm->model, &llm->engine_opts, &llm->engine, err));
     return mk_session_create(llm->engine, &llm->session, err);
 }
@@ -196,6 +210,9 @@ static mk_status open_llm(mk_llm *llm, mk_err *err) {
     llm->engine_opts.n_seq = llm->opts.n_seq;
     llm->engine_opts.n_chunk = llm->opts.n_chunk;
     llm->engine_opts.n_out = llm->opts.n_out;
+    if (llm->opts.adapter && !llm->opts.describe_only) {
+        MK_TRY(read_adapter(llm, err));
+    }
     MK_TRY(choose_window(llm, err));
     return llm->opts.describe_only ? MK_OK : start(llm, err);
 }
@@ -222,6 +239,7 @@ void mk_llm_close(mk_llm *llm) {
     mk_pool_destroy(llm->pool);
     mk_chat_template_destroy(llm->template);
     mk_tokenizer_destroy(llm->tokenizer);
+    mk_adapters_destroy(llm->adapters);
     mk_model_close(llm->model);
     mk_free(llm);
 }
@@ -236,6 +254,10 @@ const mk_tokenizer *mk_llm_tokenizer(const mk_llm *llm) {
 
 const mk_chat_template *mk_llm_template(const mk_llm *llm) {
     return llm->template;
+}
+
+mk_adapters *mk_llm_adapters(mk_llm *llm) {
+    return llm->adapters;
 }
 
 mk_engine *mk_llm_engine(mk_llm *llm) {

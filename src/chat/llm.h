@@ -19,6 +19,7 @@
 #include "engine/engine.h"
 #include "engine/sample.h"
 #include "engine/session.h"
+#include "model/adapter.h"
 #include "text/tokenizer.h"
 
 typedef struct mk_llm mk_llm;
@@ -32,11 +33,13 @@ typedef struct {
     int64_t n_chunk, n_out, n_seq;  // 0 = the engine's defaults
     const char *template_text;      // overrides the model's chat template; NULL
     const char *cache_dir;          // folder of packed copies to look in; NULL: none is used
+    const char *adapter;            // LoRA to compute with (model/adapter.h); NULL
+    double adapter_strength;        // its scale is multiplied by this
     bool describe_only;             // no weights, no engine: for show and tokenize
     mk_load_progress progress;      // may be NULL
     void *progress_arg;
 } mk_llm_opts;
-#define MK_LLM_DEFAULTS ((mk_llm_opts){.isa = "auto", .kv_type = "auto"})
+#define MK_LLM_DEFAULTS ((mk_llm_opts){.isa = "auto", .kv_type = "auto", .adapter_strength = 1})
 
 // Errors: MK_ENOTFOUND, MK_ECORRUPT, MK_EUNSUPPORTED, MK_ENOMEM (what is needed and what there is),
 // MK_EUSAGE.
@@ -46,6 +49,7 @@ void mk_llm_close(mk_llm *llm);
 const mk_model *mk_llm_model(const mk_llm *llm);
 const mk_tokenizer *mk_llm_tokenizer(const mk_llm *llm);
 const mk_chat_template *mk_llm_template(const mk_llm *llm);  // NULL if the model has none
+mk_adapters *mk_llm_adapters(mk_llm *llm);                   // NULL if it has none
 mk_engine *mk_llm_engine(mk_llm *llm);                       // NULL with describe_only
 // Options of that engine (also with describe_only): for engines of one's own over the same model.
 const mk_engine_opts *mk_llm_engine_opts(const mk_llm *llm);

@@ -7,6 +7,7 @@
 struct mk_llm {
     mk_llm_opts opts;
     mk_model *model;
+    mk_adapters *adapters;  // attached, or NULL
     mk_tokenizer *tokenizer;
     mk_chat_template *template;  // NULL if the model has none, or ...
     mk_err template_err;         // ... one that does not compile: reported when it is needed

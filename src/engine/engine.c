@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "model/adapter.h"
 
 #define DEFAULT_CHUNK 512
 
@@ -350,7 +351,8 @@ mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memor
     mk_status st = none ? alloc_rows(e, err) : MK_FAIL(err, MK_ENOMEM, "no memory to plan");
     size_t blocks = (size_t)((o.n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK * o.n_seq);
     if (st == MK_OK) {
-        *out = (mk_memory_plan){.weights = mk_model_weight_bytes(m),
+        size_t adapters = m->adapters ? mk_adapters_bytes(m->adapters) : 0;
+        *out = (mk_memory_plan){.weights = mk_model_weight_bytes(m) + adapters,
                                 .kv = blocks * mk_model_kv_bytes_per_block(m, o.kv_type),
                                 .scratch = measure_scratch(e, none, o.kv_type, o.n_ctx)};
         // the shadow of the activations, and what checkpoints keep

@@ -93,7 +93,7 @@ enum { ROW_KV_B, ROW_K_B, ROW_V_B };
 
 // clang-format off
 static const mk_tensor_row tensors[] = {
-    {MK_LAYER_NAMES("self_attn.kv_b_proj", "attn_kv_b", ".weight"), 0, MK_T_CUSTOM, MK_T_OPTIONAL,
+    {MK_LAYER_NAMES("self_attn.kv_b_proj", "attn_kv_b", ".weight"), 0, MK_T_CUSTOM, MK_T_OPTIONAL | MK_T_LORA,
      {MK_HP(n_kv_b), MK_HP(kv_lora)}, 2, NULL},
     {NULL, "blk.{L}.attn_k_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},
     {NULL, "blk.{L}.attn_v_b.weight", 0, MK_T_CUSTOM, MK_T_OPTIONAL, {0}, 0, NULL},

@@ -80,9 +80,10 @@ static bool is_permuted(const mk_model *m, const mk_tensor_row *row, bool memory
            (memory || !mk_source_is_gguf(m->src));
 }
 
-// A model that was loaded for training may have been changed, any other is what its files are.
+// A model that was loaded for training may have been changed, any other is what its files are; but
+// adapters may be merged on the way.
 static bool in_memory(const mk_model *m, mk_value_at at) {
-    return m->f32 && mk_values_in_memory(m, at);
+    return (m->f32 && mk_values_in_memory(m, at)) || mk_values_merged(m, at);
 }
 
 static mk_status plan_row(job *j, mk_value_at at, mk_err *err) {

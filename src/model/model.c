@@ -202,7 +202,7 @@ mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, v
 
 mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                             mk_err *err) {
-    MK_ASSERT(!m->loaded && !m->packed);
+    MK_ASSERT(!m->loaded && !m->packed && !m->adapters);  // layouts are made anew
     m->f32 = true;
     MK_TRY(mk_load_layout(m, err));
     MK_TRY(mk_load_weights(m, pool, progress, arg, err));

@@ -224,6 +224,8 @@ struct mk_model {
     mk_tensor_view embed_view;  // ... this, and its values are ...
     float *embed_values;        // ... owned
     bool loaded;
+    // adapters that are attached, and those that values are read with (adapter.h); or NULL
+    const struct mk_adapters *adapters, *merged;
 };
 
 // Opens PATH (a .gguf file or a folder), recognises the architecture, reads the configuration,

@@ -198,29 +198,30 @@ const mk_param *mk_params_named(const mk_params *ps, const char *name) {
 
 // --- life ----------------------------------------------------------------------------------------
 
-mk_status mk_params_create(mk_model *m, mk_params **out, mk_err *err) {
-    MK_ASSERT(m->loaded);
-    filler count = {NULL, 0};
-    add_all(m, &count);
+mk_status mk_params_wrap(mk_model *m, mk_param *list, int64_t n, mk_params **out, mk_err *err) {
     mk_params *ps = mk_zalloc(sizeof *ps);
-    ps->model = m;
-    ps->index = mk_zalloc(sizeof *ps->index);
-    ps->list = mk_try_alloc((size_t)count.n, sizeof *ps->list);
-    mk_status st = ps->list ? MK_OK
-                            : MK_FAIL(err, MK_ENOMEM, "no memory for a list of %lld parameters",
-                                      (long long)count.n);
-    if (st == MK_OK) {
-        filler fill = {ps->list, 0};
-        add_all(m, &fill);
-        ps->n = fill.n;
-        st = make_index(ps, err);
-    }
+    *ps = (mk_params){.list = list, .n = n, .model = m, .index = mk_zalloc(sizeof *ps->index)};
+    mk_status st = make_index(ps, err);
     if (st != MK_OK) {
         mk_params_destroy(ps);
         return st;
     }
     *out = ps;
     return MK_OK;
+}
+
+mk_status mk_params_create(mk_model *m, mk_params **out, mk_err *err) {
+    MK_ASSERT(m->loaded);
+    filler fill = {NULL, 0};
+    add_all(m, &fill);
+    mk_param *list = mk_try_alloc((size_t)fill.n, sizeof *list);
+    if (!list) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for a list of %lld parameters",
+                       (long long)fill.n);
+    }
+    fill = (filler){list, 0};
+    add_all(m, &fill);
+    return mk_params_wrap(m, list, fill.n, out, err);
 }
 
 void mk_params_destroy(mk_params *ps) {
@@ -248,6 +249,9 @@ void mk_params_refresh(const mk_params *ps, mk_pool *pool) {
         if (p->w && p->w->master) {
             mk_weight_round(p->w, pool);
         }
+    }
+    if (ps->follow) {
+        ps->follow(ps->follow_arg, pool);
     }
 }
 

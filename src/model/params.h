@@ -43,6 +43,9 @@ typedef struct {
     bool is_norm_or_bias;  // no weight decay
     bool is_select_bias;   // of the choice of experts: no gradient reaches it, a trainer moves it
     bool tied;             // EMBED: the output matrix holds the same values
+    // MATRIX of an adapter that the model also holds transposed (adapter.h): the copy, a single
+    // matrix [n_in, n_out], or NULL.  Operators that use it have a gradient of their own for it.
+    mk_weight *copy;
 } mk_param;
 
 typedef struct {
@@ -50,6 +53,9 @@ typedef struct {
     int64_t n;
     mk_model *model;
     struct mk_params_index *index;
+    // of a list that is not the model's own: makes what depends on the values follow them
+    void (*follow)(void *arg, mk_pool *pool);
+    void *follow_arg;
 } mk_params;
 
 // The model is loaded.  After mk_model_load only what is float32 and not part of a packed copy on
@@ -62,7 +68,13 @@ void mk_params_destroy(mk_params *ps);
 const mk_param *mk_params_at(const mk_params *ps, const void *address);
 const mk_param *mk_params_named(const mk_params *ps, const char *name);  // NULL if there is none
 
-// Makes what is a copy of parameters follow them: the tied output matrix, weights rounded to bf16.
+// A list made elsewhere (adapter.h), which is taken over with its names (mk_free), also after an
+// error.  Errors: MK_ENOMEM.
+mk_status mk_params_wrap(mk_model *m, mk_param *list, int64_t n, mk_params **out,
+                         mk_err *err) MK_WARN_UNUSED;
+
+// Makes what is a copy of parameters follow them: the tied output matrix, weights rounded to bf16,
+// and what belongs to adapters.
 void mk_params_refresh(const mk_params *ps, mk_pool *pool);
 
 // Values of one matrix of a MATRIX, or of a VECTOR or EMBED, as rows f32 [n_out, n_in] (mat = 0),

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "model/adapter_int.h"
 #include "model/bind.h"
 
 static const void *field_of(const mk_model *m, mk_value_at at) {
@@ -176,10 +177,9 @@ static mk_status custom(const mk_model *m, mk_value_at at, mk_pool *pool, float 
     return st;
 }
 
-mk_status mk_values_get(const mk_model *m, mk_value_at at, mk_pool *pool, float **out,
-                        mk_err *err) {
+static mk_status base_values(const mk_model *m, mk_value_at at, mk_pool *pool, float **out,
+                             mk_err *err) {
     const mk_tensor_class cls = m->arch->tensors[at.row].cls;
-    *out = NULL;
     if (cls == MK_T_CUSTOM) {
         return custom(m, at, pool, out, err);
     }
@@ -194,4 +194,29 @@ mk_status mk_values_get(const mk_model *m, mk_value_at at, mk_pool *pool, float 
         return copy_of(*(float *const *)field_of(m, at), v->shape[v->n_dim - 1], out, err);
     }
     return unpack(field_of(m, at), at.mat, 1, pool, out, err);
+}
+
+// --- adapters on the way -------------------------------------------------------------------------
+
+static int half_of(const mk_model *m, int row) {
+    return m->arch->tensors[row].cls == MK_T_CUSTOM ? made_index(m->arch, row) : -1;
+}
+
+bool mk_values_merged(const mk_model *m, mk_value_at at) {
+    return m->merged && mk_adapters_change(m->merged, at.layer, at.row, half_of(m, at.row));
+}
+
+mk_status mk_values_get(const mk_model *m, mk_value_at at, mk_pool *pool, float **out,
+                        mk_err *err) {
+    *out = NULL;
+    MK_TRY(base_values(m, at, pool, out, err));
+    if (!m->merged) {
+        return MK_OK;
+    }
+    mk_status st = mk_adapters_apply(m->merged, at, half_of(m, at.row), *out, pool, err);
+    if (st != MK_OK) {
+        mk_free(*out);
+        *out = NULL;
+    }
+    return st;
 }

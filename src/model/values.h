@@ -11,6 +11,9 @@ typedef struct {
     int64_t mat;
 } mk_value_at;
 
+// Whether adapters that are merged on the way (mk_adapters_merge_into_files) change the values.
+bool mk_values_merged(const mk_model *m, mk_value_at at);
+
 // Whether the values are those in the model's memory and not in the file: float32, and loaded.
 bool mk_values_in_memory(const mk_model *m, mk_value_at at);
 

@@ -188,6 +188,10 @@ struct mk_kernels {
     void (*unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
     // MK_PACK_BF16 tiles of MK_PACK_F32 tiles, rounded to nearest even.
     void (*round_tiles)(uint8_t *to, const float *from, int64_t n_in, int64_t n_tile);
+    // Columns [col, col + n) of the tile at out [n][16]: += scale * (b a), b the tile [rank][16] of
+    // ad->b, a the matrix of ad->a.
+    void (*low_rank)(const mk_adapter *ad, const float *b, const float *a, int64_t col, int64_t n,
+                     float *out);
     // Units [lo, hi) of a phase.
     void (*back_attention[MK_BACK_ATTN_N])(const mk_back_attn_job *job, int64_t lo, int64_t hi);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more

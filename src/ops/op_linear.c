@@ -133,7 +133,20 @@ static mk_prep_job input_of(mk_mat x) {
         .x = x.p, .stride = x.stride, .row_div = 1, .n_tok = x.n_row, .n_in = x.n_col};
 }
 
-void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
+static bool has_adapter(const mk_linear *list, int n) {
+    bool found = false;
+    for (int i = 0; i < n; i++) {
+        found = found || list[i].w->adapter != NULL;
+    }
+    return found;
+}
+
+static bool has_magnitude(const mk_weight *w) {
+    return w->adapter != NULL && w->adapter->magnitude != NULL;
+}
+
+// The base products, all together.
+static void record_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
     mk_prep_job in = input_of(x);
     linears(ops, &in, 0, list, n);
     for (int i = 0; ops->recording && i < n; i++) {
@@ -142,19 +155,64 @@ void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
     }
 }
 
+void mk_ops_linear(mk_ops *ops, mk_mat y, mk_mat x, const mk_weight *w, const float *bias) {
+    mk_prep_job in = input_of(x);
+    linears(ops, &in, 0, &(mk_linear){w, bias, y}, 1);
+}
+
+// With magnitudes the sum is scaled before the bias is added.
+static void adapted_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
+    size_t mark = mk_op_mark(ops);
+    mk_linear sum[MAX_LINEARS] = {{0}};
+    MK_ASSERT(n <= MAX_LINEARS);
+    for (int i = 0; i < n; i++) {
+        sum[i] = list[i];
+        if (has_magnitude(list[i].w)) {
+            MK_ASSERT(!list[i].w->adapter->of_columns);  // heads only
+            sum[i].y = mk_op_new(ops, x.n_row, list[i].y.n_col);
+            sum[i].bias = NULL;
+        }
+    }
+    record_linears(ops, x, sum, n);
+    for (int i = 0; i < n; i++) {
+        if (list[i].w->adapter != NULL) {
+            mk_ops_adapt(ops, &(mk_heads){.w = list[i].w, .y = sum[i].y, .x = x, .n_head = 1});
+        }
+        if (has_magnitude(list[i].w)) {
+            mk_ops_magnitude(ops, &(mk_scaled){.ad = list[i].w->adapter,
+                                               .y = list[i].y,
+                                               .x = sum[i].y,
+                                               .bias = list[i].bias,
+                                               .n = list[i].y.n_col,
+                                               .n_head = 1});
+        }
+    }
+    if (!ops->recording) {
+        mk_ops_drop(ops, mark);
+    }
+}
+
+void mk_op_linears(mk_ops *ops, mk_mat x, const mk_linear *list, int n) {
+    (has_adapter(list, n) ? adapted_linears : record_linears)(ops, x, list, n);
+}
+
 void mk_op_linear(mk_ops *ops, mk_mat y, mk_mat x, const mk_weight *w, const float *bias) {
     mk_op_linears(ops, x, &(mk_linear){w, bias, y}, 1);
 }
 
-// A tape sees the parts: what lies between them is needed on the way back.
+// A tape sees the parts: what lies between them is needed on the way back.  Adapters read it too.
 void mk_op_normed_linears(mk_ops *ops, mk_normed x, const mk_linear *list, int n) {
-    if (ops->recording) {
+    if (ops->recording || has_adapter(list, n)) {
+        size_t mark = mk_op_mark(ops);
         mk_mat y = x.x;
         if (x.norm != NULL) {
             y = mk_op_new(ops, x.x.n_row, x.x.n_col);
             mk_op_rmsnorm(ops, y, x.x, x.norm, x.eps);
         }
         mk_op_linears(ops, y, list, n);
+        if (!ops->recording) {
+            mk_ops_drop(ops, mark);
+        }
         return;
     }
     mk_prep_job in = input_of(x.x);
@@ -164,10 +222,14 @@ void mk_op_normed_linears(mk_ops *ops, mk_normed x, const mk_linear *list, int n
 
 void mk_op_swiglu_linear(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u, const mk_weight *w) {
     MK_ASSERT(g.n_row == u.n_row && g.n_col == u.n_col);
-    if (ops->recording) {
+    if (ops->recording || w->adapter != NULL) {
+        size_t mark = mk_op_mark(ops);
         mk_mat h = mk_op_new(ops, g.n_row, g.n_col);
         mk_op_swiglu(ops, h, g, u);
         mk_op_linear(ops, y, h, w, NULL);
+        if (!ops->recording) {
+            mk_ops_drop(ops, mark);
+        }
         return;
     }
     mk_prep_job in = input_of(g);
@@ -179,76 +241,117 @@ void mk_op_swiglu_linear(mk_ops *ops, mk_mat y, mk_mat g, mk_mat u, const mk_wei
 // The same for a stack of matrices, one per head.
 typedef struct {
     const mk_kernels *k;
-    const mk_weight *w;
-    mk_mat x, y;
-    int64_t x_head_stride, y_head_stride;
+    const mk_heads *h;
     uint8_t *prepared;
     size_t head_bytes;
 } heads_work;
 
 static void prep_heads(void *arg, int ith, int64_t lo, int64_t hi) {
     const heads_work *w = arg;
-    int64_t units = mk_x_units(w->x.n_row, w->w->n_in);
+    const mk_heads *in = w->h;
+    int64_t units = mk_x_units(in->x.n_row, in->w->n_in);
     (void)ith;
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / units, end = (h + 1) * units < hi ? (h + 1) * units : hi;
-        mk_prep_job job = {.x = w->x.p + h * w->x_head_stride,
-                           .stride = w->x.stride,
+        mk_prep_job job = {.x = in->x.p + h * in->x_head_stride,
+                           .stride = in->x.stride,
                            .row_div = 1,
-                           .n_tok = w->x.n_row,
-                           .n_in = w->w->n_in,
+                           .n_tok = in->x.n_row,
+                           .n_in = in->w->n_in,
                            .dst = w->prepared + (size_t)h * w->head_bytes};
-        w->k->prep[mk_weight_form(w->w)](&job, u - h * units, end - h * units);
+        w->k->prep[mk_weight_form(in->w)](&job, u - h * units, end - h * units);
         u = end;
     }
 }
 
 static void linear_heads(void *arg, int ith, int64_t lo, int64_t hi) {
     const heads_work *w = arg;
-    int64_t tiles = mk_weight_tiles(w->w);
+    const mk_heads *in = w->h;
+    int64_t tiles = mk_weight_tiles(in->w);
     (void)ith;
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / tiles, end = (h + 1) * tiles < hi ? (h + 1) * tiles : hi;
-        mk_linear_job job = {w->w,
-                             w->w->data + (size_t)h * w->w->mat_bytes,
+        int64_t mat = in->w->n_mat == 1 ? 0 : in->mat + h;
+        mk_linear_job job = {in->w,
+                             in->w->data + (size_t)mat * in->w->mat_bytes,
                              w->prepared + (size_t)h * w->head_bytes,
-                             w->x.n_row,
-                             w->y.p + h * w->y_head_stride,
-                             w->y.stride,
+                             in->x.n_row,
+                             in->y.p + h * in->y_head_stride,
+                             in->y.stride,
                              NULL};
-        w->k->linear[w->w->kind](&job, u - h * tiles, end - h * tiles);
+        w->k->linear[in->w->kind](&job, u - h * tiles, end - h * tiles);
         u = end;
+    }
+}
+
+void mk_heads_run(mk_ops *ops, const mk_heads *h) {
+    const mk_weight *w = h->w;
+    int64_t n_tok = h->x.n_row;
+    MK_ASSERT(n_tok == h->y.n_row && h->x.n_col >= (h->n_head - 1) * h->x_head_stride + w->n_in &&
+              h->y.n_col >= (h->n_head - 1) * h->y_head_stride + w->n_out);
+    size_t mark = mk_op_mark(ops);
+    heads_work work = {ops->k, h, NULL, mk_x_bytes(mk_weight_form(w), n_tok, w->n_in)};
+    work.prepared = mk_ops_take(ops, work.head_bytes * (size_t)h->n_head);
+    if (!ops->dry && n_tok > 0) {
+        mk_ops_run(ops, n_tok * w->n_in * h->n_head >= 16384,
+                   mk_x_units(n_tok, w->n_in) * h->n_head, MK_OPS_PREP_GRAIN, prep_heads, &work);
+        int64_t macs = n_tok * w->n_in * w->n_out * h->n_head;
+        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_weight_tiles(w) * h->n_head, 4,
+                   linear_heads, &work);
+    }
+    mk_ops_drop(ops, mark);
+}
+
+static void record_heads(mk_ops *ops, const mk_heads *h) {
+    mk_ops_op_begin(ops);
+    mk_heads_run(ops, h);
+    if (ops->recording) {
+        mk_rec r = {.kind = MK_REC_HEADS, .u.heads = *h};
+        mk_tape_add(ops, &r);
+    }
+    mk_ops_count_linear(ops, MK_OP_LINEAR_HEADS, h->w, h->x.n_row * h->n_head, h->n_head);
+    mk_ops_op_end(ops, MK_OP_LINEAR_HEADS);
+}
+
+// Magnitudes of columns scale x, those of rows the sum.
+static void adapted_heads(mk_ops *ops, const mk_heads *h) {
+    const mk_adapter *ad = h->w->adapter;
+    size_t mark = mk_op_mark(ops);
+    mk_heads sum = *h;
+    if (ad->magnitude != NULL) {
+        int64_t n = ad->of_columns ? h->w->n_in : h->w->n_out, stride = (n + 15) / 16 * 16;
+        mk_mat part = mk_op_new(ops, h->x.n_row, h->n_head * stride);
+        mk_scaled s = {.ad = ad, .n = n, .n_head = h->n_head};
+        if (ad->of_columns) {
+            sum.x = s.y = part;
+            sum.x_head_stride = s.y_head_stride = stride;
+            s.x = h->x;
+            s.x_head_stride = h->x_head_stride;
+            mk_ops_magnitude(ops, &s);
+        } else {
+            sum.y = part;
+            sum.y_head_stride = stride;
+        }
+    }
+    record_heads(ops, &sum);
+    mk_ops_adapt(ops, &sum);
+    if (ad->magnitude != NULL && !ad->of_columns) {
+        mk_ops_magnitude(ops, &(mk_scaled){.ad = ad,
+                                           .y = h->y,
+                                           .x = sum.y,
+                                           .y_head_stride = h->y_head_stride,
+                                           .x_head_stride = sum.y_head_stride,
+                                           .n = h->w->n_out,
+                                           .n_head = h->n_head});
+    }
+    if (!ops->recording) {
+        mk_ops_drop(ops, mark);
     }
 }
 
 void mk_op_linear_heads(mk_ops *ops, mk_mat y, int64_t y_head_stride, mk_mat x,
                         int64_t x_head_stride, const mk_weight *w) {
-    mk_ops_op_begin(ops);
-    MK_ASSERT(x.n_row == y.n_row && x_head_stride >= w->n_in && y_head_stride >= w->n_out);
-    MK_ASSERT(x.n_col >= (w->n_mat - 1) * x_head_stride + w->n_in);
-    MK_ASSERT(y.n_col >= (w->n_mat - 1) * y_head_stride + w->n_out);
-    size_t mark = mk_op_mark(ops);
-    heads_work work = {ops->k,
-                       w,
-                       x,
-                       y,
-                       x_head_stride,
-                       y_head_stride,
-                       NULL,
-                       mk_x_bytes(mk_weight_form(w), x.n_row, w->n_in)};
-    work.prepared = mk_ops_take(ops, work.head_bytes * (size_t)w->n_mat);
-    if (!ops->dry && x.n_row > 0) {
-        mk_ops_run(ops, x.n_row * w->n_in * w->n_mat >= 16384,
-                   mk_x_units(x.n_row, w->n_in) * w->n_mat, MK_OPS_PREP_GRAIN, prep_heads, &work);
-        int64_t macs = x.n_row * w->n_in * w->n_out * w->n_mat;
-        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, mk_weight_tiles(w) * w->n_mat, 4,
-                   linear_heads, &work);
-    }
-    mk_ops_drop(ops, mark);
-    if (ops->recording) {
-        mk_rec r = {.kind = MK_REC_HEADS, .u.heads = {y, x, y_head_stride, x_head_stride, w}};
-        mk_tape_add(ops, &r);
-    }
-    mk_ops_count_linear(ops, MK_OP_LINEAR_HEADS, w, x.n_row * w->n_mat, w->n_mat);
-    mk_ops_op_end(ops, MK_OP_LINEAR_HEADS);
+    MK_ASSERT(x_head_stride >= w->n_in && y_head_stride >= w->n_out);
+    mk_heads h = {w, y, x, y_head_stride, x_head_stride, w->n_mat, 0};
+    (w->adapter != NULL ? adapted_heads : record_heads)(ops, &h);
 }

@@ -5,7 +5,8 @@
 //   1. gather and prepare the rows of every expert    3. h = swiglu(gate, up), prepared for down
 //   2. gate and up of all experts                     4. down of all experts
 //   5. y[t] = sum of w * row, experts ascending (FMA from 0)
-// Each of these is one parallel region over all experts together.
+// Each of these is one parallel region over all experts together.  Adapters of gate and up come
+// between 2 and 3, those of down between 4 and 5: their rows are prepared as float32.
 #include <string.h>
 
 #include "ops/tape_int.h"
@@ -67,7 +68,9 @@ typedef struct {
     mk_mat gate, up, out;  // rows in order
     mk_linear_item *item;  // [2 * n_active]
     mk_x_form form;
-    int64_t n_in;  // columns being prepared
+    int64_t n_in;   // columns being prepared
+    mk_mat rows;    // in order: what prep_rows reads
+    mk_mat change;  // rows of B u
 } moe_work;
 
 // Counting sort by expert; within an expert tokens ascend.
@@ -166,6 +169,21 @@ static void run_prep_hidden(void *arg, int ith, int64_t lo, int64_t hi) {
     each_expert(arg, lo, hi, prep_hidden);
 }
 
+static void prep_rows(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
+    mk_prep_job job = {.x = w->rows.p + w->first[a] * w->rows.stride,
+                       .stride = w->rows.stride,
+                       .row_div = 1,
+                       .n_tok = n_rows(w, a),
+                       .n_in = w->n_in,
+                       .dst = w->prepared + w->x_at[a]};
+    w->k->prep[w->form](&job, lo, hi);
+}
+
+static void run_prep_rows(void *arg, int ith, int64_t lo, int64_t hi) {
+    (void)ith;
+    each_expert(arg, lo, hi, prep_rows);
+}
+
 static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight *m, mk_mat y) {
     mk_linear_job job = {.w = m,
                          .data = m->data + (size_t)w->expert[a] * m->mat_bytes,
@@ -174,6 +192,80 @@ static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight 
                          .y = y.p + w->first[a] * y.stride,
                          .y_stride = y.stride};
     return (mk_linear_item){job, mk_weight_tiles(m), (n_rows(w, a) + MK_X_BLOCK - 1) / MK_X_BLOCK};
+}
+
+// Prepares the rows of all experts for weights like m.
+static void prepare(mk_ops *ops, moe_work *w, const mk_weight *m, mk_ops_fn prep) {
+    place_prepared(w, mk_weight_form(m), m->n_in);
+    mk_ops_run(ops, w->n_pair * m->n_in >= 16384, prep_units(w), MK_OPS_PREP_GRAIN, prep, w);
+}
+
+typedef struct {
+    const mk_weight *m;
+    mk_mat y;
+} moe_linear;
+
+// y = m x of every expert, the rows being prepared; at most two.
+static void multiply(mk_ops *ops, const moe_work *w, const moe_linear *list, int n) {
+    bool worth = w->n_pair * list->m->n_in * list->m->n_out >= MK_OPS_PARALLEL_MACS;
+    for (int64_t a = 0; a < w->n_active; a++) {
+        for (int i = 0; i < n; i++) {
+            w->item[n * a + i] = expert_item(w, a, list[i].m, list[i].y);
+        }
+    }
+    mk_ops_run_linears(ops, worth, w->item, n * w->n_active);
+}
+
+// --- adapters of experts -------------------------------------------------------------------------
+typedef struct {
+    mk_mat y, x;  // x.p NULL: y is scaled
+    float scale;
+} change_work;
+
+static void run_change(void *arg, int ith, int64_t lo, int64_t hi) {
+    const change_work *w = arg;
+    (void)ith;
+    for (int64_t t = lo; t < hi; t++) {
+        float *y = w->y.p + t * w->y.stride;
+        const float *x = w->x.p != NULL ? w->x.p + t * w->x.stride : NULL;
+        for (int64_t i = 0; x != NULL && i < w->y.n_col; i++) {
+            y[i] += x[i];
+        }
+        for (int64_t i = 0; x == NULL && i < w->y.n_col; i++) {
+            y[i] *= w->scale;
+        }
+    }
+}
+
+static void change_rows(mk_ops *ops, change_work w) {
+    mk_ops_run(ops, w.y.n_row * w.y.n_col >= 16384, w.y.n_row, 4, run_change, &w);
+}
+
+// y += B u, u = scale A x; then magnitudes.  prep: of x.
+static void adapt(mk_ops *ops, moe_work *w, const moe_linear *l, mk_mat u, mk_ops_fn prep) {
+    const mk_adapter *ad = l->m->adapter;
+    mk_mat change = {w->change.p, w->n_pair, l->m->n_out, (l->m->n_out + 15) / 16 * 16};
+    prepare(ops, w, &ad->a, prep);
+    multiply(ops, w, &(moe_linear){&ad->a, u}, 1);
+    change_rows(ops, (change_work){.y = u, .scale = ad->scale});
+    w->rows = u;
+    prepare(ops, w, &ad->b, run_prep_rows);
+    multiply(ops, w, &(moe_linear){&ad->b, change}, 1);
+    change_rows(ops, (change_work){.y = l->y, .x = change});
+}
+
+// The rows of one expert, from the sum to y.
+static mk_scaled scaled_of(const mk_weight *m, mk_mat y, mk_mat sum, int64_t e) {
+    return (mk_scaled){.ad = m->adapter, .y = y, .x = sum, .n = m->n_out, .n_head = 1, .mat = e};
+}
+
+static void scale_experts(mk_ops *ops, const moe_work *w, const mk_weight *m, mk_mat y,
+                          mk_mat sum) {
+    for (int64_t a = 0; a < w->n_active; a++) {
+        int64_t n = n_rows(w, a), at = w->first[a];
+        mk_scaled s = scaled_of(m, mk_mat_rows(y, at, n), mk_mat_rows(sum, at, n), w->expert[a]);
+        mk_magnitude_run(ops, &s);
+    }
 }
 
 static void run_combine(void *arg, int ith, int64_t lo, int64_t hi) {
@@ -188,24 +280,33 @@ static void run_combine(void *arg, int ith, int64_t lo, int64_t hi) {
     }
 }
 
-static void run_experts(mk_ops *ops, moe_work *w) {
+// Where the base products go: before magnitudes, if there are any.
+static mk_mat sum_of(const mk_moe_kept *k, int i, mk_mat y) {
+    return k->sum[i].p != NULL ? k->sum[i] : y;
+}
+
+static void finish(mk_ops *ops, moe_work *w, const mk_moe_kept *k, int i, mk_ops_fn prep) {
+    const mk_weight *m[] = {k->m.gate, k->m.up, k->m.down};
+    const mk_mat y[] = {k->gate, k->up, k->out};
+    if (m[i]->adapter != NULL) {
+        adapt(ops, w, &(moe_linear){m[i], sum_of(k, i, y[i])}, k->u[i], prep);
+    }
+    if (k->sum[i].p != NULL) {
+        scale_experts(ops, w, m[i], y[i], k->sum[i]);
+    }
+}
+
+static void run_experts(mk_ops *ops, moe_work *w, const mk_moe_kept *k) {
     const mk_moe *m = w->m;
-    bool many = w->n_pair * m->gate->n_in >= 16384;
-    bool worth = w->n_pair * m->gate->n_in * m->gate->n_out >= MK_OPS_PARALLEL_MACS;
     sort_pairs(w, m->gate->n_mat);
-    place_prepared(w, mk_weight_form(m->gate), m->gate->n_in);
-    mk_ops_run(ops, many, prep_units(w), MK_OPS_PREP_GRAIN, run_prep_tokens, w);
-    for (int64_t a = 0; a < w->n_active; a++) {
-        w->item[2 * a] = expert_item(w, a, m->gate, w->gate);
-        w->item[2 * a + 1] = expert_item(w, a, m->up, w->up);
-    }
-    mk_ops_run_linears(ops, worth, w->item, 2 * w->n_active);
-    place_prepared(w, mk_weight_form(m->down), m->down->n_in);
-    mk_ops_run(ops, many, prep_units(w), MK_OPS_PREP_GRAIN, run_prep_hidden, w);
-    for (int64_t a = 0; a < w->n_active; a++) {
-        w->item[a] = expert_item(w, a, m->down, w->out);
-    }
-    mk_ops_run_linears(ops, worth, w->item, w->n_active);
+    prepare(ops, w, m->gate, run_prep_tokens);
+    multiply(ops, w, (moe_linear[]){{m->gate, sum_of(k, 0, w->gate)}, {m->up, sum_of(k, 1, w->up)}},
+             2);
+    finish(ops, w, k, 0, run_prep_tokens);
+    finish(ops, w, k, 1, run_prep_tokens);
+    prepare(ops, w, m->down, run_prep_hidden);
+    multiply(ops, w, &(moe_linear){m->down, sum_of(k, 2, w->out)}, 1);
+    finish(ops, w, k, 2, run_prep_hidden);
     mk_ops_run(ops, w->y.n_row >= 4, w->y.n_row, 4, run_combine, w);
 }
 
@@ -213,6 +314,37 @@ static void run_experts(mk_ops *ops, moe_work *w) {
 // rows.
 static size_t prepared_bytes(const mk_weight *w, int64_t n_pair, int64_t n_active) {
     return (size_t)(n_pair + n_active * 3) * mk_x_row_bytes(mk_weight_form(w), w->n_in);
+}
+
+// What preparations and changes of rows need, at most.
+static void take_buffers(mk_ops *ops, moe_work *w, const mk_moe_kept *k) {
+    const mk_weight *list[] = {k->m.gate, k->m.up, k->m.down};
+    size_t prepared = 0;
+    int64_t change = 0;
+    for (int i = 0; i < 3; i++) {
+        const mk_adapter *ad = list[i]->adapter;
+        const mk_weight *of[] = {list[i], ad != NULL ? &ad->a : NULL, ad != NULL ? &ad->b : NULL};
+        for (int j = 0; j < 3 && of[j] != NULL; j++) {
+            size_t n = prepared_bytes(of[j], k->n_pair, k->max_active);
+            prepared = n > prepared ? n : prepared;
+        }
+        change = ad != NULL && list[i]->n_out > change ? list[i]->n_out : change;
+    }
+    w->prepared = mk_ops_take(ops, prepared);
+    if (change > 0) {
+        w->change = mk_op_new(ops, k->n_pair, change);
+    }
+}
+
+// Counts what magnitudes take for themselves.
+static void dry_magnitudes(mk_ops *ops, const mk_moe_kept *k) {
+    const mk_weight *list[] = {k->m.gate, k->m.up, k->m.down};
+    for (int i = 0; i < 3; i++) {
+        if (k->sum[i].p != NULL) {
+            mk_scaled s = scaled_of(list[i], k->sum[i], k->sum[i], 0);
+            mk_magnitude_run(ops, &s);
+        }
+    }
 }
 
 // What a backward needs stays where it is; the rest is this function's own.
@@ -234,20 +366,25 @@ void mk_moe_run(mk_ops *ops, const mk_moe_kept *k) {
                   .out = k->out};
     w.x_at = mk_ops_take(ops, (size_t)k->max_active * sizeof *w.x_at);
     w.item = mk_ops_take(ops, 2 * (size_t)k->max_active * sizeof *w.item);
-    size_t in = prepared_bytes(m->gate, k->n_pair, k->max_active),
-           hidden = prepared_bytes(m->down, k->n_pair, k->max_active);
-    w.prepared = mk_ops_take(ops, in > hidden ? in : hidden);
-    if (!ops->dry) {
+    take_buffers(ops, &w, k);
+    if (ops->dry) {
+        dry_magnitudes(ops, k);
+    } else {
         *k->n_active = 0;
         if (k->n_pair > 0) {
-            run_experts(ops, &w);
+            run_experts(ops, &w, k);
             *k->n_active = (int32_t)w.n_active;
         }
     }
     mk_ops_drop(ops, mark);
-    mk_ops_count_linear(ops, MK_OP_MOE, m->gate, k->n_pair, w.n_active);
-    mk_ops_count_linear(ops, MK_OP_MOE, m->up, k->n_pair, w.n_active);
-    mk_ops_count_linear(ops, MK_OP_MOE, m->down, k->n_pair, w.n_active);
+    const mk_weight *list[] = {m->gate, m->up, m->down};
+    for (int i = 0; i < 3; i++) {
+        mk_ops_count_linear(ops, MK_OP_MOE, list[i], k->n_pair, w.n_active);
+        if (list[i]->adapter != NULL) {
+            mk_ops_count_linear(ops, MK_OP_MOE, &list[i]->adapter->a, k->n_pair, w.n_active);
+            mk_ops_count_linear(ops, MK_OP_MOE, &list[i]->adapter->b, k->n_pair, w.n_active);
+        }
+    }
 }
 
 static void check_moe(mk_mat y, mk_mat x, const mk_moe *m) {
@@ -258,6 +395,23 @@ static void check_moe(mk_mat y, mk_mat x, const mk_moe *m) {
               y.n_row == x.n_row);
     MK_ASSERT(mk_weight_form(m->gate) == mk_weight_form(m->up) && m->w.n_row == x.n_row &&
               x.n_row * m->n_used <= INT32_MAX);
+}
+
+// What adapters keep for the backward.
+static void take_kept(mk_ops *ops, mk_moe_kept *k) {
+    const mk_weight *list[] = {k->m.gate, k->m.up, k->m.down};
+    for (int i = 0; i < 3; i++) {
+        const mk_adapter *ad = list[i]->adapter;
+        if (ad == NULL) {
+            continue;
+        }
+        MK_ASSERT(ad->a.n_mat == list[i]->n_mat && ad->b.n_mat == list[i]->n_mat &&
+                  ad->a.n_in == list[i]->n_in && ad->b.n_out == list[i]->n_out && !ad->of_columns);
+        k->u[i] = mk_op_new(ops, k->n_pair, ad->a.n_out);
+        if (ad->magnitude != NULL) {
+            k->sum[i] = mk_op_new(ops, k->n_pair, list[i]->n_out);
+        }
+    }
 }
 
 void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
@@ -279,6 +433,7 @@ void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m) {
     k.gate = mk_op_new(ops, n_pair, m->gate->n_out);
     k.up = mk_op_new(ops, n_pair, m->gate->n_out);
     k.out = mk_op_new(ops, n_pair, y.n_col);
+    take_kept(ops, &k);
     mk_moe_run(ops, &k);
     if (ops->recording) {
         mk_rec r = {.kind = MK_REC_MOE, .u.moe = k};

@@ -95,6 +95,7 @@ typedef struct {
     // BF16 in training: what data are rounded from, in the layout of MK_PACK_F32 (mk_weight_round);
     // someone else's.  Else NULL.
     float *master;
+    const struct mk_adapter *adapter;  // what is added to it, or NULL; not owned
 } mk_weight;
 
 // The values as float32 in the layout of MK_PACK_F32, NULL if there are none.
@@ -148,6 +149,31 @@ typedef struct {
 void mk_f32_pack(float *packed, const float *rows, mk_f32_shape s, mk_pool *pool);
 void mk_f32_unpack(float *rows, const float *packed, mk_f32_shape s, mk_pool *pool);
 void mk_f32_unpack_add(float *rows, const float *packed, mk_f32_shape s, mk_pool *pool);
+
+// --- adapters ------------------------------------------------------------------------------------
+// A change of low rank (LoRA; Hu et al. 2021) that stays beside its weight: W' = W + scale B A.
+// The operators compute W x as they do without it, and then add B (scale (A x)), in float32 and
+// from the float32 x whatever the weight's type; so B = 0 changes nothing.
+//
+// With magnitudes (DoRA; Liu et al. 2024) row o of W' is given the length magnitude[o]: it is
+// multiplied by magnitude[o] / norm[o], norm being its own length, a constant on the way back.
+typedef struct mk_adapter {
+    // [rank, n_in] and [n_out, rank], MK_PACK_F32; n_mat as the weight's, or, for the heads of
+    // mk_op_linear_heads, 1: all heads share it
+    mk_weight a, b;
+    float scale;
+    float *magnitude;  // f32 [n_mat][n_out]; NULL: none
+    float *norm;       // the same, by mk_adapter_norms
+    // The weight is stored transposed (keys of MLA): magnitudes [n_mat][n_in] are of its columns.
+    bool of_columns;
+} mk_adapter;
+
+// Fills norm: the lengths of the rows (columns) of all matrices of W + scale B A, W being of any
+// packed kind.  A length of 0 counts as 1.  Squares are summed in float64, so that the bits do not
+// depend on the kernels or the pool.
+void mk_adapter_norms(const mk_kernels *k, mk_pool *pool, const mk_weight *w, mk_adapter *ad);
+// Changes w, of MK_PACK_F32, to W'; norm is up to date.
+void mk_adapter_merge(const mk_kernels *k, mk_pool *pool, mk_weight *w, const mk_adapter *ad);
 
 // --- context -------------------------------------------------------------------------------------
 typedef struct mk_ops mk_ops;

@@ -21,6 +21,8 @@
     X(ATTENTION, "attention") \
     X(ROUTE, "route") \
     X(MOE, "moe") \
+    X(ADAPTER, "adapter") \
+    X(MAGNITUDE, "magnitude") \
     X(BACK_RMSNORM, "back_rmsnorm") \
     X(BACK_SWIGLU, "back_swiglu") \
     X(BACK_ROPE, "back_rope") \
@@ -32,6 +34,7 @@
     X(BACK_LINEAR, "back_linear") \
     X(BACK_BIAS, "back_bias") \
     X(BACK_ATTENTION, "back_attention") \
+    X(BACK_MAGNITUDE, "back_magnitude") \
     X(SUM_SQUARES, "sum_squares") \
     X(ADAMW, "adamw") \
     X(MUON, "muon")
@@ -100,6 +103,52 @@ typedef struct {
 } mk_linear_item;
 // All tiles of the items, shared between the threads when `parallel`.
 void mk_ops_run_linears(mk_ops *ops, bool parallel, const mk_linear_item *item, int64_t n);
+
+// y = W x (+ bias), the base product alone; not recorded.
+void mk_ops_linear(mk_ops *ops, mk_mat y, mk_mat x, const mk_weight *w, const float *bias);
+
+// Rows become zero, or are multiplied, as steps of an operator; not counted.
+void mk_clear_rows(const mk_ops *ops, mk_mat m);
+void mk_scale_rows(mk_ops *ops, mk_mat m, float scale);
+
+// A linear layer per head: matrix mat + h of w (a single matrix is shared) from columns h *
+// x_head_stride of x on to columns h * y_head_stride of y on.
+typedef struct {
+    const mk_weight *w;
+    mk_mat y, x;
+    int64_t y_head_stride, x_head_stride, n_head, mat;
+} mk_heads;
+// The base product alone; not recorded, not counted.
+void mk_heads_run(mk_ops *ops, const mk_heads *h);
+// Backward; dx and g (the gradient of the stack, or NULL) as in back.h.  A shared matrix gets its
+// tokens' parts token by token, heads ascending.
+void mk_back_heads(mk_ops *ops, const mk_heads *h, mk_mat dx, mk_mat dy, float *g);
+
+// What an adapter adds: u = scale A x per head, [n_tok, n_head * mk_adapter_width], is kept for the
+// backward; then y += B u.  w, y, x, strides and mat are those of the base product.
+typedef struct {
+    mk_heads h;
+    mk_mat u;
+} mk_adapted;
+static inline int64_t mk_adapter_width(const mk_adapter *ad) {
+    return (ad->a.n_out + 15) / 16 * 16;
+}
+// All of it, recorded; u stays in the scratch.
+void mk_ops_adapt(mk_ops *ops, const mk_heads *h);
+void mk_adapter_run(mk_ops *ops, const mk_adapted *k);
+// ga, gb: gradients of the stacks a and b, or NULL.
+void mk_back_adapter(mk_ops *ops, const mk_adapted *k, mk_mat dx, mk_mat dy, float *ga, float *gb);
+
+// y = x * magnitude / norm (+ bias, of a single head), n columns per head.
+typedef struct {
+    const mk_adapter *ad;
+    mk_mat y, x;
+    const float *bias;
+    int64_t y_head_stride, x_head_stride, n, n_head, mat;
+} mk_scaled;
+void mk_ops_magnitude(mk_ops *ops, const mk_scaled *s);
+void mk_magnitude_run(mk_ops *ops, const mk_scaled *s);
+void mk_back_magnitude(mk_ops *ops, const mk_scaled *s, mk_mat dx, mk_mat dy, float *gm);
 
 // Preparation units (a chunk of columns of a block of rows) that are shared: a few hundred
 // nanoseconds.

@@ -282,7 +282,7 @@ static void back_rmsnorm(mk_tape *t, const mk_rec *r) {
 }
 
 static void again_linear(mk_tape *t, const mk_rec *r) {
-    mk_op_linear(t->ops, r->u.linear.y, r->u.linear.x, r->u.linear.w, r->u.linear.bias);
+    mk_ops_linear(t->ops, r->u.linear.y, r->u.linear.x, r->u.linear.w, r->u.linear.bias);
 }
 
 static void back_linear(mk_tape *t, const mk_rec *r) {
@@ -296,26 +296,37 @@ static void back_linear(mk_tape *t, const mk_rec *r) {
 }
 
 static void again_heads(mk_tape *t, const mk_rec *r) {
-    mk_op_linear_heads(t->ops, r->u.heads.y, r->u.heads.y_head_stride, r->u.heads.x,
-                       r->u.heads.x_head_stride, r->u.heads.w);
+    mk_heads_run(t->ops, &r->u.heads);
 }
 
-#define HEADS_AT_ONCE 16
-
 static void back_heads(mk_tape *t, const mk_rec *r) {
-    const mk_weight *w = r->u.heads.w;
-    float *g = wanted(t, w->data);
-    mk_back_linear list[HEADS_AT_ONCE];
-    for (int64_t h = 0, n = 0; h < w->n_mat; h++) {
-        mk_mat x = mk_mat_cols(r->u.heads.x, h * r->u.heads.x_head_stride, w->n_in);
-        mk_mat dy = grad(t, mk_mat_cols(r->u.heads.y, h * r->u.heads.y_head_stride, w->n_out));
-        float *of_head = g != NULL ? g + (size_t)h * mk_grad_floats(w) : NULL;
-        list[n++] = (mk_back_linear){grad(t, x), dy, x, w, h, of_head};
-        if (n == HEADS_AT_ONCE || h == w->n_mat - 1) {
-            mk_back_linears(t->ops, list, n);
-            n = 0;
-        }
+    const mk_heads *h = &r->u.heads;
+    mk_back_heads(t->ops, h, grad(t, h->x), grad(t, h->y), wanted(t, h->w->data));
+}
+
+static void again_adapter(mk_tape *t, const mk_rec *r) {
+    mk_adapter_run(t->ops, &r->u.adapter);
+}
+
+static void back_adapter(mk_tape *t, const mk_rec *r) {
+    const mk_adapted *k = &r->u.adapter;
+    const mk_adapter *ad = k->h.w->adapter;
+    mk_back_adapter(t->ops, k, grad(t, k->h.x), grad(t, k->h.y), wanted(t, ad->a.data),
+                    wanted(t, ad->b.data));
+}
+
+static void again_magnitude(mk_tape *t, const mk_rec *r) {
+    mk_magnitude_run(t->ops, &r->u.magnitude);
+}
+
+static void back_magnitude(mk_tape *t, const mk_rec *r) {
+    const mk_scaled *s = &r->u.magnitude;
+    mk_mat dy = grad(t, s->y);
+    float *bias = wanted(t, s->bias);
+    if (bias != NULL) {
+        mk_back_bias(t->ops, bias, dy);
     }
+    mk_back_magnitude(t->ops, s, grad(t, s->x), dy, wanted(t, s->ad->magnitude));
 }
 
 static void again_add(mk_tape *t, const mk_rec *r) {
@@ -403,10 +414,21 @@ static void again_moe(mk_tape *t, const mk_rec *r) {
     mk_moe_run(t->ops, &r->u.moe);
 }
 
+static mk_weight_grads grads_of(const mk_tape *t, const mk_weight *w) {
+    const mk_adapter *ad = w->adapter;
+    mk_weight_grads g = {.w = wanted(t, w->data)};
+    if (ad != NULL) {
+        g.a = wanted(t, ad->a.data);
+        g.b = wanted(t, ad->b.data);
+        g.m = wanted(t, ad->magnitude);
+    }
+    return g;
+}
+
 static void back_moe(mk_tape *t, const mk_rec *r) {
     const mk_moe *m = &r->u.moe.m;
-    mk_moe_grads g = {grad(t, r->u.moe.x),      grad(t, r->u.moe.y),    grad(t, m->w),
-                      wanted(t, m->gate->data), wanted(t, m->up->data), wanted(t, m->down->data)};
+    mk_moe_grads g = {grad(t, r->u.moe.x),  grad(t, r->u.moe.y), grad(t, m->w),
+                      grads_of(t, m->gate), grads_of(t, m->up),  grads_of(t, m->down)};
     mk_back_moe(t->ops, &r->u.moe, &g);
 }
 

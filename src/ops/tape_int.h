@@ -20,7 +20,9 @@
     X(KV_STORE, kv_store) \
     X(ATTENTION, attention) \
     X(ROUTE, route) \
-    X(MOE, moe)
+    X(MOE, moe) \
+    X(ADAPTER, adapter) \
+    X(MAGNITUDE, magnitude)
 // clang-format on
 typedef enum {
 #define X(id, name) MK_REC_##id,
@@ -39,6 +41,9 @@ typedef struct {
     int32_t *count, *order, *rank, *expert, *first;
     int32_t *n_active;  // [1]: known only when the router has decided
     mk_mat gate, up, out;
+    // With adapters, of gate, up and down: what theirs keep (mk_adapted), and the sums before
+    // magnitudes; p NULL where there is none.
+    mk_mat u[3], sum[3];
 } mk_moe_kept;
 
 typedef struct {
@@ -62,11 +67,7 @@ typedef struct {
             const mk_weight *w;
             const float *bias;
         } linear;
-        struct {
-            mk_mat y, x;
-            int64_t y_head_stride, x_head_stride;
-            const mk_weight *w;
-        } heads;
+        mk_heads heads;
         struct {
             mk_mat x, y;
         } add, copy;  // add: x += y; copy: x is copied to y
@@ -102,6 +103,8 @@ typedef struct {
             int32_t *sel;
         } route;
         mk_moe_kept moe;
+        mk_adapted adapter;
+        mk_scaled magnitude;
         struct {
             size_t top, keep;  // scratch used at the end, and what stays of it
             size_t saved_at;   // where the kept part is saved
@@ -114,9 +117,13 @@ void mk_tape_add(mk_ops *ops, const mk_rec *r);
 
 // An operator's part of op_moe.c that runs again, and its backward (op_back_moe.c).
 void mk_moe_run(mk_ops *ops, const mk_moe_kept *k);
+// Gradients of the stacks of a weight, of its adapter and of its magnitudes, or NULL.
 typedef struct {
-    mk_mat dx, dy, dw;        // of x, y, and the routing weights
-    float *gate, *up, *down;  // gradients of the stacks, or NULL
+    float *w, *a, *b, *m;
+} mk_weight_grads;
+typedef struct {
+    mk_mat dx, dy, dw;  // of x, y, and the routing weights
+    mk_weight_grads gate, up, down;
 } mk_moe_grads;
 void mk_back_moe(mk_ops *ops, const mk_moe_kept *k, const mk_moe_grads *g);
 

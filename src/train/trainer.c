@@ -2,9 +2,10 @@
 //
 // Invariants
 //  1. gradients of all trained parameters lie in one block, zero after create and after an update;
-//  2. a tied token table has two gradients, of its rows and of the output matrix in the kernels'
-//     layout; and what the prediction layer uses as well, the global parameters, has those of its
-//     uses behind them; they become one before an update;
+//  2. what the model holds twice has two gradients: a tied token table one of its rows and one of
+//     the output matrix in the kernels' layout, an adapter's matrix one of its transposed copy; and
+//     what the prediction layer uses as well, the global parameters, has those of its uses behind
+//     them; they become one before an update;
 //  3. between calls every sequence of the engine is closed.
 #include "train/trainer.h"
 
@@ -27,19 +28,25 @@ typedef struct {
 } shared_grad;
 #define MAX_SHARED 8  // more than there are global parameters
 
+// A parameter that the model holds twice: the gradient of the second place is added to the first's.
+typedef struct {
+    const mk_param *p;
+    float *to, *from;
+} twice;
+
 struct mk_trainer {
     mk_trainer_opts o;
     mk_tape *tape;
     mk_engine *engine;
-    mk_params *params;
+    mk_params *own;           // of the model; NULL with adapters
+    const mk_params *params;  // own, or the adapters'
     mk_optim *optim;
     mk_optim_param *trained;  // [n_trained]
     int64_t n_trained;
     float *grads;  // of all of them, one after the other
     size_t grads_bytes;
-    const mk_param *tied;  // or NULL
-    float *tied_grad;      // of the output matrix; in grads as well
-    float *table_grad;     // of the rows
+    twice *twice;  // [n_twice]
+    int64_t n_twice;
     shared_grad shared[MAX_SHARED];
     int n_shared;
     mk_mtp *mtp;       // or NULL
@@ -79,10 +86,19 @@ static bool is_shared(const mk_trainer *tr, const mk_param *p) {
     return tr->o.mtp_weight > 0 && p->layer < 0;
 }
 
-// All gradients of one parameter: the tied output's behind the table's, then once more those of the
-// prediction layer's uses.
+// Where a parameter's values are a second time, or NULL.
+static const mk_weight *second(const mk_param *p) {
+    return p->tied ? p->w : p->copy;
+}
+
+static size_t second_floats(const mk_param *p) {
+    return second(p) ? (mk_grad_floats(second(p)) + 15) / 16 * 16 : 0;
+}
+
+// All gradients of one parameter: the second place's behind the first's, then once more those of
+// the prediction layer's uses.
 static size_t all_grad_floats(const mk_trainer *tr, const mk_param *p) {
-    size_t n = grad_floats(p) + (p->tied ? mk_grad_floats(p->w) : 0);
+    size_t n = grad_floats(p) + second_floats(p);
     return !is_trained(tr, p) ? 0 : is_shared(tr, p) ? 2 * n : n;
 }
 
@@ -108,22 +124,21 @@ static mk_optim_param optim_param(const mk_param *p, float *g) {
                             .n_in = p->n_in};
 }
 
-// Tells the tape where the gradients of uses in `part` go: values at g, a tied matrix behind them.
+// Tells the tape where the gradients of uses in `part` go: values at g, the second place behind
+// them.
 static void want_grad(mk_trainer *tr, int part, const mk_param *p, float *g) {
     const void *values = p->kind == MK_PARAM_MATRIX ? (const void *)p->w->data : p->p;
     mk_tape_want_in(tr->tape, part, values, g);
-    if (p->tied) {
-        mk_tape_want_in(tr->tape, part, p->w->data, g + grad_floats(p));
+    if (second(p)) {
+        mk_tape_want_in(tr->tape, part, second(p)->data, g + grad_floats(p));
     }
 }
 
 static void place_grad(mk_trainer *tr, const mk_param *p, float *g) {
     want_grad(tr, 0, p, g);
     tr->trained[tr->n_trained++] = optim_param(p, g);
-    if (p->tied) {
-        tr->tied = p;
-        tr->table_grad = g;
-        tr->tied_grad = g + grad_floats(p);
+    if (second(p)) {
+        tr->twice[tr->n_twice++] = (twice){p, g, g + grad_floats(p)};
     }
     if (is_shared(tr, p)) {
         size_t n = all_grad_floats(tr, p) / 2;
@@ -141,7 +156,8 @@ static mk_status make_gradients(mk_trainer *tr, mk_err *err) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for the gradients of %zu parameters", floats);
     }
     tr->trained = mk_try_alloc((size_t)tr->params->n, sizeof *tr->trained);
-    if (!tr->trained) {
+    tr->twice = mk_try_alloc((size_t)tr->params->n, sizeof *tr->twice);
+    if (!tr->trained || !tr->twice) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %lld parameters", (long long)tr->params->n);
     }
     float *g = tr->grads;
@@ -170,6 +186,9 @@ static void count_route(void *arg, const mk_route *r, const int32_t *sel, int64_
 }
 
 static mk_status make_balance(mk_trainer *tr, mk_err *err) {
+    if (tr->o.adapters) {
+        return MK_OK;
+    }
     tr->balance = mk_try_alloc((size_t)tr->params->n, sizeof *tr->balance);
     if (!tr->balance) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %lld layers", (long long)tr->params->n);
@@ -274,11 +293,24 @@ static mk_status make_mtp(mk_trainer *tr, mk_err *err) {
     return weight > 0 ? mk_mtp_create(tr->o.n_row, &tr->mtp, err) : MK_OK;
 }
 
+static mk_status find_params(mk_trainer *tr, mk_err *err) {
+    if (tr->o.adapters) {
+        tr->params = mk_adapters_params(tr->o.adapters);
+        return MK_OK;
+    }
+    MK_TRY(mk_params_create(tr->o.model, &tr->own, err));
+    tr->params = tr->own;
+    return MK_OK;
+}
+
 static mk_status set_up(mk_trainer *tr, mk_err *err) {
     MK_TRY(make_mtp(tr, err));
     mk_tape_checkpoint(tr->tape, tr->o.checkpoint);
     mk_engine_opts eo = engine_opts(&tr->o, tr->tape);
-    MK_TRY(mk_params_create(tr->o.model, &tr->params, err));
+    if (tr->o.adapters) {
+        mk_adapters_attach(tr->o.adapters);
+    }
+    MK_TRY(find_params(tr, err));
     MK_TRY(mk_engine_create(tr->o.model, &eo, &tr->engine, err));
     MK_TRY(make_gradients(tr, err));
     MK_TRY(make_balance(tr, err));
@@ -313,8 +345,8 @@ void mk_trainer_destroy(mk_trainer *tr) {
     for (int64_t i = 0; i < tr->n_balance; i++) {
         mk_free(tr->balance[i].count);
     }
-    void *blocks[] = {tr->state, tr->state_name, tr->balance, tr->trained, tr->target,
-                      tr->want,  tr->logp,       tr->weight,  tr->step,    tr->seq};
+    void *blocks[] = {tr->state, tr->state_name, tr->balance, tr->trained, tr->target, tr->want,
+                      tr->logp,  tr->weight,     tr->step,    tr->seq,     tr->twice};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
         mk_free(blocks[i]);
     }
@@ -322,7 +354,7 @@ void mk_trainer_destroy(mk_trainer *tr) {
     mk_optim_destroy(tr->optim);
     mk_big_free(tr->grads, tr->grads_bytes);
     mk_engine_destroy(tr->engine);
-    mk_params_destroy(tr->params);
+    mk_params_destroy(tr->own);
     mk_tape_destroy(tr->tape);
     mk_free(tr);
 }
@@ -453,18 +485,26 @@ mk_status mk_trainer_pass(mk_trainer *tr, const mk_train_pass *pass, mk_err *err
 
 // --- an update -----------------------------------------------------------------------------------
 
-// The output's gradient, in tiles of 16 rows, joins the table's.
-static void join_tied(mk_trainer *tr) {
-    const mk_param *p = tr->tied;
-    for (int64_t o = 0; p && o < p->n_out; o++) {
-        float *row = tr->table_grad + o * p->n_in;
-        const float *tile = tr->tied_grad + o / 16 * 16 * p->n_in + o % 16;
+// The gradient of an output matrix, in tiles of 16 rows, joins the table's.
+static void join_tied(const twice *w) {
+    const mk_param *p = w->p;
+    for (int64_t o = 0; o < p->n_out; o++) {
+        float *row = w->to + o * p->n_in;
+        const float *tile = w->from + o / 16 * 16 * p->n_in + o % 16;
         for (int64_t i = 0; i < p->n_in; i++) {
             row[i] += tile[16 * i];
         }
     }
-    if (p) {
-        memset(tr->tied_grad, 0, mk_grad_floats(p->w) * sizeof *tr->tied_grad);
+}
+
+// That of a transposed copy, both in tiles of 16 rows.
+static void join_copy(const twice *w) {
+    const mk_param *p = w->p;
+    for (int64_t o = 0; o < p->n_out; o++) {
+        for (int64_t i = 0; i < p->n_in; i++) {
+            w->to[(o / 16 * p->n_in + i) * 16 + o % 16] +=
+                w->from[(i / 16 * p->n_out + o) * 16 + i % 16];
+        }
     }
 }
 
@@ -481,7 +521,11 @@ static void join_shared(mk_trainer *tr) {
 
 static void join_gradients(mk_trainer *tr) {
     join_shared(tr);
-    join_tied(tr);
+    for (int64_t i = 0; i < tr->n_twice; i++) {
+        const twice *w = &tr->twice[i];
+        (w->p->tied ? join_tied : join_copy)(w);
+        memset(w->from, 0, second_floats(w->p) * sizeof *w->from);
+    }
 }
 
 mk_status mk_trainer_update(mk_trainer *tr, const mk_optim_at *at, mk_optim_report *report,
@@ -527,32 +571,45 @@ void mk_trainer_restored(mk_trainer *tr) {
 
 // --- plans ---------------------------------------------------------------------------------------
 
+static mk_status plan(mk_trainer *tr, mk_train_memory *out, mk_err *err) {
+    mk_engine_opts eo = engine_opts(&tr->o, tr->tape);
+    mk_memory_plan p = {0};
+    MK_TRY(find_params(tr, err));
+    MK_TRY(mk_engine_plan(tr->o.model, &eo, &p, err));
+    tr->trained = mk_try_alloc((size_t)tr->params->n, sizeof *tr->trained);
+    if (!tr->trained) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory to plan");
+    }
+    *out = (mk_train_memory){0};
+    for (int64_t i = 0; i < tr->params->n; i++) {
+        const mk_param *param = &tr->params->list[i];
+        if (is_trained(tr, param)) {
+            tr->trained[tr->n_trained++] = optim_param(param, NULL);
+            out->n_trained += param->n_value;
+        }
+    }
+    out->weights = p.weights;
+    out->gradients = sum_of_grad_floats(tr) * sizeof(float);
+    out->moments = mk_optim_bytes(&tr->o.optim, tr->trained, tr->n_trained);
+    out->activations = p.scratch;
+    out->kv = p.kv;
+    out->total = out->weights + out->gradients + out->moments + out->activations + out->kv;
+    return MK_OK;
+}
+
 mk_status mk_trainer_plan(const mk_trainer_opts *opts, mk_train_memory *out, mk_err *err) {
     mk_trainer tr = {.o = checked(opts), .tape = mk_tape_create()};
+    bool attach = opts->adapters && !mk_adapters_is_attached(opts->adapters);
+    if (attach) {
+        mk_adapters_attach(opts->adapters);
+    }
     mk_tape_checkpoint(tr.tape, opts->checkpoint);
-    mk_engine_opts eo = engine_opts(opts, tr.tape);
-    mk_memory_plan plan = {0};
-    mk_status st = mk_params_create(opts->model, &tr.params, err);
-    st = st == MK_OK ? mk_engine_plan(opts->model, &eo, &plan, err) : st;
-    if (st == MK_OK) {
-        tr.trained = mk_alloc((size_t)tr.params->n * sizeof *tr.trained);
-        *out = (mk_train_memory){0};
-        for (int64_t i = 0; i < tr.params->n; i++) {
-            const mk_param *p = &tr.params->list[i];
-            if (is_trained(&tr, p)) {
-                tr.trained[tr.n_trained++] = optim_param(p, NULL);
-                out->n_trained += p->n_value;
-            }
-        }
-        out->weights = plan.weights;
-        out->gradients = sum_of_grad_floats(&tr) * sizeof(float);
-        out->moments = mk_optim_bytes(&opts->optim, tr.trained, tr.n_trained);
-        out->activations = plan.scratch;
-        out->kv = plan.kv;
-        out->total = out->weights + out->gradients + out->moments + out->activations + out->kv;
+    mk_status st = plan(&tr, out, err);
+    if (attach) {
+        mk_adapters_detach(opts->adapters);
     }
     mk_free(tr.trained);
-    mk_params_destroy(tr.params);
+    mk_params_destroy(tr.own);
     mk_tape_destroy(tr.tape);
     return st;
 }

@@ -14,7 +14,7 @@
 #define MK_TRAIN_TRAINER_H
 
 #include "engine/engine.h"
-#include "model/params.h"
+#include "model/adapter.h"
 #include "train/data.h"
 #include "train/mtp.h"
 #include "train/optim.h"
@@ -23,7 +23,11 @@ typedef struct mk_trainer mk_trainer;
 
 typedef struct {
     // loaded by mk_model_load_f32, or _bf16: then products of its matrices are bf16
-    mk_model *model;
+    mk_model *model;  // with adapters: loaded in whatever form
+    // These alone are trained, the model stays as it is; the trainer attaches them.  They may be
+    // detached and attached between passes (the reference of a preference).  NULL: all parameters
+    // of the model.
+    mk_adapters *adapters;
     const mk_kernels *kernels;
     mk_pool *pool;
     mk_kv_type kv_type;
@@ -34,6 +38,7 @@ typedef struct {
     mk_optim_opts optim;
     // Balancing without a loss (DeepSeek-V3 report, 2.1.2): per update the selection bias of an
     // expert with less than the mean load rises by this, of one with more it falls.  0: it stays.
+    // With adapters it stays as well: it is the base's.
     double balance_rate;
     // Multi-token prediction (mtp.h): every pass adds to its loss this times that of the prediction
     // layer, which must be loaded (mk_model_use_mtp).  0: the layer, if loaded, is left alone.

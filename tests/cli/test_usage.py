@@ -1,7 +1,7 @@
 """The first five minutes: help, versions, misspelt words, wrong flags, missing models, and what they answer."""
 import pytest
 
-VERBS = ["run", "chat", "show", "tokenize", "perplexity", "logits", "convert", "train", "cache", "bench"]
+VERBS = ["run", "chat", "show", "tokenize", "perplexity", "logits", "convert", "merge", "train", "cache", "bench"]
 
 
 def one_line_error(p, code, *words):
@@ -61,6 +61,8 @@ def test_misspelt_verb(minke):
     (["logits", "--ids", "1,900", "-o", "/dev/null"], ["900", "0 to 256"]),
     (["perplexity"], ["-f FILE"]),
     (["convert"], ["-o FILE.gguf"]),
+    (["merge", "-o", "x.gguf"], ["--adapter PATH"]),
+    (["merge", "--adapter", "x"], ["-o FILE.gguf"]),
     (["convert", "-o", "/dev/null", "--type", "q9"], ["--type", "q9", "q8_0"]),
     (["tokenize", "--decode", "1,99999"], ["99999", "0 to 256"]),
 ])

@@ -7,18 +7,18 @@
 #include "base/alloc.h"
 #include "model/model.h"
 
-enum { FORWARD_TOK = 24 };
+enum { FORWARD_TOK = 24, FORWARD_MAX = MK_KV_BLOCK };
 
-// Logits [FORWARD_TOK, n_vocab] of ids 5, 12, 19, ... (mk_free).  m is loaded.
-static inline float *forward_logits(const mk_model *m, mk_pool *pool) {
+// Logits [n, n_vocab] of at most FORWARD_MAX ids (mk_free).  m is loaded.
+static inline float *forward_logits_of(const mk_model *m, mk_pool *pool, const int32_t *ids,
+                                       int64_t n) {
     const mk_kernels *k = NULL;
     if (mk_kernels_find("auto", &k, NULL) != MK_OK) {
         return NULL;
     }
-    int32_t ids[FORWARD_TOK], pos[FORWARD_TOK], block = 0;
-    const int32_t *table[FORWARD_TOK];
-    for (int32_t t = 0; t < FORWARD_TOK; t++) {
-        ids[t] = (5 + 7 * t) % (int32_t)m->hp.n_vocab;
+    int32_t pos[FORWARD_MAX], block = 0;
+    const int32_t *table[FORWARD_MAX];
+    for (int32_t t = 0; t < n; t++) {
         pos[t] = t;
         table[t] = &block;
     }
@@ -31,21 +31,21 @@ static inline float *forward_logits(const mk_model *m, mk_pool *pool) {
         at += mk_attn_block_bytes(&a);
     }
     mk_batch b = {.ids = ids,
-                  .rows = {FORWARD_TOK, pos, table},
+                  .rows = {n, pos, table},
                   .kv = kv,
                   .kv_type = MK_KV_F32,
                   .out_rows = pos,
-                  .n_out = FORWARD_TOK};
+                  .n_out = n};
     mk_ops *ops = mk_ops_create(k, pool);
     mk_ops_begin(ops, true);
     (void)mk_model_forward(m, ops, &b);
     mk_ops_end(ops);
     size_t row = (size_t)m->hp.n_vocab * sizeof(float);
-    float *out = mk_alloc(FORWARD_TOK * row);
+    float *out = mk_alloc((size_t)n * row);
     if (mk_ops_reserve(ops, mk_ops_high_water(ops), NULL) == MK_OK) {
         mk_ops_begin(ops, false);
         mk_mat y = mk_model_forward(m, ops, &b);
-        for (int64_t t = 0; t < FORWARD_TOK; t++) {
+        for (int64_t t = 0; t < n; t++) {
             memcpy((uint8_t *)out + (size_t)t * row, y.p + t * y.stride, row);
         }
         mk_ops_end(ops);
@@ -54,6 +54,15 @@ static inline float *forward_logits(const mk_model *m, mk_pool *pool) {
     mk_free(kv);
     mk_big_free(cache, bytes);
     return out;
+}
+
+// The same of ids 5, 12, 19, ...: [FORWARD_TOK, n_vocab].
+static inline float *forward_logits(const mk_model *m, mk_pool *pool) {
+    int32_t ids[FORWARD_TOK];
+    for (int32_t t = 0; t < FORWARD_TOK; t++) {
+        ids[t] = (5 + 7 * t) % (int32_t)m->hp.n_vocab;
+    }
+    return forward_logits_of(m, pool, ids, FORWARD_TOK);
 }
 
 #endif

@@ -176,6 +176,37 @@ static void hash_rounding(const mk_kernels *k) {
     mk_free(from);
 }
 
+// Low rank, magnitudes, lengths and the merged weight; the product of what was merged is the last.
+static void hash_adapters(mk_ops *ops) {
+    enum { OUT = 83, IN = 512, RANK = 19, TOK = 141 };
+    float *x = floats(TOK * IN, 150), *y = floats(TOK * OUT, 151), *m = floats(2 * OUT, 152);
+    for (uint64_t i = 0; i < 2; i++) {
+        mk_dtype t = i == 0 ? MK_DTYPE_Q4_K : MK_DTYPE_F32;
+        mk_weight w = random_weight(t, 1, OUT, IN, mk_ops_pool(ops), 153 + i);
+        mk_adapter ad = {.scale = 0.3f, .magnitude = m, .norm = m + OUT};
+        ad.a = random_weight(MK_DTYPE_F32, 1, RANK, IN, mk_ops_pool(ops), 155);
+        ad.b = random_weight(MK_DTYPE_F32, 1, OUT, RANK, mk_ops_pool(ops), 156);
+        w.adapter = &ad;
+        linear_step s = {{x, TOK, IN, IN}, {y, TOK, OUT, OUT}, &w, m, {0}};
+        mk_adapter_norms(mk_ops_kernels(ops), mk_ops_pool(ops), &w, &ad);
+        add_bytes(ad.norm, OUT * sizeof *ad.norm);
+        run(ops, step_linear, &s);
+        add_mat(s.y);
+        if (w.kind == MK_PACK_F32) {
+            mk_adapter_merge(mk_ops_kernels(ops), mk_ops_pool(ops), &w, &ad);
+            w.adapter = NULL;
+            run(ops, step_linear, &s);
+            add_mat(s.y);
+        }
+        mk_weight_free(&w);
+        mk_weight_free(&ad.a);
+        mk_weight_free(&ad.b);
+    }
+    mk_free(x);
+    mk_free(y);
+    mk_free(m);
+}
+
 static void hash_experts(mk_ops *ops) {
     enum { E = 8, USED = 2, D = 64, FF = 96, TOK = 21 };
     float *x = floats(TOK * D, 4), *y = floats(TOK * D, 5), *w = floats(TOK * USED, 6);
@@ -484,6 +515,7 @@ static uint64_t hash_of(const mk_kernels *k, int n_thread) {
     mk_ops *ops = mk_ops_create(k, pool);
     hash = 0;
     hash_linears(ops);
+    hash_adapters(ops);
     hash_experts(ops);
     hash_back_linears(ops);
     hash_rounding(k);
