@@ -86,7 +86,7 @@ mk_status mk_adapters_write_gguf(const mk_adapters *s, const char *path,
                                  mk_err *err) MK_WARN_UNUSED;
 
 // The weights become what they were with the adapters: W + scale B A, rows of DoRA scaled.  The
-// model is loaded by mk_model_load_f32; the set is detached and should be destroyed.
+// model is loaded by mk_model_load_f32 or _bf16; the set is detached and should be destroyed.
 void mk_adapters_merge(mk_adapters *s, mk_pool *pool);
 // The same for writing only: from now on values of the model (values.h), and so what
 // mk_export_gguf and mk_model_save_folder write, are those with the adapters; no weight in memory

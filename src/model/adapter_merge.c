@@ -11,6 +11,9 @@ void mk_adapters_merge(mk_adapters *s, mk_pool *pool) {
         mk_module *mod = &s->list[i];
         for (int h = 0; mod->rank > 0 && h < mod->n_w; h++) {
             mk_adapter_merge(s->k, pool, mod->w[h], &mod->ad[h]);
+            if (mod->w[h]->master) {
+                mk_weight_round(mod->w[h], pool);
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ static void column_lengths(const adapter_work *w, int64_t mat, int64_t piece_at)
 static void merge_tile(const adapter_work *w, int64_t mat, int64_t tile) {
     const mk_adapter *ad = w->ad;
     int64_t n_in = w->w->n_in, n_out = w->w->n_out;
-    float *p = (float *)(void *)tile_w(w->w, mat, tile);
+    float *p = mk_weight_values(w->w) + (mat * mk_weight_tiles(w->w) + tile) * 16 * n_in;
     w->k->low_rank(ad, tile_b(ad, mat, tile), matrix_a(ad, mat), 0, n_in, p);
     for (int64_t i = 0; ad->magnitude != NULL && i < n_in; i++) {
         for (int64_t r = 0; r < 16 && tile * 16 + r < n_out; r++) {
@@ -129,6 +129,6 @@ void mk_adapter_norms(const mk_kernels *k, mk_pool *pool, const mk_weight *w, mk
 }
 
 void mk_adapter_merge(const mk_kernels *k, mk_pool *pool, mk_weight *w, const mk_adapter *ad) {
-    MK_ASSERT(w->kind == MK_PACK_F32);
+    MK_ASSERT(mk_weight_values(w) != NULL);
     run(&(adapter_work){k, w, ad, NULL}, pool);
 }

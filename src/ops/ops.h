@@ -172,7 +172,8 @@ typedef struct mk_adapter {
 // packed kind.  A length of 0 counts as 1.  Squares are summed in float64, so that the bits do not
 // depend on the kernels or the pool.
 void mk_adapter_norms(const mk_kernels *k, mk_pool *pool, const mk_weight *w, mk_adapter *ad);
-// Changes w, of MK_PACK_F32, to W'; norm is up to date.
+// Changes the values of w (mk_weight_values) to W'; norm is up to date.  What is rounded from a
+// master does not follow (mk_weight_round).
 void mk_adapter_merge(const mk_kernels *k, mk_pool *pool, mk_weight *w, const mk_adapter *ad);
 
 // --- context -------------------------------------------------------------------------------------

@@ -607,6 +607,32 @@ static void merged_models_are_adapted_models(void **state) {
     }
 }
 
+// Masters change, and what is rounded from them follows.
+static void merging_into_masters(void **state) {
+    (void)state;
+    static const size_t list[] = {0, 5};
+    for (size_t i = 0; i < N(list); i++) {
+        mk_err err = {0};
+        const char *base = golden_path("models", cases[list[i]].base);
+        const char *adapter = golden_path("adapters", cases[list[i]].name);
+        loaded a = with_adapter(base, adapter, true), b = open_base(base);
+        assert_int_equal(mk_model_load_bf16(b.m, b.pool, NULL, NULL, &err), MK_OK);
+        read_adapter(&b, adapter);
+        mk_adapters_merge(a.set, a.pool);
+        mk_adapters_merge(b.set, b.pool);
+        same_weights(&a, &b);
+        const mk_weight *w = &b.m->layer[0].wo;
+        assert_non_null(w->master);
+        uint8_t *data = mk_alloc(w->mat_bytes);
+        memcpy(data, w->data, w->mat_bytes);
+        mk_weight_round(w, b.pool);
+        assert_memory_equal(data, w->data, w->mat_bytes);
+        mk_free(data);
+        close_all(&a);
+        close_all(&b);
+    }
+}
+
 // From GGUF files, whose halves of kv_b lie apart or together, in other types.
 static void merging_into_other_files(void **state) {
     (void)state;
@@ -736,6 +762,7 @@ int main(void) {
         cmocka_unit_test(configurations_that_mean_more_are_refused),
         cmocka_unit_test(damaged_files_do_no_harm),
         cmocka_unit_test(merged_models_are_adapted_models),
+        cmocka_unit_test(merging_into_masters),
         cmocka_unit_test(merging_into_other_files),
         cmocka_unit_test(quantised_bases_can_be_merged),
         cmocka_unit_test(memory_may_be_gone),

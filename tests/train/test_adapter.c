@@ -12,6 +12,8 @@
 #define LLAMA   "models/llama"
 #define QWEN2   "models/qwen2"
 #define DEEP    "models/deepseek_v3"
+#define LLAMA_B "models/llama-bf16"
+#define DEEP_B  "models/deepseek_v3-bf16"
 #define LLAMA_Q "gguf/llama_k256-q4_k.gguf"
 #define DEEP_Q  "gguf/deepseek_v3_k256-c-q4_k_m.gguf"
 #define N(a)    (sizeof(a) / sizeof(a)[0])
@@ -252,6 +254,7 @@ static void gradients_do_not_depend_on_how(void **state) {
     (void)state;
     static const rig_spec specs[] = {{.path = LLAMA, .dora = true},
                                      {.path = DEEP},
+                                     {.path = DEEP_B},
                                      {.path = DEEP_Q, .dora = true},
                                      {.path = LLAMA_Q}};
     for (size_t s = FIRST(specs); s < N(specs); s++) {
@@ -295,10 +298,9 @@ static mk_status read_logp(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
 // piece.
 static void sampling_and_training_agree_to_the_bit(void **state) {
     (void)state;
-    static const rig_spec specs[] = {{.path = LLAMA, .dora = true},
-                                     {.path = DEEP},
-                                     {.path = DEEP, .dora = true},
-                                     {.path = LLAMA_Q},
+    static const rig_spec specs[] = {{.path = LLAMA, .dora = true},  {.path = DEEP},
+                                     {.path = DEEP, .dora = true},   {.path = LLAMA_B},
+                                     {.path = DEEP_B, .dora = true}, {.path = LLAMA_Q},
                                      {.path = DEEP_Q, .dora = true}};
     for (size_t s = FIRST(specs); s < N(specs); s++) {
         float want[N_A + N_B];
