@@ -36,7 +36,7 @@ static uint8_t *tile_w(const mk_weight *w, int64_t mat, int64_t tile) {
 static void changed(const adapter_work *w, int64_t mat, int64_t tile, int64_t col, int64_t n,
                     float *out) {
     w->k->unpack(w->w, tile_w(w->w, mat, tile), col, n, out);
-    w->k->low_rank(w->ad, tile_b(w->ad, mat, tile), matrix_a(w->ad, mat), col, n, out);
+    w->k->low_rank_add(w->ad, tile_b(w->ad, mat, tile), matrix_a(w->ad, mat), col, n, out);
 }
 
 static float length(double squares) {
@@ -84,7 +84,7 @@ static void merge_tile(const adapter_work *w, int64_t mat, int64_t tile) {
     const mk_adapter *ad = w->ad;
     int64_t n_in = w->w->n_in, n_out = w->w->n_out;
     float *p = mk_weight_values(w->w) + (mat * mk_weight_tiles(w->w) + tile) * 16 * n_in;
-    w->k->low_rank(ad, tile_b(ad, mat, tile), matrix_a(ad, mat), 0, n_in, p);
+    w->k->low_rank_add(ad, tile_b(ad, mat, tile), matrix_a(ad, mat), 0, n_in, p);
     for (int64_t i = 0; ad->magnitude != NULL && i < n_in; i++) {
         for (int64_t r = 0; r < 16 && tile * 16 + r < n_out; r++) {
             int64_t at = ad->of_columns ? mat * n_in + i : mat * n_out + tile * 16 + r;

@@ -75,6 +75,18 @@ typedef struct {
     const float *bias;  // or NULL
 } mk_linear_job;
 
+// An adapter on rows of one matrix: u = scale (A x), y += B u.
+typedef struct {
+    const float *a, *b;  // MK_PACK_F32 [rank, n_in], [n_out, rank]
+    int64_t rank, n_in, n_out;
+    float scale;
+    const float *x;  // row t at x + row(t) * x_stride, as in mk_prep_job
+    const int32_t *row;
+    int32_t row_div;
+    float *u, *y;  // u: rows of whole tiles
+    int64_t x_stride, u_stride, y_stride;
+} mk_low_rank_job;
+
 // --- the rest ------------------------------------------------------------------------------------
 // One kv head, a run of rows of one sequence, and a range of the heads that share the kv head.
 typedef struct {
@@ -188,10 +200,11 @@ struct mk_kernels {
     void (*unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
     // MK_PACK_BF16 tiles of MK_PACK_F32 tiles, rounded to nearest even.
     void (*round_tiles)(uint8_t *to, const float *from, int64_t n_in, int64_t n_tile);
+    void (*low_rank)(const mk_low_rank_job *job, int64_t lo, int64_t hi);  // rows [lo, hi)
     // Columns [col, col + n) of the tile at out [n][16]: += scale * (b a), b the tile [rank][16] of
     // ad->b, a the matrix of ad->a.
-    void (*low_rank)(const mk_adapter *ad, const float *b, const float *a, int64_t col, int64_t n,
-                     float *out);
+    void (*low_rank_add)(const mk_adapter *ad, const float *b, const float *a, int64_t col,
+                         int64_t n, float *out);
     // Units [lo, hi) of a phase.
     void (*back_attention[MK_BACK_ATTN_N])(const mk_back_attn_job *job, int64_t lo, int64_t hi);
     // scratch: n_expert floats rounded up to 16, twice, and n_group more

@@ -9,7 +9,6 @@
 #include "ops/tape_int.h"
 
 #define SERIAL_FLOATS 8192  // below this much work another thread is not worth waking
-#define SLICE         128   // rows
 
 static mk_mat head(mk_mat m, int64_t h, int64_t stride, int64_t n) {
     return m.p != NULL ? mk_mat_cols(m, h * stride, n) : m;
@@ -30,20 +29,6 @@ static void run_scale(void *arg, int ith, int64_t lo, int64_t hi) {
         float *y = w->y.p + t * w->y.stride;
         for (int64_t i = 0; i < w->y.n_col; i++) {
             y[i] *= w->scale;
-        }
-    }
-}
-
-static void run_add(void *arg, int ith, int64_t lo, int64_t hi) {
-    const rows_work *w = arg;
-    (void)ith;
-    for (int64_t t = lo; t < hi; t++) {
-        for (int64_t h = 0; h < w->n_head; h++) {
-            float *y = w->y.p + t * w->y.stride + h * w->y_head_stride;
-            const float *x = w->x.p + t * w->x.stride + h * w->x_head_stride;
-            for (int64_t i = 0; i < w->n; i++) {
-                y[i] += x[i];
-            }
         }
     }
 }
@@ -71,30 +56,56 @@ static mk_heads product_b(const mk_adapted *k, mk_mat y, int64_t y_head_stride, 
     return (mk_heads){&ad->b, y, u, y_head_stride, mk_adapter_width(ad), k->h.n_head, k->h.mat};
 }
 
+typedef struct {
+    const mk_kernels *k;
+    const mk_adapted *of;
+    int64_t n_block;  // of rows, of one head
+} adapt_work;
+
+mk_low_rank_job mk_adapter_job(const mk_adapter *ad, int64_t mat) {
+    const uint8_t *a = ad->a.data + (size_t)(ad->a.n_mat == 1 ? 0 : mat) * ad->a.mat_bytes,
+                  *b = ad->b.data + (size_t)(ad->b.n_mat == 1 ? 0 : mat) * ad->b.mat_bytes;
+    return (mk_low_rank_job){.a = (const float *)(const void *)a,
+                             .b = (const float *)(const void *)b,
+                             .rank = ad->a.n_out,
+                             .n_in = ad->a.n_in,
+                             .n_out = ad->b.n_out,
+                             .scale = ad->scale};
+}
+
+static void run_adapt(void *arg, int ith, int64_t lo, int64_t hi) {
+    const adapt_work *w = arg;
+    const mk_heads *in = &w->of->h;
+    const mk_adapter *ad = in->w->adapter;
+    (void)ith;
+    for (int64_t unit = lo; unit < hi;) {
+        int64_t h = unit / w->n_block, end = (h + 1) * w->n_block < hi ? (h + 1) * w->n_block : hi;
+        int64_t first = (unit - h * w->n_block) * MK_X_BLOCK,
+                last = (end - h * w->n_block) * MK_X_BLOCK;
+        mk_low_rank_job job = mk_adapter_job(ad, in->mat + h);
+        job.x = in->x.p + h * in->x_head_stride;
+        job.x_stride = in->x.stride;
+        job.u = w->of->u.p + h * mk_adapter_width(ad);
+        job.u_stride = w->of->u.stride;
+        job.y = in->y.p + h * in->y_head_stride;
+        job.y_stride = in->y.stride;
+        w->k->low_rank(&job, first, last < in->x.n_row ? last : in->x.n_row);
+        unit = end;
+    }
+}
+
 void mk_adapter_run(mk_ops *ops, const mk_adapted *k) {
     const mk_adapter *ad = k->h.w->adapter;
-    int64_t n_tok = k->h.x.n_row, most = n_tok < SLICE ? n_tok : SLICE;
-    int64_t n_out = ad->b.n_out, stride = (n_out + 15) / 16 * 16;
-    MK_ASSERT(ad->a.n_in == k->h.w->n_in && n_out == k->h.w->n_out && ad->b.n_in == ad->a.n_out);
-    size_t mark = mk_op_mark(ops);
-    mk_mat part = mk_op_new(ops, most, k->h.n_head * stride);
-    for (int64_t t = 0; t < n_tok; t += most) {
-        int64_t n = n_tok - t < most ? n_tok - t : most;
-        mk_mat u = mk_mat_rows(k->u, t, n), d = mk_mat_rows(part, 0, n);
-        mk_heads a = product_a(k, u, mk_mat_rows(k->h.x, t, n));
-        mk_heads_run(ops, &a);
-        mk_scale_rows(ops, u, ad->scale);
-        mk_heads b = product_b(k, d, stride, u);
-        mk_heads_run(ops, &b);
-        rows_work add = {.y = mk_mat_rows(k->h.y, t, n),
-                         .x = d,
-                         .y_head_stride = k->h.y_head_stride,
-                         .x_head_stride = stride,
-                         .n = n_out,
-                         .n_head = k->h.n_head};
-        each_row(ops, &add, run_add);
+    int64_t n_tok = k->h.x.n_row, n_head = k->h.n_head;
+    MK_ASSERT(ad->a.n_in == k->h.w->n_in && ad->b.n_out == k->h.w->n_out &&
+              ad->b.n_in == ad->a.n_out && k->h.y.n_row == n_tok);
+    MK_ASSERT(k->h.x.n_col >= (n_head - 1) * k->h.x_head_stride + ad->a.n_in &&
+              k->h.y.n_col >= (n_head - 1) * k->h.y_head_stride + ad->b.n_out);
+    if (!ops->dry) {
+        adapt_work w = {ops->k, k, (n_tok + MK_X_BLOCK - 1) / MK_X_BLOCK};
+        int64_t macs = n_tok * n_head * ad->a.n_out * (ad->a.n_in + ad->b.n_out);
+        mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, w.n_block * n_head, 1, run_adapt, &w);
     }
-    mk_ops_drop(ops, mark);
 }
 
 void mk_ops_adapt(mk_ops *ops, const mk_heads *h) {

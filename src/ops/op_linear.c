@@ -271,9 +271,8 @@ static void linear_heads(void *arg, int ith, int64_t lo, int64_t hi) {
     (void)ith;
     for (int64_t u = lo; u < hi;) {
         int64_t h = u / tiles, end = (h + 1) * tiles < hi ? (h + 1) * tiles : hi;
-        int64_t mat = in->w->n_mat == 1 ? 0 : in->mat + h;
         mk_linear_job job = {in->w,
-                             in->w->data + (size_t)mat * in->w->mat_bytes,
+                             in->w->data + (size_t)(in->mat + h) * in->w->mat_bytes,
                              w->prepared + (size_t)h * w->head_bytes,
                              in->x.n_row,
                              in->y.p + h * in->y_head_stride,

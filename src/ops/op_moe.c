@@ -6,7 +6,7 @@
 //   2. gate and up of all experts                     4. down of all experts
 //   5. y[t] = sum of w * row, experts ascending (FMA from 0)
 // Each of these is one parallel region over all experts together.  Adapters of gate and up come
-// between 2 and 3, those of down between 4 and 5: their rows are prepared as float32.
+// between 2 and 3, those of down between 4 and 5, and read float32 rows.
 #include <string.h>
 
 #include "ops/tape_int.h"
@@ -68,9 +68,13 @@ typedef struct {
     mk_mat gate, up, out;  // rows in order
     mk_linear_item *item;  // [2 * n_active]
     mk_x_form form;
-    int64_t n_in;   // columns being prepared
-    mk_mat rows;    // in order: what prep_rows reads
-    mk_mat change;  // rows of B u
+    int64_t n_in;  // columns being prepared
+    // adapters: of which linear layers, and the rows it reads, keeps and adds to, in order (x, if
+    // `gather`, by token)
+    const mk_adapter *ad;
+    mk_mat ax, au, ay;
+    bool gather;
+    mk_mat hidden;  // silu(gate) * up for down's
 } moe_work;
 
 // Counting sort by expert; within an expert tokens ascend.
@@ -169,21 +173,6 @@ static void run_prep_hidden(void *arg, int ith, int64_t lo, int64_t hi) {
     each_expert(arg, lo, hi, prep_hidden);
 }
 
-static void prep_rows(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
-    mk_prep_job job = {.x = w->rows.p + w->first[a] * w->rows.stride,
-                       .stride = w->rows.stride,
-                       .row_div = 1,
-                       .n_tok = n_rows(w, a),
-                       .n_in = w->n_in,
-                       .dst = w->prepared + w->x_at[a]};
-    w->k->prep[w->form](&job, lo, hi);
-}
-
-static void run_prep_rows(void *arg, int ith, int64_t lo, int64_t hi) {
-    (void)ith;
-    each_expert(arg, lo, hi, prep_rows);
-}
-
 static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight *m, mk_mat y) {
     mk_linear_job job = {.w = m,
                          .data = m->data + (size_t)w->expert[a] * m->mat_bytes,
@@ -217,41 +206,47 @@ static void multiply(mk_ops *ops, const moe_work *w, const moe_linear *list, int
 }
 
 // --- adapters of experts -------------------------------------------------------------------------
-typedef struct {
-    mk_mat y, x;  // x.p NULL: y is scaled
-    float scale;
-} change_work;
 
-static void run_change(void *arg, int ith, int64_t lo, int64_t hi) {
-    const change_work *w = arg;
+// Blocks [lo, hi) of 8 rows of an expert.
+static void adapt_rows(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
+    int64_t at = w->first[a], n = n_rows(w, a);
+    mk_low_rank_job job = mk_adapter_job(w->ad, w->expert[a]);
+    job.x = w->ax.p + (w->gather ? 0 : at * w->ax.stride);
+    job.x_stride = w->ax.stride;
+    job.row = w->gather ? w->order + at : NULL;
+    job.row_div = (int32_t)w->m->n_used;
+    job.u = w->au.p + at * w->au.stride;
+    job.u_stride = w->au.stride;
+    job.y = w->ay.p + at * w->ay.stride;
+    job.y_stride = w->ay.stride;
+    w->k->low_rank(&job, lo * MK_X_BLOCK, hi * MK_X_BLOCK < n ? hi * MK_X_BLOCK : n);
+}
+
+static void run_adapt(void *arg, int ith, int64_t lo, int64_t hi) {
     (void)ith;
-    for (int64_t t = lo; t < hi; t++) {
-        float *y = w->y.p + t * w->y.stride;
-        const float *x = w->x.p != NULL ? w->x.p + t * w->x.stride : NULL;
-        for (int64_t i = 0; x != NULL && i < w->y.n_col; i++) {
-            y[i] += x[i];
-        }
-        for (int64_t i = 0; x == NULL && i < w->y.n_col; i++) {
-            y[i] *= w->scale;
-        }
+    each_expert(arg, lo, hi, adapt_rows);
+}
+
+static void run_hidden(void *arg, int ith, int64_t lo, int64_t hi) {
+    const moe_work *w = arg;
+    (void)ith;
+    for (int64_t r = lo; r < hi; r++) {
+        w->k->swiglu(w->hidden.p + r * w->hidden.stride, w->gate.p + r * w->gate.stride,
+                     w->up.p + r * w->up.stride, w->hidden.n_col);
     }
 }
 
-static void change_rows(mk_ops *ops, change_work w) {
-    mk_ops_run(ops, w.y.n_row * w.y.n_col >= 16384, w.y.n_row, 4, run_change, &w);
-}
-
-// y += B u, u = scale A x; then magnitudes.  prep: of x.
-static void adapt(mk_ops *ops, moe_work *w, const moe_linear *l, mk_mat u, mk_ops_fn prep) {
+// y += B u, u = scale A x.  x.p NULL: the tokens' rows.
+static void adapt(mk_ops *ops, moe_work *w, const moe_linear *l, mk_mat u, mk_mat x) {
     const mk_adapter *ad = l->m->adapter;
-    mk_mat change = {w->change.p, w->n_pair, l->m->n_out, (l->m->n_out + 15) / 16 * 16};
-    prepare(ops, w, &ad->a, prep);
-    multiply(ops, w, &(moe_linear){&ad->a, u}, 1);
-    change_rows(ops, (change_work){.y = u, .scale = ad->scale});
-    w->rows = u;
-    prepare(ops, w, &ad->b, run_prep_rows);
-    multiply(ops, w, &(moe_linear){&ad->b, change}, 1);
-    change_rows(ops, (change_work){.y = l->y, .x = change});
+    w->ad = ad;
+    w->gather = x.p == NULL;
+    w->ax = w->gather ? w->x : x;
+    w->au = u;
+    w->ay = l->y;
+    w->n_in = MK_X_CHUNK;  // so that a unit is a block of rows
+    int64_t macs = w->n_pair * ad->a.n_out * (ad->a.n_in + ad->b.n_out);
+    mk_ops_run(ops, macs >= MK_OPS_PARALLEL_MACS, prep_units(w), 1, run_adapt, w);
 }
 
 // The rows of one expert, from the sum to y.
@@ -285,11 +280,16 @@ static mk_mat sum_of(const mk_moe_kept *k, int i, mk_mat y) {
     return k->sum[i].p != NULL ? k->sum[i] : y;
 }
 
-static void finish(mk_ops *ops, moe_work *w, const mk_moe_kept *k, int i, mk_ops_fn prep) {
+static void finish(mk_ops *ops, moe_work *w, const mk_moe_kept *k, int i) {
     const mk_weight *m[] = {k->m.gate, k->m.up, k->m.down};
     const mk_mat y[] = {k->gate, k->up, k->out};
     if (m[i]->adapter != NULL) {
-        adapt(ops, w, &(moe_linear){m[i], sum_of(k, i, y[i])}, k->u[i], prep);
+        if (i == 2) {
+            bool many = w->n_pair * w->hidden.n_col >= 16384;
+            mk_ops_run(ops, many, w->n_pair, 4, run_hidden, w);
+        }
+        adapt(ops, w, &(moe_linear){m[i], sum_of(k, i, y[i])}, k->u[i],
+              i == 2 ? w->hidden : (mk_mat){0});
     }
     if (k->sum[i].p != NULL) {
         scale_experts(ops, w, m[i], y[i], k->sum[i]);
@@ -302,11 +302,11 @@ static void run_experts(mk_ops *ops, moe_work *w, const mk_moe_kept *k) {
     prepare(ops, w, m->gate, run_prep_tokens);
     multiply(ops, w, (moe_linear[]){{m->gate, sum_of(k, 0, w->gate)}, {m->up, sum_of(k, 1, w->up)}},
              2);
-    finish(ops, w, k, 0, run_prep_tokens);
-    finish(ops, w, k, 1, run_prep_tokens);
+    finish(ops, w, k, 0);
+    finish(ops, w, k, 1);
     prepare(ops, w, m->down, run_prep_hidden);
     multiply(ops, w, &(moe_linear){m->down, sum_of(k, 2, w->out)}, 1);
-    finish(ops, w, k, 2, run_prep_hidden);
+    finish(ops, w, k, 2);
     mk_ops_run(ops, w->y.n_row >= 4, w->y.n_row, 4, run_combine, w);
 }
 
@@ -316,23 +316,13 @@ static size_t prepared_bytes(const mk_weight *w, int64_t n_pair, int64_t n_activ
     return (size_t)(n_pair + n_active * 3) * mk_x_row_bytes(mk_weight_form(w), w->n_in);
 }
 
-// What preparations and changes of rows need, at most.
 static void take_buffers(mk_ops *ops, moe_work *w, const mk_moe_kept *k) {
-    const mk_weight *list[] = {k->m.gate, k->m.up, k->m.down};
-    size_t prepared = 0;
-    int64_t change = 0;
-    for (int i = 0; i < 3; i++) {
-        const mk_adapter *ad = list[i]->adapter;
-        const mk_weight *of[] = {list[i], ad != NULL ? &ad->a : NULL, ad != NULL ? &ad->b : NULL};
-        for (int j = 0; j < 3 && of[j] != NULL; j++) {
-            size_t n = prepared_bytes(of[j], k->n_pair, k->max_active);
-            prepared = n > prepared ? n : prepared;
-        }
-        change = ad != NULL && list[i]->n_out > change ? list[i]->n_out : change;
-    }
-    w->prepared = mk_ops_take(ops, prepared);
-    if (change > 0) {
-        w->change = mk_op_new(ops, k->n_pair, change);
+    const mk_moe *m = &k->m;
+    size_t in = prepared_bytes(m->gate, k->n_pair, k->max_active),
+           hidden = prepared_bytes(m->down, k->n_pair, k->max_active);
+    w->prepared = mk_ops_take(ops, in > hidden ? in : hidden);
+    if (m->down->adapter != NULL) {
+        w->hidden = mk_op_new(ops, k->n_pair, m->down->n_in);
     }
 }
 

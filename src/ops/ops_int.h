@@ -136,6 +136,8 @@ static inline int64_t mk_adapter_width(const mk_adapter *ad) {
 // All of it, recorded; u stays in the scratch.
 void mk_ops_adapt(mk_ops *ops, const mk_heads *h);
 void mk_adapter_run(mk_ops *ops, const mk_adapted *k);
+// What is the adapter's in a job; rows are the caller's.
+mk_low_rank_job mk_adapter_job(const mk_adapter *ad, int64_t mat);
 // ga, gb: gradients of the stacks a and b, or NULL.
 void mk_back_adapter(mk_ops *ops, const mk_adapted *k, mk_mat dx, mk_mat dy, float *ga, float *gb);
 

@@ -41,8 +41,9 @@ void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_bf16_w)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_bf16_x)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_bias)(float *g, mk_mat dy, int64_t lo, int64_t hi);
-void MK_FN(low_rank)(const mk_adapter *ad, const float *b, const float *a, int64_t col, int64_t n,
-                     float *out);
+void MK_FN(low_rank)(const mk_low_rank_job *job, int64_t lo, int64_t hi);
+void MK_FN(low_rank_add)(const mk_adapter *ad, const float *b, const float *a, int64_t col,
+                         int64_t n, float *out);
 void MK_FN(unpack)(const mk_weight *w, const uint8_t *tile, int64_t col, int64_t n, float *out);
 
 void MK_FN(round_tiles)(uint8_t *to, const float *from, int64_t n_in, int64_t n_tile);

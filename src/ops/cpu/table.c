@@ -16,7 +16,7 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
     .back_attention = {MK_FN(back_attention_keys), MK_FN(back_attention_rows),                     \
                        MK_FN(back_attention_cols), MK_FN(back_attention_add)},                     \
     .round_tiles = MK_FN(round_tiles), .sum_squares = MK_FN(sum_squares), .adamw = MK_FN(adamw),   \
-    .low_rank = MK_FN(low_rank)
+    .low_rank = MK_FN(low_rank), .low_rank_add = MK_FN(low_rank_add)
 #define LINEAR(bf16)                                                                               \
     {                                                                                              \
         [MK_PACK_F32] = MK_FN(linear_f32), [MK_PACK_F16] = MK_FN(linear_f16),                      \
