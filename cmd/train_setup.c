@@ -92,15 +92,7 @@ static mk_status find_start(cmd_training *t, mk_err *err) {
 
 // --- opening -------------------------------------------------------------------------------------
 
-static mk_status open_model(cmd_training *t, mk_err *err) {
-    MK_TRY(find_start(t, err));
-    cmd_model_args args = t->a->model;
-    args.model = t->dir;
-    MK_TRY(cmd_open(&args, &(cmd_open_opts){.describe_only = true}, &t->llm, err));
-    t->pool = mk_pool_create(mk_llm_n_thread(t->llm));
-    MK_TRY(mk_kernels_find(args.isa ? args.isa : "auto", &t->kernels, err));
-    MK_TRY(mk_model_open(t->dir, &t->model, err));
-    MK_TRY(t->a->mtp > 0 ? mk_model_use_mtp(t->model, err) : MK_OK);
+static mk_status load_trained(cmd_training *t, mk_err *err) {
     bool bf16 = strcmp(t->a->precision, "bf16") == 0;
     size_t need = bf16 ? mk_model_bf16_bytes(t->model) : mk_model_f32_bytes(t->model);
     size_t have = mk_memory_available();
@@ -112,6 +104,28 @@ static mk_status open_model(cmd_training *t, mk_err *err) {
     return (bf16 ? mk_model_load_bf16 : mk_model_load_f32)(t->model, t->pool, NULL, NULL, err);
 }
 
+// The base of adapters stays in its own type, quantised or not.
+static mk_status load_frozen(cmd_training *t, mk_err *err) {
+    size_t need = mk_model_weight_bytes(t->model), have = mk_memory_available();
+    if (need > have) {
+        return MK_FAIL(err, MK_ENOMEM, "the weights take %.2f GB, %.2f GB are free",
+                       (double)need / 1e9, (double)have / 1e9);
+    }
+    MK_TRY(mk_model_load(t->model, t->pool, NULL, NULL, err));
+    return cmd_lora_open(&t->a->lora, t->model, t->pool, (uint64_t)t->a->seed, &t->adapters, err);
+}
+
+static mk_status open_model(cmd_training *t, mk_err *err) {
+    MK_TRY(find_start(t, err));
+    cmd_model_args args = t->a->model;
+    args.model = t->dir;
+    MK_TRY(cmd_open(&args, &(cmd_open_opts){.describe_only = true}, &t->llm, err));
+    t->pool = mk_pool_create(mk_llm_n_thread(t->llm));
+    MK_TRY(mk_kernels_find(args.isa ? args.isa : "auto", &t->kernels, err));
+    MK_TRY(mk_model_open(t->dir, &t->model, err));
+    MK_TRY(t->a->mtp > 0 ? mk_model_use_mtp(t->model, err) : MK_OK);
+    return cmd_lora_wanted(&t->a->lora) ? load_frozen(t, err) : load_trained(t, err);
+}
 static mk_status read_data(cmd_training *t, const cmd_training_needs *needs,
                            const char *const *files, int n_file, mk_err *err) {
     if (n_file == 0) {
@@ -161,6 +175,7 @@ static mk_status choose_sizes(cmd_training *t, const cmd_training_needs *needs, 
                                         .n_seq = n_seq,
                                         .checkpoint = a->checkpointing,
                                         .optim = mk_optim_defaults(),
+                                        .adapters = t->adapters,
                                         .balance_rate = a->balance,
                                         .mtp_weight = a->mtp};
     mk_optim_opts *o = &t->trainer_opts.optim;
@@ -184,6 +199,7 @@ mk_status cmd_training_open(cmd_training *t, const cmd_train_args *a,
 
 void cmd_training_close(cmd_training *t) {
     mk_trainer_destroy(t->trainer);
+    mk_adapters_destroy(t->adapters);
     mk_data_destroy(t->data);
     mk_data_destroy(t->eval);
     mk_model_close(t->model);
@@ -325,11 +341,13 @@ static bool on_progress(void *arg, const mk_run_progress *p) {
     return !cmd_interrupted();
 }
 
+// DIR/model, or DIR/adapter in PEFT's layout.
 static mk_status save_result(const cmd_training *t, mk_err *err) {
-    char *dir = mk_path_join(t->a->out, "model");
+    char *dir = mk_path_join(t->a->out, t->adapters ? "adapter" : "model");
     mk_save_opts o = {.type = strcmp(t->a->type, "bf16") == 0 ? MK_DTYPE_BF16 : MK_DTYPE_F32,
                       .pool = t->pool};
-    mk_status st = mk_model_save_folder(t->model, dir, &o, err);
+    mk_status st = t->adapters ? mk_adapters_write_folder(t->adapters, dir, err)
+                               : mk_model_save_folder(t->model, dir, &o, err);
     if (st == MK_OK && !t->a->model.quiet) {
         fprintf(stderr, "saved in %s\n", dir);
     }
@@ -351,6 +369,14 @@ static void add_common(const cmd_training *t, json_t *recipe) {
                           "weight_decay", a->weight_decay, "beta1", a->beta1, "beta2", a->beta2,
                           "clip", a->clip, "balance", a->balance, "shuffle", a->shuffle);
     json_object_set_new(o, "seed", json_integer(a->seed));
+    if (cmd_lora_wanted(&a->lora)) {
+        const cmd_lora_args *l = &a->lora;
+        json_object_set_new(o, "lora",
+                            json_pack("{s:I, s:f, s:b, s:b, s:s, s:s}", "rank", (json_int_t)l->rank,
+                                      "alpha", l->alpha, "rslora", l->rslora, "dora", l->dora,
+                                      "targets", l->targets ? l->targets : "", "from",
+                                      l->from ? l->from : ""));
+    }
     if (a->mtp > 0) {
         json_object_set_new(o, "mtp", json_real(a->mtp));
     }

@@ -3,6 +3,7 @@
 #ifndef MK_CMD_TRAIN_SETUP_H
 #define MK_CMD_TRAIN_SETUP_H
 
+#include "lora.h"
 #include "train.h"
 #include "train/reward.h"
 #include "train/run.h"
@@ -11,6 +12,7 @@
 typedef struct {
     cmd_model_args model;
     cmd_data_args data;
+    cmd_lora_args lora;
     const char *out, *config, *tokenizer, *schedule, *optimizer, *type, *precision;
     mk_opt_list eval;
     int64_t steps, epochs, batch_tokens, accum, warmup, save_every, eval_every, keep, patience,
@@ -250,7 +252,7 @@ typedef struct {
          .type = MK_OPT_FLAG,                                                                      \
          .offset = offsetof(T, field.model.quiet),                                                 \
          .help = "nothing on standard error but errors"},                                          \
-        CMD_OPT_DATA(T, field.data)
+        CMD_OPT_LORA(T, field.lora), CMD_OPT_DATA(T, field.data)
 
 // Rewards of a method: an mk_opt_list of texts (reward.h), and how long completions may be.
 #define CMD_OPT_REWARD(T, field)                                                                   \
@@ -277,7 +279,8 @@ typedef struct {
     mk_llm *llm;  // tokenizer and template; no weights
     mk_pool *pool;
     const mk_kernels *kernels;
-    mk_model *model;  // in float32, perhaps with copies in bf16
+    mk_model *model;        // in float32, perhaps with copies in bf16
+    mk_adapters *adapters;  // or NULL; the model is then as the file has it
     mk_data *data, *eval;
     mk_trainer_opts trainer_opts;
     mk_trainer *trainer;

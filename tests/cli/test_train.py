@@ -188,6 +188,27 @@ def test_sampler_and_trainer_agree_to_the_last_bit(minke, data, tmp_path, name):
         assert (run / "samples.jsonl").read_text().count("\n") == 6
 
 
+def test_adapters_are_trained_over_a_quantised_base(minke, data, tmp_path):
+    """Only the adapter is trained and saved; the answer changes with it; sampler and trainer agree over Q8_0 as well."""
+    assert minke(*pretrain(data, tmp_path / "base", "deepseek", 30)).returncode == 0
+    base = tmp_path / "base.gguf"
+    assert minke("convert", tmp_path / "base" / "model", "-o", base, "--type", "q8_0").returncode == 0
+    common = ["--batch-tokens", 512, "--lr", "1e-2", "--lora", 4, "-m", base]
+    r = minke("train", "sft", *common, "-o", tmp_path / "sft", "--steps", 20, data / "sft.jsonl")
+    assert r.returncode == 0, r.stderr
+    assert (tmp_path / "sft" / "adapter" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "sft" / "model").exists()
+    lines = log(tmp_path / "sft")
+    assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5])
+    ask = ["perplexity", "-f", data / "rest.jsonl", "-m", base, "--window", 64, "--json"]
+    plain, tuned = minke(*ask), minke(*ask, "--adapter", tmp_path / "sft" / "adapter")
+    assert json.loads(plain.stdout)["loss"] != json.loads(tuned.stdout)["loss"]
+    r = minke("train", "grpo", *common, "-o", tmp_path / "rl", "--steps", 2, "--prompts", 4, "--group", 4,
+              "--max-tokens", 24, "--reward", "length:max=24,soft=12", "--keep-truncated", data / "rl.jsonl")
+    assert r.returncode == 0, r.stderr
+    assert [x["max_dlogp"] for x in log(tmp_path / "rl")] == [0, 0]
+
+
 def test_updates_that_share_a_sampling_leave_the_policy(minke, data, tmp_path):
     """The difference of log-probabilities is 0 on the first update of a sampling and not on the second."""
     assert minke(*pretrain(data, tmp_path / "base", "deepseek", 30)).returncode == 0
