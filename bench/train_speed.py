@@ -96,7 +96,7 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--out", help="name in bench/results, without ending")
     a = p.parse_args()
-    rows, lines = [], []
+    rows = []
     for shape in a.shape.split(","):
         found, limit = {"minke": []}, []
         for _ in range(a.rounds):

@@ -3,7 +3,7 @@
 // A sampling serves n_inner updates, each on its share of the groups:
 //
 //   draw    completions, rewards, advantages; tokens of the sampling policy's log p are kept
-//   step    weight of a token = [not clipped] * ratio * advantage * norm      (training.h's loss
+//   step    weight of a token = [not clipped] * ratio * advantage * norm      (trainer.h's loss
 //           is sum(weight * -log p), so this is the gradient of the clipped objective)
 //
 // A checkpoint is made only where a sampling begins (`whole`), so a run that is resumed draws the

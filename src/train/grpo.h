@@ -30,8 +30,8 @@ typedef struct {
     int64_t n_inner;             // updates from the completions of one sampling; at least 1
     float temperature;           // > 0
     double clip_low, clip_high;  // < 0: the variant's own
-    // Groups whose rewards are all equal teach nothing: so many more prompts are tried for each
-    // (DAPO's dynamic sampling).  0: they are left out.
+    // Groups whose rewards are all equal teach nothing and are left out; if all of a step are, that
+    // many more times other prompts are drawn.
     int64_t n_retry;
     bool keep_truncated;  // completions cut by max_tok are learned from as well
     uint64_t seed;
