@@ -270,6 +270,20 @@ typedef struct {
         .min = 1, .max = 1 << 20, .arg = "N", .help = "tokens of a completion at most"             \
     }
 
+// What the verbs share that let a model answer prompts.
+#define CMD_OPT_PROMPTS(T, field)                                                                  \
+    {                                                                                              \
+        .name = "n", .short_name = "n", .type = MK_OPT_I64, .offset = offsetof(T, field),          \
+        .dflt = "0", .min = 0, .max = 1 << 30, .arg = "N",                                         \
+        .help = "prompts, from the first on; 0: all", .group = "Sampling"                          \
+    }
+#define CMD_OPT_PARALLEL(T, field)                                                                 \
+    {                                                                                              \
+        .name = "parallel", .type = MK_OPT_I64, .offset = offsetof(T, field), .dflt = "128",       \
+        .min = 1, .max = 4096, .arg = "N",                                                         \
+        .help = "completions computed together; they do not depend on it"                          \
+    }
+
 // Without any: what the lines name.
 mk_status cmd_make_rewards(const mk_opt_list *list, mk_rewards **out, mk_err *err) MK_WARN_UNUSED;
 
