@@ -16,7 +16,7 @@ enum { MAX_TRIES = 200000, TEXT_MAX = 1 << 16, N_TAG_PIECES = 6, MAX_REPEATS = 2
 typedef struct {
     const char *kind, *split, *quality, *format, *out, *verify;
     int64_t n, seed, min_ops, max_ops, min_numbers, max_numbers, max_pieces;
-    double share, noticed, unnoticed, direct, brief, check, shuffle;
+    double share, other, respell, noticed, unnoticed, direct, brief, check, shuffle;
     bool stats;
 } args;
 
@@ -52,6 +52,8 @@ static const mk_opt opts[] = {
     INT("max-numbers", max_numbers, "0", 0, PZ_MAX_NUMBERS, "0 = 4 for training, 3 for test"),
     INT("max-pieces", max_pieces, "240", 40, 1e6, "longest line with reasoning, in pieces"),
     PART(share, "0.4", "share of Countdown among both"),
+    PART(other, "0", "share of questions that are no puzzle, as training lines of both"),
+    PART(respell, "0", "share of questions in lower case, or with other signs"),
     PART(noticed, "0.3", "mixed: share with a slip that is noticed and mended"),
     PART(unnoticed, "0.12", "mixed: share with a slip that goes into the answer"),
     PART(direct, "0.15", "mixed: share without reasoning"),
@@ -166,10 +168,16 @@ static int item_pieces(const pz_item *it) {
 static mk_status draw_item(pz_item *it, const args *a, uint64_t index, stats *st, mk_err *err) {
     pz_rng r = pz_rng_item((uint64_t)a->seed, index);
     bool mixed = strcmp(a->quality, "mixed") == 0, rl = strcmp(a->format, "rl") == 0;
-    bool countdown =
-        strcmp(a->kind, "both") == 0 ? pz_chance(&r, a->share) : strcmp(a->kind, "countdown") == 0;
-    pz_quality q = {.check = a->check, .shuffle = mixed ? a->shuffle : 0};
+    bool both = strcmp(a->kind, "both") == 0;
     it->want_test = strcmp(a->split, "test") == 0;
+    it->other = false;
+    if (both && !rl && !it->want_test && pz_chance(&r, a->other)) {
+        pz_item_clear(it);
+        pz_other(it, &r);
+        return MK_OK;
+    }
+    bool countdown = both ? pz_chance(&r, a->share) : strcmp(a->kind, "countdown") == 0;
+    pz_quality q = {.check = a->check, .shuffle = mixed ? a->shuffle : 0};
     it->course = rl ? PZ_PLAIN : draw_course(&r, a);
     if (countdown && a->max_numbers == 2 && it->course != PZ_DIRECT) {
         it->course = PZ_PLAIN;  // nothing to mistake in one line
@@ -181,6 +189,9 @@ static mk_status draw_item(pz_item *it, const args *a, uint64_t index, stats *st
         it->brief = mixed && pz_chance(&r, a->brief);
         bool ok = countdown ? pz_countdown(it, &r, draw_numbers(&r, a), &q, rl)
                             : pz_expression(it, &r, n_op, &q, rl);
+        if (ok && pz_chance(&r, a->respell)) {
+            pz_respell(it, &r);
+        }
         if (ok && item_pieces(it) > a->max_pieces) {
             st->over++;
             ok = false;
@@ -199,7 +210,7 @@ static void write_string(mk_buf *out, const char *s, size_t n) {
         if (s[i] == '\n') {
             mk_buf_puts(out, "\\n");
         } else {
-            MK_ASSERT(s[i] >= ' ' && s[i] < 127 && s[i] != '"' && s[i] != '\\');
+            MK_ASSERT((s[i] & 0x80 || s[i] >= ' ') && s[i] != 127 && s[i] != '"' && s[i] != '\\');
             mk_buf_putc(out, s[i]);
         }
     }
@@ -238,7 +249,8 @@ static void write_line(mk_buf *out, const pz_item *it, const char *format) {
         write_completion(out, it);
         mk_buf_putc(out, '"');
     }
-    mk_buf_printf(out, ",\"id\":\"%s ", it->countdown ? "countdown" : "expression");
+    const char *kind = it->other ? "other" : it->countdown ? "countdown" : "expression";
+    mk_buf_printf(out, ",\"id\":\"%s ", kind);
     write_string(out, it->text.data, it->text.len);
     mk_buf_puts(out, "\"}\n");
 }

@@ -48,6 +48,7 @@ typedef struct {
 
 typedef struct {
     bool countdown;  // else an expression
+    bool other;      // neither: text is the question
     bool want_test;  // set by the caller: which side the item must be on
     int n_op, n_number, target, number[PZ_MAX_NUMBERS];
     int64_t value;  // the true value, or the target
@@ -69,6 +70,14 @@ bool pz_is_test(const char *kind, const char *text, size_t n);
 // `want_test`; `prompts_only` leaves the reasoning out.
 bool pz_expression(pz_item *it, pz_rng *r, int n_op, const pz_quality *q, bool prompts_only);
 bool pz_countdown(pz_item *it, pz_rng *r, int n_number, const pz_quality *q, bool prompts_only);
+
+// What is no puzzle gets this answer, so that the model says what it can do instead of making
+// something up.
+#define PZ_OTHER_ANSWER "I only know sums like (37+58)*6-129 and puzzles like: Make 24 from 3 5 7 9."
+void pz_other(pz_item *it, pz_rng *r);
+
+// Another spelling of the question of an item: lower case, x for *, signs as words.
+void pz_respell(pz_item *it, pz_rng *r);
 
 // Length in pieces: a run of letters (with a space before it), <think> and </think> are one piece,
 // every other byte is one.  Close to what a tokenizer with single digits makes of it.

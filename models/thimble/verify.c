@@ -378,6 +378,13 @@ static mk_status judge_item(const json_t *o, int64_t n, table *t, FILE *out, mk_
     if (!text || !item) {
         return bad_line("the fields completion (or text) and id", n, err);
     }
+    if (strncmp(id, "other ", 6) == 0) {
+        bool same = strcmp(text, PZ_OTHER_ANSWER) == 0;
+        t->lines++;
+        t->direct += same;
+        t->wrong += !same;
+        return MK_OK;
+    }
     bool countdown = strncmp(id, "countdown ", 10) == 0;
     item++;
     pz_puzzle p = {0};
