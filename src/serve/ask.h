@@ -1,0 +1,85 @@
+// A request in the form that all dialects are brought into, before templates and tokens.
+//
+// Owned by whoever made it; mk_ask_free also after a failed parse.  Texts are NUL-terminated UTF-8.
+#ifndef MK_SERVE_ASK_H
+#define MK_SERVE_ASK_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "chat/llm.h"
+#include "engine/sample.h"
+
+enum { MK_ASK_MAX_STOP = 16, MK_ASK_MAX_N = 16, MK_ASK_MAX_BIAS = 1024 };
+
+typedef enum { MK_TOOLS_AUTO, MK_TOOLS_NONE, MK_TOOLS_REQUIRED, MK_TOOLS_NAMED } mk_tool_choice;
+
+typedef enum {
+    MK_FORMAT_TEXT,
+    MK_FORMAT_JSON,    // any JSON object
+    MK_FORMAT_SCHEMA,  // `schema`
+    MK_FORMAT_REGEX,   // `pattern`
+    MK_FORMAT_CHOICE,  // `schema` is an array of strings
+    MK_FORMAT_GBNF     // `pattern`
+} mk_answer_format;
+
+typedef struct {
+    char *model;   // as the client named it; NULL: none named
+    char *tenant;  // cache namespace below the key's own: user_id, user; NULL
+
+    // What to answer: messages or prompt.
+    // messages: array in OpenAI's chat shape, brought to one form: role system|user|assistant|tool;
+    // content a string or null; assistants may have reasoning_content and tool_calls
+    // [{id, type: function, function: {name, arguments: string}}]; tools have tool_call_id and, if
+    // known, name.
+    json_t *messages;
+    json_t *tools;  // [{type: function, function: {name, description, parameters, strict}}]; NULL
+    char *prompt;   // text completion, not templated
+    char *suffix;   // fill in the middle: what comes after; NULL
+    int32_t *ids;   // prompt as n_ids token ids
+    int64_t n_ids;
+    bool echo;                // text completion: give the prompt back, too
+    bool continue_last;       // the last assistant message is the beginning of the answer
+    json_t *template_kwargs;  // more variables for the template; NULL
+
+    mk_tool_choice tool_choice;
+    char *tool_name;  // NAMED
+    bool parallel_tools;
+
+    mk_think think;
+    char *effort;          // "low", "medium", "high" ...; NULL
+    int64_t think_budget;  // tokens of reasoning at most; -1: none
+
+    mk_answer_format format;
+    json_t *schema;
+    char *pattern;
+    bool strict;
+
+    // Fields that the request set; the rest are the model's own.  has_* say which.
+    mk_sample_params sample;
+    bool has_temperature, has_top_p, has_top_k, has_min_p, has_repetition, has_seed;
+    mk_logit_bias *bias;  // sample.bias points here
+    int64_t n_predict;    // -1: until the window is full
+    char *stop[MK_ASK_MAX_STOP];
+    int n_stop;
+    int n;          // answers to the same prompt
+    int n_logprob;  // -1: none; 0: the token's own; else best alternatives
+    bool want_token_ids;
+    bool ignore_eos;
+
+    bool stream, include_usage;
+    bool keep;               // Responses: remember this answer under its id (store)
+    char *previous;          // Responses: previous_response_id; NULL
+    json_t *metadata;        // Responses: given back; NULL
+    json_t *unknown;         // names of fields that were not understood; NULL
+    bool reasoning_summary;  // Responses: reasoning is wanted as summary
+} mk_ask;
+
+// Zero of everything but the defaults: n = 1, n_predict = -1, n_logprob = -1, think_budget = -1,
+// parallel_tools, sample with nothing set.
+void mk_ask_init(mk_ask *a);
+void mk_ask_free(mk_ask *a);
+
+#endif
