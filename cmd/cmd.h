@@ -17,6 +17,7 @@
 #define CMD_VERBS(X)                                                                               \
     X(run, "one answer to one prompt, streamed")                                                   \
     X(chat, "a conversation in the terminal")                                                      \
+    X(serve, "OpenAI, Anthropic and Ollama APIs for programs, on one port")                        \
     X(show, "what a model is and how much memory it takes")                                        \
     X(tokenize, "text to token ids and back")                                                      \
     X(tokenizer, "makes a tokenizer: bytes, given words, or BPE learned from text")                \
@@ -254,6 +255,9 @@ char *cmd_cache_dir(const char *given);
 typedef struct {
     bool describe_only;
     int64_t n_out, n_seq, n_ctx;  // as in mk_llm_opts; n_ctx only when --ctx is not given
+    bool serve;                   // as in mk_llm_opts
+    mk_load_progress loading;     // is told of the loading as well; may be NULL
+    void *loading_arg;
 } cmd_open_opts;
 // One sequence belongs to mk_llm_generate: a verb that feeds the engine itself asks for two.
 // Finds and opens; shows the progress of loading on a terminal.

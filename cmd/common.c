@@ -98,10 +98,18 @@ void cmd_set_think(mk_request *r, const char *think) {
 
 // --- opening -------------------------------------------------------------------------------------
 
+typedef struct {
+    mk_progress bar;
+    const cmd_open_opts *how;
+} loading;
+
 static void show_loading(void *arg, uint64_t done, uint64_t total) {
-    mk_progress *p = arg;
-    p->total = total;
-    mk_progress_update(p, done);
+    loading *l = arg;
+    l->bar.total = total;
+    mk_progress_update(&l->bar, done);
+    if (l->how->loading) {
+        l->how->loading(l->how->loading_arg, done, total);
+    }
 }
 
 // The model's whole window, for --ctx max.
@@ -121,12 +129,12 @@ static mk_status open_with(const cmd_model_args *a, const cmd_open_opts *how, mk
     if (a->n_ctx == CMD_CTX_MAX && !how->describe_only) {
         MK_TRY(whole_window(o, &o.n_ctx, err));
     }
-    mk_progress bar;
-    mk_progress_start(&bar, "load", "B", 0);
+    loading l = {.how = how};
+    mk_progress_start(&l.bar, "load", "B", 0);
     o.progress = show_loading;
-    o.progress_arg = &bar;
+    o.progress_arg = &l;
     mk_status st = mk_llm_open(&o, out, err);
-    if (bar.on && bar.last_ns) {
+    if (l.bar.on && l.bar.last_ns) {
         fprintf(stderr, "\r\033[K");  // the line was for waiting only
     }
     return st;
@@ -165,6 +173,7 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
             o.adapter = adapter;
         }
         o.describe_only = how->describe_only;
+        o.serve = how->serve;
         st = open_with(a, how, o, out, err);
     }
     mk_free(path);

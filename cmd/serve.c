@@ -1,0 +1,346 @@
+// minke serve: models behind HTTP, until Ctrl-C.
+//
+// Signals are taken by the main thread alone, which has nothing else to do once the models are
+// there: the first SIGINT or SIGTERM lets running answers end, the second cancels them.
+#include "cmd.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mathx.h"
+#include "minke.h"
+#include "serve/service.h"
+
+enum { DEFAULT_PORT = 8484, DRAIN_S = 30 };
+
+typedef struct {
+    cmd_model_args model;
+    const char *host, *unix_path, *key, *reasoning_field;
+    int64_t port, n_parallel, n_draft, max_waiting, drain;
+    mk_opt_list hosts, origins;
+    bool no_key, prefix, json;
+} serve_args;
+
+static const mk_opt opts[] = {
+    {.name = "host",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, host),
+     .dflt = "127.0.0.1",
+     .arg = "ADDRESS",
+     .env = "MINKE_HOST",
+     .help = "address to listen on; another than loopback needs a key, which is made if none is "
+             "given",
+     .group = "Address"},
+    {.name = "port",
+     .type = MK_OPT_I64,
+     .offset = offsetof(serve_args, port),
+     .dflt = "8484",
+     .min = 0,
+     .max = 65535,
+     .arg = "N",
+     .env = "MINKE_PORT",
+     .help = "0: any that is free"},
+    {.name = "unix",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, unix_path),
+     .arg = "PATH",
+     .help = "listen on a socket file instead"},
+    {.name = "key",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, key),
+     .arg = "KEY",
+     .env = "MINKE_KEY",
+     .help = "requests must carry it (Authorization: Bearer KEY, or x-api-key)"},
+    {.name = "no-key",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(serve_args, no_key),
+     .help = "let everyone in, on an address that others can reach too"},
+    {.name = "allow-host",
+     .type = MK_OPT_LIST,
+     .offset = offsetof(serve_args, hosts),
+     .arg = "NAME",
+     .help = "name by which requests may call this server, beside localhost; may be repeated"},
+    {.name = "allow-origin",
+     .type = MK_OPT_LIST,
+     .offset = offsetof(serve_args, origins),
+     .arg = "ORIGIN",
+     .help = "page that may call from a browser (https://example.com), or *; may be repeated"},
+    {.name = "parallel",
+     .type = MK_OPT_I64,
+     .offset = offsetof(serve_args, n_parallel),
+     .dflt = "8",
+     .min = 1,
+     .max = 256,
+     .arg = "N",
+     .help = "answers at once of a model; an answer does not depend on its neighbours",
+     .group = "Work"},
+    {.name = "max-waiting",
+     .type = MK_OPT_I64,
+     .offset = offsetof(serve_args, max_waiting),
+     .dflt = "256",
+     .min = 0,
+     .max = 65536,
+     .arg = "N",
+     .help = "requests that wait for their turn; more are refused with 429"},
+    {.name = "draft",
+     .type = MK_OPT_I64,
+     .offset = offsetof(serve_args, n_draft),
+     .dflt = "4",
+     .min = 0,
+     .max = 16,
+     .arg = "N",
+     .help = "tokens guessed from the text so far and checked together; the answer is the same"},
+    {.name = "prefix-cache",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(serve_args, prefix),
+     .dflt = "on",
+     .help = "keep what was computed for prompts that begin alike"},
+    {.name = "reasoning-field",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, reasoning_field),
+     .dflt = "reasoning_content",
+     .choices = "reasoning_content|reasoning|both",
+     .arg = "NAME",
+     .help = "where OpenAI answers carry the reasoning"},
+    {.name = "drain",
+     .type = MK_OPT_I64,
+     .offset = offsetof(serve_args, drain),
+     .dflt = "30",
+     .min = 0,
+     .max = 86400,
+     .arg = "SECONDS",
+     .help = "how long running answers may take to end after the first Ctrl-C"},
+    {.name = "json",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(serve_args, json),
+     .help = "one object on standard output when the server answers: url, port, models, key"},
+    CMD_OPT_RUNTIME(serve_args, model),
+    CMD_OPT_PACKED(serve_args, model),
+    CMD_OPT_ADAPTER(serve_args, model),
+    CMD_OPT_TEMPLATE(serve_args, model),
+};
+
+const mk_opt_spec cmd_serve_spec = {
+    .program = "minke serve",
+    .usage = "[MODEL...] [--port N]",
+    .about =
+        "Serves models to programs: OpenAI (chat, completions, responses), Anthropic (messages) "
+        "and Ollama APIs on one port, until Ctrl-C.",
+    .more = "Examples:\n"
+            "  minke serve\n"
+            "  minke serve qwen3-8b.gguf --parallel 16 --port 9000\n"
+            "  curl localhost:8484/v1/chat/completions -d "
+            "'{\"messages\": [{\"role\": \"user\", \"content\": \"2+3\"}]}'\n",
+    .opts = opts,
+    .n_opts = MK_OPT_COUNT(opts),
+    .max_args = 64,
+};
+
+// --- models --------------------------------------------------------------------------------------
+
+// "models/qwen.gguf" is called qwen.
+static char *name_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : path;
+    size_t n = strlen(name);
+    if (n > 5 && strcmp(name + n - 5, ".gguf") == 0) {
+        n -= 5;
+    }
+    return mk_strndup(name, n);
+}
+
+typedef struct {
+    mk_service *service;
+    const char *name;
+} progress_arg;
+
+static void report(void *arg, uint64_t done, uint64_t total) {
+    progress_arg *p = arg;
+    mk_service_loading(p->service, p->name, done, total);
+}
+
+static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_err *err) {
+    a->model.model = given;
+    mk_llm *llm = NULL;
+    char *path = NULL;
+    MK_TRY(cmd_find_model(given, &path, err));
+    char *name = name_of(path);
+    mk_free(path);
+    progress_arg p = {s, name};
+    cmd_open_opts how = {.serve = true,
+                         .n_seq = a->n_parallel,
+                         .n_out = a->n_parallel * (1 + a->n_draft),
+                         .loading = report,
+                         .loading_arg = &p};
+    mk_status st = cmd_open(&a->model, &how, &llm, err);
+    mk_service_model m = {.name = name,
+                          .llm = llm,
+                          .n_parallel = a->n_parallel,
+                          .n_draft = (int)a->n_draft,
+                          .prefix = a->prefix};
+    st = st == MK_OK ? mk_service_add(s, &m, err) : st;
+    if (st != MK_OK) {
+        mk_llm_close(llm);
+    }
+    mk_free(name);
+    return st;
+}
+
+static mk_status add_models(mk_service *s, serve_args *a, const mk_opt_result *r, mk_err *err) {
+    if (r->n_args == 0) {
+        return add_model(s, a, CMD_DEFAULT_MODEL, err);
+    }
+    for (int i = 0; i < r->n_args; i++) {
+        MK_TRY(add_model(s, a, r->args[i], err));
+    }
+    return MK_OK;
+}
+
+// --- running -------------------------------------------------------------------------------------
+
+static bool open_to_others(const serve_args *a) {
+    return !a->unix_path && strcmp(a->host, "localhost") != 0 && strncmp(a->host, "127.", 4) != 0 &&
+           strcmp(a->host, "::1") != 0;
+}
+
+static mk_status make_key(char out[48], mk_err *err) {
+    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+    unsigned char random[32];
+    FILE *f = fopen("/dev/urandom", "rb");
+    bool ok = f && fread(random, 1, sizeof random, f) == sizeof random;
+    if (f) {
+        fclose(f);
+    }
+    if (!ok) {
+        return MK_FAIL(err, MK_EIO, "/dev/urandom cannot be read; give a key with --key");
+    }
+    strcpy(out, "sk-mk-");
+    for (size_t i = 0; i < sizeof random; i++) {
+        out[6 + i] = digit[random[i] % 36];
+    }
+    out[6 + sizeof random] = 0;
+    return MK_OK;
+}
+
+static mk_status announce(const serve_args *a, const mk_service *s, const char *made_key,
+                          const mk_opt_result *r, mk_err *err) {
+    char url[256];
+    const char *host = open_to_others(a) ? "localhost" : a->host;
+    snprintf(url, sizeof url, "http://%s:%d", host, mk_service_port(s));
+    if (a->json) {
+        json_t *models = json_array();
+        for (int i = 0; i < r->n_args || i < 1; i++) {
+            char *name = name_of(r->n_args ? r->args[i] : CMD_DEFAULT_MODEL);
+            json_array_append_new(models, json_string(name));
+            mk_free(name);
+        }
+        json_t *v =
+            json_pack("{s:s, s:i, s:o}", "url", url, "port", mk_service_port(s), "models", models);
+        if (made_key) {
+            json_object_set_new(v, "key", json_string(made_key));
+        }
+        MK_TRY(cmd_print_json(v, false, err));
+        (void)fflush(stdout);
+        return MK_OK;
+    }
+    if (a->model.quiet) {
+        return MK_OK;
+    }
+    if (made_key) {
+        fprintf(stderr, "Listening on %s. Key created: %s\n", a->host, made_key);
+    }
+    if (a->unix_path) {
+        fprintf(stderr, "minke answers on the socket %s\n", a->unix_path);
+        return MK_OK;
+    }
+    fprintf(stderr,
+            "minke answers on %s   (Ctrl-C ends)\n"
+            "  OpenAI     %s/v1\n"
+            "  Anthropic  %s\n"
+            "  Ollama     %s\n",
+            url, url, url, url);
+    return MK_OK;
+}
+
+static void wait_for_signal(const sigset_t *set) {
+    int sig = 0;
+    while (sigwait(set, &sig) != 0) {
+    }
+}
+
+// The second signal does not wait.
+static void *drain(void *arg) {
+    void **a = arg;
+    mk_service_drain(a[0], (int)*(int64_t *)a[1]);
+    kill(getpid(), SIGTERM);
+    return NULL;
+}
+
+static void run_until_signal(mk_service *s, const serve_args *a, const sigset_t *set) {
+    wait_for_signal(set);
+    if (!a->model.quiet) {
+        fprintf(stderr, "ending; running answers have %lld s, Ctrl-C again cancels them\n",
+                (long long)a->drain);
+    }
+    pthread_t t;
+    int64_t seconds = a->drain;
+    void *arg[2] = {s, &seconds};
+    if (pthread_create(&t, NULL, drain, arg) == 0) {
+        wait_for_signal(set);
+        mk_service_cancel(s);  // drained already, or asked for by the second signal
+        pthread_join(t, NULL);
+    }
+}
+
+static mk_status serve(serve_args *a, const mk_opt_result *r, const sigset_t *set, mk_err *err) {
+    char made[48] = "";
+    if (open_to_others(a) && !a->key && !a->no_key) {
+        MK_TRY(make_key(made, err));
+    }
+    mk_service_opts so = {.host = a->host,
+                          .port = (int)a->port,
+                          .unix_path = a->unix_path,
+                          .key = made[0] ? made : a->key,
+                          .no_key = a->no_key,
+                          .hosts = a->hosts.items,
+                          .n_hosts = (int)a->hosts.n,
+                          .origins = a->origins.items,
+                          .n_origins = (int)a->origins.n,
+                          .reasoning_field = a->reasoning_field,
+                          .max_waiting = a->max_waiting};
+    mk_service *s = NULL;
+    MK_TRY(mk_service_start(&so, &s, err));
+    mk_status st = add_models(s, a, r, err);
+    if (st == MK_OK) {
+        mk_service_ready(s);
+        st = announce(a, s, made[0] ? made : NULL, r, err);
+    }
+    if (st == MK_OK) {
+        run_until_signal(s, a, set);
+    }
+    mk_service_stop(s);
+    return st;
+}
+
+mk_status cmd_serve(int argc, char *const *argv, mk_err *err) {
+    serve_args a = {0};
+    mk_opt_result r;
+    mk_status st = cmd_parse(&cmd_serve_spec, argc, argv, &a, &r, err);
+    if (st == MK_OK && !r.help) {
+        // before the first thread: all of them inherit it
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGINT);
+        sigaddset(&set, SIGTERM);
+        pthread_sigmask(SIG_BLOCK, &set, NULL);
+        signal(SIGPIPE, SIG_IGN);
+        st = serve(&a, &r, &set, err);
+    }
+    mk_opt_free(&cmd_serve_spec, &a, &r);
+    return st;
+}

@@ -1,0 +1,315 @@
+// Routes that answer at once: health, figures, models, tokens.
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "chat/encode.h"
+#include "serve/service_int.h"
+
+#define UNUSED (void)r, (void)c
+
+static void fail(mk_service *s, mk_http_exchange *x, const route *r, const mk_err *err) {
+    mk_service_fail(s, x, r->dialect, mk_error_http_status(err->code), err);
+}
+
+static mk_status body_json(mk_http_exchange *x, json_t **o, mk_err *err) {
+    size_t n = 0;
+    const char *body = mk_http_body(x, &n);
+    MK_TRY(mk_json_parse(body, n, "the body", o, err));
+    return json_is_object(*o) ? MK_OK
+                              : MK_FAIL(err, MK_EUSAGE, "the body: expected an object, got %s",
+                                        mk_json_type_name(*o));
+}
+
+// --- health and figures --------------------------------------------------------------------------
+
+HANDLER(alive) {
+    UNUSED;
+    static const char text[] = "minke is running\n";
+    const mk_http_field f[] = {{"Content-Type", "text/plain"}};
+    (void)s;
+    mk_http_reply(x, 200, f, 1, text, sizeof text - 1);
+}
+
+HANDLER(health) {
+    UNUSED;
+    if (atomic_load(&s->ready)) {
+        bool draining = atomic_load(&s->draining);
+        mk_service_json(s, x, draining ? 503 : 200,
+                        json_pack("{s:s}", "status", draining ? "draining" : "ok"));
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    double part = s->load_total ? (double)s->load_done / (double)s->load_total : 0;
+    json_t *v =
+        json_pack("{s:s, s:s, s:f}", "status", "loading", "model", s->loading, "progress", part);
+    pthread_mutex_unlock(&s->lock);
+    mk_service_json(s, x, 503, v);
+}
+
+typedef struct {
+    const char *name, *type, *help;
+    double value;
+} figure;
+
+static void print_figures(mk_buf *b, const figure *f, size_t n, const char *model) {
+    for (size_t i = 0; i < n; i++) {
+        mk_buf_printf(b, "# HELP minke_%s %s\n# TYPE minke_%s %s\n", f[i].name, f[i].help,
+                      f[i].name, f[i].type);
+        if (model) {
+            mk_buf_printf(b, "minke_%s{model=\"%s\"} %.17g\n", f[i].name, model, f[i].value);
+        } else {
+            mk_buf_printf(b, "minke_%s %.17g\n", f[i].name, f[i].value);
+        }
+    }
+}
+
+#define COUNTER "counter"
+#define GAUGE   "gauge"
+
+static void model_figures(mk_buf *b, const served_model *m) {
+    mk_sched_figures q;
+    mk_prefix_figures p = {0};
+    mk_sched_read(mk_provider_sched(m->provider), &q);
+    if (mk_provider_prefix(m->provider)) {
+        mk_prefix_read(mk_provider_prefix(m->provider), &p);
+    }
+    double kv = q.kv_blocks_total ? (double)q.kv_blocks_used / (double)q.kv_blocks_total : 0;
+    const figure f[] = {
+        {"requests_running", GAUGE, "answers being generated", (double)q.n_running},
+        {"requests_waiting", GAUGE, "requests in the queue", (double)q.n_waiting},
+        {"requests_done_total", COUNTER, "answers that ended", (double)q.n_done},
+        {"requests_cancelled_total", COUNTER, "answers whose client went", (double)q.n_cancelled},
+        {"requests_failed_total", COUNTER, "answers that failed", (double)q.n_failed},
+        {"prompt_tokens_total", COUNTER, "tokens of prompts computed", (double)q.prompt_tokens},
+        {"cached_tokens_total", COUNTER, "tokens of prompts found in the cache",
+         (double)q.cached_tokens},
+        {"generated_tokens_total", COUNTER, "tokens generated", (double)q.generated_tokens},
+        {"drafted_tokens_total", COUNTER, "tokens drafted", (double)q.drafted_tokens},
+        {"accepted_tokens_total", COUNTER, "drafted tokens that were right",
+         (double)q.accepted_tokens},
+        {"busy_seconds_total", COUNTER, "time in forward passes", q.busy_s},
+        {"kv_cache_utilization", GAUGE, "part of the key/value cache in use", kv},
+        {"prefix_memory_blocks", GAUGE, "blocks of 64 tokens kept in memory",
+         (double)p.memory_blocks},
+        {"prefix_disk_bytes", GAUGE, "kept on disk", (double)p.disk_bytes},
+        {"prefix_damaged_total", COUNTER, "damaged files on disk", (double)p.damaged},
+    };
+    print_figures(b, f, sizeof f / sizeof f[0], m->name);
+}
+
+HANDLER(metrics) {
+    UNUSED;
+    mk_buf b;
+    mk_buf_init(&b, 1 << 22);
+    const figure f[] = {
+        {"uptime_seconds", GAUGE, "since the start", (double)(mk_now_ns() - s->started_ns) / 1e9},
+        {"http_requests_total", COUNTER, "requests", (double)atomic_load(&s->n_requests)},
+        {"http_errors_total", COUNTER, "answers that were errors",
+         (double)atomic_load(&s->n_errors)},
+        {"http_refused_total", COUNTER, "refused by host, origin, key or load",
+         (double)atomic_load(&s->n_refused)},
+        {"http_gone_total", COUNTER, "clients that hung up", (double)atomic_load(&s->n_gone)},
+        {"http_open", GAUGE, "requests being answered", (double)mk_http_n_open(s->http)},
+    };
+    print_figures(&b, f, sizeof f / sizeof f[0], NULL);
+    for (int i = 0; i < atomic_load(&s->n_model); i++) {
+        model_figures(&b, &s->model[i]);
+    }
+    const mk_http_field h[] = {{"Content-Type", "text/plain; version=0.0.4"}};
+    mk_http_reply(x, 200, h, 1, b.data, b.len);
+    mk_buf_free(&b);
+}
+
+// --- models --------------------------------------------------------------------------------------
+
+static json_t *model_json(const served_model *m) {
+    const mk_model *model = mk_llm_model(m->llm);
+    int64_t n_ctx = mk_llm_engine_opts(m->llm)->n_ctx;
+    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:{s:I, s:I, s:I}}", "id", m->name, "object",
+                     "model", "created", (json_int_t)m->created, "owned_by", "minke",
+                     "context_length", (json_int_t)n_ctx, "max_model_len", (json_int_t)n_ctx,
+                     "meta", "n_vocab", (json_int_t)model->hp.n_vocab, "n_ctx_train",
+                     (json_int_t)model->hp.n_ctx_train, "n_params",
+                     (json_int_t)mk_model_n_param(model));
+}
+
+HANDLER(models) {
+    UNUSED;
+    json_t *list = json_array();
+    for (int i = 0; i < atomic_load(&s->n_model); i++) {
+        json_array_append_new(list, model_json(&s->model[i]));
+    }
+    // some agents read `models`
+    mk_service_json(s, x, 200,
+                    json_pack("{s:s, s:O, s:o}", "object", "list", "data", list, "models", list));
+}
+
+HANDLER(model) {
+    (void)c;
+    const char *name = strstr(mk_http_path(x), "/models/");
+    mk_err err;
+    for (int i = 0; name && i < atomic_load(&s->n_model); i++) {
+        if (strcmp(s->model[i].name, name + 8) == 0) {
+            mk_service_json(s, x, 200, model_json(&s->model[i]));
+            return;
+        }
+    }
+    (void)MK_FAIL(&err, MK_ENOTFOUND, "there is no model '%.100s' here; GET /v1/models lists them",
+                  name ? name + 8 : "");
+    fail(s, x, r, &err);
+}
+
+// --- tokens --------------------------------------------------------------------------------------
+
+static json_t *ids_json(const mk_ids *ids) {
+    json_t *a = json_array();
+    for (int64_t i = 0; i < ids->n; i++) {
+        json_array_append_new(a, json_integer(ids->data[i]));
+    }
+    return a;
+}
+
+static mk_status tokenize(mk_service *s, const json_t *o, mk_ids *ids, mk_err *err) {
+    const char *text = NULL, *name = NULL;
+    bool special = false, bos = false;
+    MK_TRY(mk_json_get_str(o, "content", &text, err));
+    MK_TRY(text ? MK_OK : mk_json_get_str(o, "prompt", &text, err));
+    MK_TRY(text ? MK_OK : mk_json_get_str(o, "text", &text, err));
+    MK_TRY(mk_json_get_str(o, "model", &name, err));
+    MK_TRY(mk_json_get_bool(o, "parse_special", &special, err));
+    MK_TRY(mk_json_get_bool(o, "add_special", &bos, err));
+    if (!text) {
+        return MK_FAIL(err, MK_EUSAGE, "/content: expected a text");
+    }
+    served_model *m = mk_service_find(s, name, err);
+    if (!m) {
+        return err->code;
+    }
+    mk_encode_opts eo = {.add_special = bos, .parse_special = special};
+    return mk_tokenizer_encode(mk_llm_tokenizer(m->llm), text, strlen(text), eo, ids, err);
+}
+
+HANDLER(tokenize) {
+    (void)c;
+    mk_err err = {0};
+    json_t *o = NULL;
+    mk_ids ids = {0};
+    mk_status st = body_json(x, &o, &err);
+    st = st == MK_OK ? tokenize(s, o, &ids, &err) : st;
+    if (st == MK_OK) {
+        mk_service_json(
+            s, x, 200,
+            json_pack("{s:o, s:I}", "tokens", ids_json(&ids), "count", (json_int_t)ids.n));
+    } else {
+        fail(s, x, r, &err);
+    }
+    mk_ids_free(&ids);
+    json_decref(o);
+}
+
+static mk_status detokenize(mk_service *s, const json_t *o, char **text, size_t *n, mk_err *err) {
+    const char *name = NULL;
+    MK_TRY(mk_json_get_str(o, "model", &name, err));
+    served_model *m = mk_service_find(s, name, err);
+    if (!m) {
+        return err->code;
+    }
+    const json_t *list = json_object_get(o, "tokens"), *v;
+    const mk_tokenizer *t = mk_llm_tokenizer(m->llm);
+    mk_ids ids = {0};
+    mk_status st = json_is_array(list)
+                       ? MK_OK
+                       : MK_FAIL(err, MK_EUSAGE, "/tokens: expected an array, got %s",
+                                 mk_json_type_name(list));
+    size_t i;
+    json_array_foreach(list, i, v) {
+        int64_t id = json_is_integer(v) ? json_integer_value(v) : -1;
+        if (st == MK_OK && (id < 0 || id >= mk_tokenizer_n_vocab(t))) {
+            st = MK_FAIL(err, MK_EUSAGE, "/tokens/%zu: expected an id from 0 to %lld", i,
+                         (long long)mk_tokenizer_n_vocab(t) - 1);
+        }
+        st = st == MK_OK ? mk_ids_push(&ids, (int32_t)id, err) : st;
+    }
+    mk_decode_opts d = {.skip_special = false};
+    st = st == MK_OK ? mk_tokenizer_decode(t, ids.data, ids.n, d, text, n, err) : st;
+    mk_ids_free(&ids);
+    return st;
+}
+
+HANDLER(detokenize) {
+    (void)c;
+    mk_err err = {0};
+    json_t *o = NULL;
+    char *text = NULL;
+    size_t n = 0;
+    mk_status st = body_json(x, &o, &err);
+    st = st == MK_OK ? detokenize(s, o, &text, &n, &err) : st;
+    if (st == MK_OK) {
+        mk_service_json(s, x, 200, json_pack("{s:o}", "content", mk_json_text(text, n)));
+    } else {
+        fail(s, x, r, &err);
+    }
+    mk_free(text);
+    json_decref(o);
+}
+
+// Reads the body as an ask of this dialect, and makes its prompt.
+static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d, mk_ask *ask,
+                           served_model **m, mk_prompt *p, mk_err *err) {
+    json_t *o = NULL;
+    mk_status st = body_json(x, &o, err);
+    st = st == MK_OK ? d->parse(o, ask, err) : st;
+    json_decref(o);
+    MK_TRY(st);
+    *m = mk_service_find(s, ask->model, err);
+    if (!*m) {
+        return err->code;
+    }
+    mk_request q = mk_turn_request(ask);
+    return mk_llm_make_prompt((*m)->llm, &q, p, err);
+}
+
+HANDLER(apply_template) {
+    (void)c;
+    mk_err err = {0};
+    mk_ask ask;
+    mk_prompt p = {0};
+    served_model *m = NULL;
+    char *text = NULL;
+    size_t n = 0;
+    mk_ask_init(&ask);
+    mk_status st = prompt_of(s, x, &mk_dialect_openai_chat, &ask, &m, &p, &err);
+    if (st == MK_OK) {
+        mk_decode_opts d = {.skip_special = false};
+        st = mk_tokenizer_decode(mk_llm_tokenizer(m->llm), p.ids.data, p.ids.n, d, &text, &n, &err);
+    }
+    if (st == MK_OK) {
+        mk_service_json(s, x, 200,
+                        json_pack("{s:o, s:o, s:I}", "prompt", mk_json_text(text, n), "tokens",
+                                  ids_json(&p.ids), "count", (json_int_t)p.ids.n));
+    } else {
+        fail(s, x, r, &err);
+    }
+    mk_free(text);
+    mk_ids_free(&p.ids);
+    mk_ask_free(&ask);
+}
+
+HANDLER(count_tokens) {
+    (void)c;
+    mk_err err = {0};
+    mk_ask ask;
+    mk_prompt p = {0};
+    served_model *m = NULL;
+    mk_ask_init(&ask);
+    if (prompt_of(s, x, r->dialect, &ask, &m, &p, &err) == MK_OK) {
+        mk_service_json(s, x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)p.ids.n));
+    } else {
+        fail(s, x, r, &err);
+    }
+    mk_ids_free(&p.ids);
+    mk_ask_free(&ask);
+}

@@ -1,0 +1,346 @@
+// From a request to its handler: who may ask, and for what.
+//
+// Checks stand in front of every route, in this order: Host (a page on another site must not reach
+// a server on loopback by a name of its own: DNS rebinding), Origin, key.  Paths are matched after
+// forgiving what clients get wrong: /v1 missing or twice, a slash at the end.
+#include <ctype.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/alloc.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mathx.h"
+#include "serve/service_int.h"
+
+#define ANSWER(path_, dialect_)                                                                    \
+    {                                                                                              \
+        .method = "POST", .path = path_, .dialect = &dialect_, .handle = mk_turn_handle,           \
+        .worker = true                                                                             \
+    }
+#define PLAIN(method_, path_, name_)                                                               \
+    { .method = method_, .path = path_, .handle = mk_plain_##name_, .worker = true }
+#define OPEN(method_, path_, name_)                                                                \
+    { .method = method_, .path = path_, .handle = mk_plain_##name_, .open = true, .early = true }
+
+static const route routes[] = {
+    ANSWER("/v1/chat/completions", mk_dialect_openai_chat),
+    ANSWER("/v1/completions", mk_dialect_openai_completions),
+    ANSWER("/v1/responses", mk_dialect_openai_responses),
+    ANSWER("/v1/messages", mk_dialect_anthropic),
+    ANSWER("/api/chat", mk_dialect_ollama_chat),
+    ANSWER("/api/generate", mk_dialect_ollama_generate),
+    {.method = "POST",
+     .path = "/v1/messages/count_tokens",
+     .dialect = &mk_dialect_anthropic,
+     .handle = mk_plain_count_tokens,
+     .worker = true},
+    PLAIN("GET", "/v1/models", models),
+    PLAIN("GET", "/v1/models/*", model),
+    PLAIN("POST", "/tokenize", tokenize),
+    PLAIN("POST", "/detokenize", detokenize),
+    PLAIN("POST", "/apply-template", apply_template),
+    PLAIN("GET", "/metrics", metrics),
+    OPEN("GET", "/health", health),
+    OPEN("GET", "/", alive),
+    OPEN("GET", "/api/version", ollama_version),
+    PLAIN("GET", "/api/tags", ollama_tags),
+    PLAIN("POST", "/api/show", ollama_show),
+    PLAIN("GET", "/api/ps", ollama_ps),
+};
+enum { N_ROUTE = sizeof routes / sizeof routes[0] };
+
+// --- replies -------------------------------------------------------------------------------------
+
+const char *mk_service_cors(mk_service *s, mk_http_exchange *x) {
+    const char *origin = mk_http_header(x, "Origin");
+    for (int i = 0; origin && i < s->o.n_origins; i++) {
+        if (strcmp(s->o.origins[i], "*") == 0 || strcasecmp(s->o.origins[i], origin) == 0) {
+            return origin;
+        }
+    }
+    return NULL;
+}
+
+static void reply(mk_service *s, mk_http_exchange *x, int status, const char *body, size_t n) {
+    const char *cors = mk_service_cors(s, x);
+    mk_http_field f[5] = {{"Content-Type", "application/json"}};
+    int k = 1;
+    if (cors) {
+        f[k++] = (mk_http_field){"Access-Control-Allow-Origin", cors};
+        f[k++] = (mk_http_field){"Vary", "Origin"};
+    }
+    if (status == 429 || status == 503) {
+        f[k++] = (mk_http_field){"Retry-After", "1"};
+    }
+    if (status == 401) {
+        f[k++] = (mk_http_field){"WWW-Authenticate", "Bearer"};
+    }
+    mk_http_reply(x, status, f, k, body, n);
+}
+
+void mk_service_fail(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
+                     const mk_err *err) {
+    mk_buf b;
+    mk_buf_init(&b, 1 << 20);
+    (d ? d : &mk_dialect_openai_chat)->error(status, err, &b);
+    reply(s, x, status, b.data ? b.data : "", b.len);
+    mk_buf_free(&b);
+}
+
+void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v) {
+    mk_buf b;
+    mk_buf_init(&b, (size_t)1 << 28);
+    if (v) {
+        mk_json_add(&b, v);
+    }
+    if (!v || b.failed) {
+        mk_err err = {.code = MK_ENOMEM, .msg = "no memory for the answer"};
+        mk_service_fail(s, x, NULL, 500, &err);
+    } else {
+        reply(s, x, status, b.data, b.len);
+    }
+    json_decref(v);
+    mk_buf_free(&b);
+}
+
+// --- who may ask ---------------------------------------------------------------------------------
+
+static bool is_loopback_name(const char *h, size_t n) {
+    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]", "::1"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strlen(names[i]) == n && strncasecmp(h, names[i], n) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Length of the host in "host:port" or "[v6]:port".
+static size_t host_length(const char *h) {
+    const char *end = h[0] == '[' ? strchr(h, ']') : NULL;
+    if (end) {
+        return (size_t)(end - h) + 1;
+    }
+    return strcspn(h, ":");
+}
+
+static bool host_allowed(const mk_service *s, const char *h) {
+    size_t n = host_length(h);
+    if (is_loopback_name(h, n) || s->o.unix_path || !s->loopback) {
+        return true;  // beyond loopback a key is what protects
+    }
+    for (int i = 0; i < s->o.n_hosts; i++) {
+        if (strlen(s->o.hosts[i]) == n && strncasecmp(s->o.hosts[i], h, n) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// A page may call us if it came from us, or from where it was allowed.
+static bool origin_allowed(mk_service *s, mk_http_exchange *x) {
+    const char *o = mk_http_header(x, "Origin"), *h = mk_http_header(x, "Host");
+    if (!o || mk_service_cors(s, x)) {
+        return true;
+    }
+    const char *at = strstr(o, "://");
+    return at && h && strcasecmp(at + 3, h) == 0;
+}
+
+// Compares in a time that says nothing about where the texts differ.
+static bool same_secret(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b);
+    unsigned diff = n != m;
+    for (size_t i = 0; i < m; i++) {
+        diff |= (unsigned)(a[n ? i % n : 0] ^ b[i]);
+    }
+    return diff == 0;
+}
+
+static const char *bearer(mk_http_exchange *x) {
+    const char *a = mk_http_header(x, "Authorization");
+    if (a && strncasecmp(a, "Bearer ", 7) == 0) {
+        return a + 7;
+    }
+    return mk_http_header(x, "x-api-key");
+}
+
+static mk_status check_caller(mk_service *s, mk_http_exchange *x, const route *r, caller *c,
+                              int *status, mk_err *err) {
+    const char *host = mk_http_header(x, "Host");
+    *c = (caller){.key_id = ""};
+    *status = 403;
+    if (host && !host_allowed(s, host)) {
+        return MK_FAIL(err, MK_EUSAGE,
+                       "this server answers to localhost only, not to '%.100s'; --allow-host adds "
+                       "a name",
+                       host);
+    }
+    if (!origin_allowed(s, x)) {
+        return MK_FAIL(err, MK_EUSAGE,
+                       "pages from '%.100s' may not call this server; --allow-origin adds them",
+                       mk_http_header(x, "Origin"));
+    }
+    if (!s->need_key || r->open) {
+        return MK_OK;
+    }
+    const char *key = bearer(x);
+    *status = 401;
+    if (!key) {
+        return MK_FAIL(err, MK_EUSAGE,
+                       "no key given; send the header 'Authorization: Bearer KEY' or 'x-api-key'");
+    }
+    if (!s->o.key || !same_secret(s->o.key, key)) {
+        return MK_FAIL(err, MK_EUSAGE, "this key is not known here");
+    }
+    c->key_id = "command line";
+    c->tenant = mk_hash64(key, strlen(key), 1);
+    return MK_OK;
+}
+
+// --- paths ---------------------------------------------------------------------------------------
+
+static bool path_matches(const char *pattern, const char *path) {
+    size_t n = strlen(pattern);
+    if (n > 2 && strcmp(pattern + n - 2, "/*") == 0) {
+        return strncmp(pattern, path, n - 1) == 0 && path[n - 1] != 0;
+    }
+    return strcmp(pattern, path) == 0;
+}
+
+// What clients get wrong about base addresses: /v1/v1/..., /beta/..., /anthropic/v1/..., no /v1.
+static void forgive(const char *path, char *out, size_t size) {
+    static const char *const prefixes[] = {"/beta", "/anthropic", "/openai"};
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        size_t n = strlen(prefixes[i]);
+        if (strncmp(path, prefixes[i], n) == 0 && path[n] == '/') {
+            path += n;
+        }
+    }
+    while (strncmp(path, "/v1/v1/", 7) == 0) {
+        path += 3;
+    }
+    static const char *const bare[] = {"/chat/completions", "/completions", "/responses",
+                                       "/messages",         "/models",      "/embeddings"};
+    bool add = false;
+    for (size_t i = 0; i < sizeof bare / sizeof bare[0]; i++) {
+        add |= strncmp(path, bare[i], strlen(bare[i])) == 0;
+    }
+    snprintf(out, size, "%s%s", add ? "/v1" : "", path);
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/') {
+        out[--n] = 0;
+    }
+}
+
+static const route *find_route(const char *method, const char *path, bool *path_known) {
+    *path_known = false;
+    if (strcmp(method, "HEAD") == 0) {
+        method = "GET";
+    }
+    for (int i = 0; i < N_ROUTE; i++) {
+        if (path_matches(routes[i].path, path)) {
+            *path_known = true;
+            if (strcmp(routes[i].method, method) == 0) {
+                return &routes[i];
+            }
+        }
+    }
+    return NULL;
+}
+
+static void no_route(mk_service *s, mk_http_exchange *x, const char *path, bool known) {
+    mk_buf list;
+    mk_buf_init(&list, 1 << 14);
+    for (int i = 0; i < N_ROUTE; i++) {
+        mk_buf_printf(&list, "%s%s %s", i ? ", " : "", routes[i].method, routes[i].path);
+    }
+    mk_err err;
+    (void)MK_FAIL(&err, MK_ENOTFOUND, "%s %.100s: %s; there are %s", mk_http_method(x), path,
+                  known ? "another method is expected here" : "there is nothing here", list.data);
+    bool ollama = strncmp(path, "/api/", 5) == 0;
+    bool anthropic = strncmp(path, "/v1/messages", 12) == 0;
+    mk_service_fail(s, x,
+                    ollama      ? &mk_dialect_ollama_chat
+                    : anthropic ? &mk_dialect_anthropic
+                                : NULL,
+                    known ? 405 : 404, &err);
+    mk_buf_free(&list);
+}
+
+// A browser asks first whether it may.
+static void preflight(mk_service *s, mk_http_exchange *x) {
+    const char *cors = mk_service_cors(s, x);
+    const mk_http_field f[] = {{"Access-Control-Allow-Origin", cors},
+                               {"Access-Control-Allow-Methods", "GET, POST, DELETE"},
+                               {"Access-Control-Allow-Headers",
+                                "authorization, content-type, x-api-key, anthropic-version"},
+                               {"Access-Control-Max-Age", "600"}};
+    mk_http_reply(x, cors ? 204 : 403, f, cors ? 4 : 0, "", 0);
+}
+
+// --- dispatch ------------------------------------------------------------------------------------
+
+typedef struct {
+    mk_service *s;
+    mk_http_exchange *x;
+    const route *r;
+    caller c;
+} errand;
+
+static void run_errand(void *arg) {
+    errand *e = arg;
+    e->r->handle(e->s, e->x, e->r, &e->c);
+    mk_http_drop(e->x);
+    mk_free(e);
+}
+
+static void dispatch(mk_service *s, mk_http_exchange *x, const route *r, const caller *c) {
+    if (!r->worker) {
+        r->handle(s, x, r, c);
+        return;
+    }
+    errand *e = mk_zalloc(sizeof *e);
+    *e = (errand){s, x, r, *c};
+    mk_http_keep(x);
+    if (!mk_workers_post(s->workers, run_errand, e)) {
+        mk_err err;
+        (void)MK_FAIL(&err, MK_ELIMIT, "too many requests wait to be read; try again later");
+        atomic_fetch_add(&s->n_refused, 1);
+        mk_service_fail(s, x, r->dialect, 429, &err);
+        mk_http_drop(x);
+        mk_free(e);
+    }
+}
+
+void mk_service_handle(void *arg, mk_http_exchange *x) {
+    mk_service *s = arg;
+    char path[512];
+    mk_err err = {0};
+    caller c;
+    bool known = false;
+    int status = 0;
+    atomic_fetch_add(&s->n_requests, 1);
+    forgive(mk_http_path(x), path, sizeof path);
+    if (strcmp(mk_http_method(x), "OPTIONS") == 0) {
+        preflight(s, x);
+        return;
+    }
+    const route *r = find_route(mk_http_method(x), path, &known);
+    static const route none = {.path = "", .open = true};
+    if (check_caller(s, x, r ? r : &none, &c, &status, &err) != MK_OK) {
+        atomic_fetch_add(&s->n_refused, 1);
+        mk_service_fail(s, x, r ? r->dialect : NULL, status, &err);
+    } else if (!r) {
+        no_route(s, x, path, known);
+    } else if (!r->early && !atomic_load(&s->ready)) {
+        (void)MK_FAIL(&err, MK_ELIMIT, "the model is being loaded; GET /health says how far it is");
+        mk_service_fail(s, x, r->dialect, 503, &err);
+    } else if (!r->early && atomic_load(&s->draining)) {
+        (void)MK_FAIL(&err, MK_ELIMIT, "the server is shutting down");
+        mk_service_fail(s, x, r->dialect, 503, &err);
+    } else {
+        dispatch(s, x, r, &c);
+    }
+}

@@ -1,0 +1,234 @@
+// Life of the service: start, models, drain, stop.
+#include "serve/service.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/mathx.h"
+#include "serve/service_int.h"
+
+enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500 };
+
+// --- ids -----------------------------------------------------------------------------------------
+
+static uint64_t secret_number(void) {
+    uint64_t v = mk_now_ns() ^ (uint64_t)getpid() << 32;
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)!read(fd, &v, sizeof v);
+        close(fd);
+    }
+    return v;
+}
+
+void mk_service_new_id(mk_service *s, char out[25]) {
+    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    uint64_t n = atomic_fetch_add(&s->n_id, 1);
+    uint64_t v = 0;
+    for (int i = 0; i < 24; i++) {
+        if (i % 8 == 0) {
+            v = mk_rng_u64(s->boot, 3 * n + (uint64_t)i / 8);
+        }
+        out[i] = digit[v % 62];
+        v /= 62;
+    }
+    out[24] = 0;
+}
+
+// --- models --------------------------------------------------------------------------------------
+
+served_model *mk_service_find(mk_service *s, const char *name, mk_err *err) {
+    int n = atomic_load(&s->n_model);
+    for (int i = 0; name && i < n; i++) {
+        size_t len = strlen(s->model[i].name);
+        // "thimble:latest" is Ollama's spelling
+        if (strncasecmp(s->model[i].name, name, len) == 0 &&
+            (name[len] == 0 || strcmp(name + len, ":latest") == 0)) {
+            return &s->model[i];
+        }
+    }
+    if (n == 1 || (n > 0 && (!name || !name[0]))) {
+        return &s->model[0];
+    }
+    mk_buf list;
+    mk_buf_init(&list, 4096);
+    for (int i = 0; i < n; i++) {
+        mk_buf_printf(&list, "%s%s", i ? ", " : "", s->model[i].name);
+    }
+    (void)MK_FAIL(err, MK_ENOTFOUND, "there is no model '%.100s' here; there are: %s",
+                  name ? name : "", list.data ? list.data : "none");
+    mk_buf_free(&list);
+    return NULL;
+}
+
+void mk_service_loading(mk_service *s, const char *name, uint64_t done, uint64_t total) {
+    pthread_mutex_lock(&s->lock);
+    snprintf(s->loading, sizeof s->loading, "%s", name);
+    s->load_done = done;
+    s->load_total = total;
+    pthread_mutex_unlock(&s->lock);
+}
+
+mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) {
+    int n = atomic_load(&s->n_model);
+    if (n == MK_SERVICE_MAX_MODELS) {
+        return MK_FAIL(err, MK_EUSAGE, "at most %d models at once", MK_SERVICE_MAX_MODELS);
+    }
+    for (int i = 0; i < n; i++) {
+        if (strcasecmp(s->model[i].name, m->name) == 0) {
+            return MK_FAIL(err, MK_EUSAGE, "two models with the name '%s'", m->name);
+        }
+    }
+    served_model *to = &s->model[n];
+    mk_provider_opts po = {.llm = m->llm,
+                           .n_parallel = m->n_parallel,
+                           .max_waiting = s->o.max_waiting,
+                           .n_draft = m->n_draft,
+                           .prefix = m->prefix,
+                           .prefix_dir = m->prefix_dir,
+                           .prefix_bytes = m->prefix_bytes};
+    MK_TRY(mk_provider_open(&po, &to->provider, err));
+    to->name = mk_strdup(m->name);
+    to->llm = m->llm;
+    to->created = (int64_t)time(NULL);
+    atomic_store(&s->n_model, n + 1);
+    return MK_OK;
+}
+
+void mk_service_ready(mk_service *s) {
+    atomic_store(&s->ready, true);
+}
+
+// --- options -------------------------------------------------------------------------------------
+
+static char *copy(const char *s) {
+    return s ? mk_strdup(s) : NULL;
+}
+
+static const char *const *copy_list(const char *const *list, int n) {
+    char **to = mk_zalloc((size_t)(n + 1) * sizeof *to);
+    for (int i = 0; i < n; i++) {
+        to[i] = mk_strdup(list[i]);
+    }
+    return (const char *const *)to;
+}
+
+static void free_list(const char *const *list, int n) {
+    for (int i = 0; list && i < n; i++) {
+        mk_free((void *)list[i]);
+    }
+    mk_free((void *)list);
+}
+
+static bool is_loopback(const mk_service_opts *o) {
+    const char *h = o->host ? o->host : "127.0.0.1";
+    return o->unix_path || strcmp(h, "localhost") == 0 || strncmp(h, "127.", 4) == 0 ||
+           strcmp(h, "::1") == 0;
+}
+
+static void copy_options(mk_service *s, const mk_service_opts *o) {
+    s->o = *o;
+    s->o.host = copy(o->host);
+    s->o.unix_path = copy(o->unix_path);
+    s->o.state_dir = copy(o->state_dir);
+    s->o.key = copy(o->key);
+    s->o.reasoning_field = copy(o->reasoning_field ? o->reasoning_field : "reasoning_content");
+    s->o.hosts = copy_list(o->hosts, o->n_hosts);
+    s->o.origins = copy_list(o->origins, o->n_origins);
+    s->loopback = is_loopback(o);
+    s->need_key = s->o.key != NULL;
+}
+
+// --- life ----------------------------------------------------------------------------------------
+
+static void tick(void *arg) {
+    mk_turn_tick(arg);
+}
+
+mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *err) {
+    if (!is_loopback(o) && !o->key && !o->no_key) {
+        return MK_FAIL(err, MK_EUSAGE, "an address that others can reach needs a key");
+    }
+    mk_service *s = mk_zalloc(sizeof *s);
+    copy_options(s, o);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->idle, NULL);
+    s->boot = secret_number();
+    s->started_ns = mk_now_ns();
+    s->started = (int64_t)time(NULL);
+    mk_status st = mk_workers_start(N_WORKER, WORK_QUEUE, TICK_MS, tick, s, &s->workers, err);
+    mk_http_opts ho = {.host = s->o.host,
+                       .port = s->o.port,
+                       .unix_path = s->o.unix_path,
+                       .handler = mk_service_handle,
+                       .arg = s,
+                       .max_body = s->o.max_body};
+    st = st == MK_OK ? mk_http_start(&ho, &s->http, err) : st;
+    if (st != MK_OK) {
+        mk_service_stop(s);
+        return st;
+    }
+    *out = s;
+    return MK_OK;
+}
+
+int mk_service_port(const mk_service *s) {
+    return mk_http_port(s->http);
+}
+
+int mk_service_drain(mk_service *s, int seconds) {
+    atomic_store(&s->draining, true);
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += seconds;
+    pthread_mutex_lock(&s->lock);
+    int rc = 0;
+    while (s->n_turn > 0 && rc == 0) {
+        rc = pthread_cond_timedwait(&s->idle, &s->lock, &end);
+    }
+    int left = s->n_turn;
+    pthread_mutex_unlock(&s->lock);
+    return left;
+}
+
+void mk_service_cancel(mk_service *s) {
+    mk_turn_cancel_all(s);
+}
+
+static void free_model(served_model *m) {
+    mk_provider_close(m->provider);
+    mk_llm_close(m->llm);
+    mk_free(m->name);
+}
+
+void mk_service_stop(mk_service *s) {
+    if (!s) {
+        return;
+    }
+    atomic_store(&s->draining, true);
+    if (s->http) {
+        mk_http_stop_listening(s->http);
+    }
+    mk_workers_stop(s->workers);  // no request is half prepared from here on
+    mk_turn_cancel_all(s);
+    (void)mk_service_drain(s, 30);
+    mk_http_stop(s->http);
+    for (int i = 0; i < atomic_load(&s->n_model); i++) {
+        free_model(&s->model[i]);
+    }
+    free_list(s->o.hosts, s->o.n_hosts);
+    free_list(s->o.origins, s->o.n_origins);
+    mk_free((void *)s->o.host);
+    mk_free((void *)s->o.unix_path);
+    mk_free((void *)s->o.state_dir);
+    mk_free((void *)s->o.key);
+    mk_free((void *)s->o.reasoning_field);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->idle);
+    mk_free(s);
+}

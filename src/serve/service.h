@@ -1,0 +1,60 @@
+// The service: HTTP requests of every dialect answered by models.
+//
+// One process, one port.  HTTP is up before the models are (GET /health says how far they are), so
+// that whoever waits can see why.  Requests are read on the server's thread, prepared by workers,
+// answered on the providers' threads (one a model).  Who ends the process calls mk_service_drain
+// first: nothing new is accepted, what runs is finished.
+#ifndef MK_SERVE_SERVICE_H
+#define MK_SERVE_SERVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "chat/llm.h"
+#include "chat/provider.h"
+
+typedef struct mk_service mk_service;
+
+typedef struct {
+    const char *host;          // NULL = "127.0.0.1"
+    int port;                  // 0: any
+    const char *unix_path;     // or NULL
+    const char *state_dir;     // keys, ledger, kept answers, prefix cache; NULL: nothing is kept
+    const char *key;           // one key given on the command line; NULL
+    bool no_key;               // let everyone in although the address is not loopback
+    const char *const *hosts;  // n_hosts names, beside our own, that Host may carry
+    int n_hosts;
+    const char *const *origins;  // n_origins pages that may call from browsers; "*": all
+    int n_origins;
+    const char *reasoning_field;  // "reasoning_content", "reasoning", "both"
+    int64_t max_waiting;          // requests in the queue of a model; more: 429
+    size_t max_body;
+    bool page;  // serve the web page at /
+} mk_service_opts;
+
+mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *err) MK_WARN_UNUSED;
+int mk_service_port(const mk_service *s);
+// A model is being loaded: `done` of `total` bytes.  Any thread.
+void mk_service_loading(mk_service *s, const char *name, uint64_t done, uint64_t total);
+// From now on `name` answers; the first is the one for requests that name none.  The llm becomes
+// the service's.  Errors: MK_ENOMEM, MK_EUSAGE (the name is taken).
+typedef struct {
+    const char *name;
+    mk_llm *llm;
+    int64_t n_parallel;
+    int n_draft;
+    bool prefix;
+    const char *prefix_dir;
+    uint64_t prefix_bytes;
+} mk_service_model;
+mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) MK_WARN_UNUSED;
+void mk_service_ready(mk_service *s);  // all models are there
+
+// Refuses new requests (503) and waits until the running ones have ended, at most `seconds`.
+// Returns how many were still running.
+int mk_service_drain(mk_service *s, int seconds);
+void mk_service_cancel(mk_service *s);  // what runs ends soon; mk_service_drain then returns
+void mk_service_stop(mk_service *s);
+
+#endif

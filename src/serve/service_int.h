@@ -1,0 +1,104 @@
+// Private to the files of the service: service.c, routes.c, turn.c, plain.c.
+//
+// Locks, taken in this order: service.lock (list of turns, loading state), turn.lock.  Models are
+// only added while loading and never go away before the service, so that reading the list needs
+// nothing but its atomic length.
+#ifndef MK_SERVE_SERVICE_INT_H
+#define MK_SERVE_SERVICE_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "net/http.h"
+#include "serve/dialect.h"
+#include "serve/service.h"
+#include "serve/workers.h"
+
+enum { MK_SERVICE_MAX_MODELS = 64 };
+
+typedef struct {
+    char *name;
+    mk_llm *llm;
+    mk_provider *provider;
+    int64_t created;
+} served_model;
+
+typedef struct turn turn;
+
+struct mk_service {
+    mk_service_opts o;  // texts are owned copies
+    bool loopback, need_key;
+    mk_http *http;
+    mk_workers *workers;
+    served_model model[MK_SERVICE_MAX_MODELS];
+    atomic_int n_model;
+    atomic_bool ready, draining;
+    pthread_mutex_t lock;
+    pthread_cond_t idle;
+    turn *turns;  // answers that run
+    int n_turn;
+    char loading[128];
+    uint64_t load_done, load_total;
+    uint64_t boot;  // random, of this process: part of ids
+    atomic_ullong n_id;
+    // figures
+    atomic_ullong n_requests, n_errors, n_refused, n_gone;
+    uint64_t started_ns;
+    int64_t started;
+};
+
+// --- routes --------------------------------------------------------------------------------------
+// Who asks, as far as it is known.
+typedef struct {
+    const char *key_id;  // "" without keys
+    uint64_t tenant;
+} caller;
+
+typedef struct route {
+    const char *method, *path;  // a path that ends in "/*" matches what begins so
+    const mk_dialect *dialect;  // of answers and errors; NULL: plain JSON
+    void (*handle)(mk_service *s, mk_http_exchange *x, const struct route *r, const caller *c);
+    bool open;    // without key
+    bool worker;  // on a worker's thread
+    bool early;   // also while models are loading
+} route;
+
+void mk_service_handle(void *arg, mk_http_exchange *x);
+// Replies with an error in the dialect of the route (NULL: OpenAI's).
+void mk_service_fail(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
+                     const mk_err *err);
+void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v);  // takes v
+const char *mk_service_cors(mk_service *s, mk_http_exchange *x);  // value for the header, or NULL
+
+// The model a request names; NULL and an error when there is none.  With a single model any name
+// will do.
+served_model *mk_service_find(mk_service *s, const char *name, mk_err *err);
+// 24 letters and digits, never given twice, not to be guessed.
+void mk_service_new_id(mk_service *s, char out[25]);
+
+// --- handlers ------------------------------------------------------------------------------------
+void mk_turn_handle(mk_service *s, mk_http_exchange *x, const route *r, const caller *c);
+void mk_turn_tick(mk_service *s);        // heartbeats
+void mk_turn_cancel_all(mk_service *s);  // what runs, ends
+
+// What a request asks for, as the chat room wants it; the ask outlives it.  ask->sample over the
+// model's own.
+mk_request mk_turn_request(const mk_ask *ask);
+
+#define HANDLER(name)                                                                              \
+    void mk_plain_##name(mk_service *s, mk_http_exchange *x, const route *r, const caller *c)
+HANDLER(health);
+HANDLER(metrics);
+HANDLER(models);
+HANDLER(model);
+HANDLER(tokenize);
+HANDLER(detokenize);
+HANDLER(apply_template);
+HANDLER(count_tokens);
+HANDLER(ollama_version);
+HANDLER(ollama_tags);
+HANDLER(ollama_show);
+HANDLER(ollama_ps);
+HANDLER(alive);
+
+#endif

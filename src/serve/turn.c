@@ -1,0 +1,362 @@
+// A turn: one request that is answered by a model, from its body to the last byte of the answer.
+//
+//   worker     body -> ask -> prompt -> speeches begin; a stream's headers go out
+//   provider   events -> the dialect's writer -> bytes; after the last DONE the turn ends
+//   server     the client has gone: the speeches are cancelled, their DONE ends the turn
+//   clock      a silent stream gets a heartbeat
+//
+// A turn lives until every speech that began has had its DONE or ERROR, each exactly once, whatever
+// else happens; so nobody else needs to count it.
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mathx.h"
+#include "serve/service_int.h"
+
+#define ANSWER_MAX ((size_t)1 << 28)
+enum { HEARTBEAT_NS = 2000000000 };
+
+struct turn {
+    turn *next, **at;  // the service's list, guarded by its lock
+    mk_service *s;
+    mk_http_exchange *x;
+    const mk_dialect *dialect;
+    served_model *model;
+    mk_ask ask;
+    char id[25];
+    mk_reply_info info;
+    pthread_mutex_t lock;
+    mk_writer_state *writer;
+    mk_buf out;
+    int n_left;        // choices that have not ended, and one for who begins them
+    bool streaming;    // headers are out
+    bool lost;         // the client has gone or does not read
+    bool begun;        // choice[].speech are set and may be cancelled
+    mk_err error;      // of the first choice that failed
+    uint64_t last_ns;  // when something was last sent
+    struct choice {
+        turn *t;
+        int index;
+        mk_speech *speech;
+    } choice[MK_ASK_MAX_N];
+    mk_logit_bias *bias;
+};
+
+// --- what to say ---------------------------------------------------------------------------------
+
+mk_request mk_turn_request(const mk_ask *ask) {
+    return (mk_request){
+        .messages = ask->messages,
+        .prompt = ask->prompt,
+        .ids = ask->ids,
+        .n_ids = ask->n_ids,
+        .raw = ask->prompt != NULL,
+        .tools = ask->tool_choice == MK_TOOLS_NONE ? NULL : ask->tools,
+        .think = ask->think,
+        .effort = ask->effort,
+        .template_kwargs = ask->template_kwargs,
+        .continue_last = ask->continue_last,
+    };
+}
+
+static mk_sample_params sampling_of(const mk_llm *llm, const mk_ask *a) {
+    mk_sample_params p = mk_llm_sampling(llm), q = a->sample;
+    p.temperature = a->has_temperature ? q.temperature : p.temperature;
+    p.top_p = a->has_top_p ? q.top_p : p.top_p;
+    p.top_k = a->has_top_k ? q.top_k : p.top_k;
+    p.min_p = a->has_min_p ? q.min_p : p.min_p;
+    p.repetition_penalty = a->has_repetition ? q.repetition_penalty : p.repetition_penalty;
+    p.presence_penalty = q.presence_penalty;
+    p.frequency_penalty = q.frequency_penalty;
+    p.seed = q.seed;
+    p.bias = q.bias;
+    p.n_bias = q.n_bias;
+    return p;
+}
+
+// --- the end -------------------------------------------------------------------------------------
+
+static void free_turn(turn *t) {
+    if (t->writer) {
+        t->dialect->close(t->writer);
+    }
+    mk_ask_free(&t->ask);
+    mk_buf_free(&t->out);
+    mk_http_drop(t->x);
+    pthread_mutex_destroy(&t->lock);
+    mk_free(t);
+}
+
+static void list_turn(turn *t) {
+    mk_service *s = t->s;
+    pthread_mutex_lock(&s->lock);
+    t->next = s->turns;
+    t->at = &s->turns;
+    if (t->next) {
+        t->next->at = &t->next;
+    }
+    s->turns = t;
+    s->n_turn++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void unlist_turn(turn *t) {
+    mk_service *s = t->s;
+    pthread_mutex_lock(&s->lock);
+    *t->at = t->next;
+    if (t->next) {
+        t->next->at = t->at;
+    }
+    if (--s->n_turn == 0) {
+        pthread_cond_broadcast(&s->idle);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void reply_whole(turn *t) {
+    const char *cors = mk_service_cors(t->s, t->x);
+    const mk_http_field f[] = {{"Content-Type", "application/json"},
+                               {"Access-Control-Allow-Origin", cors}};
+    mk_http_reply(t->x, 200, f, cors ? 2 : 1, t->out.data, t->out.len);
+}
+
+static void send_out(turn *t) {
+    if (t->out.len == 0) {
+        return;
+    }
+    if (!t->lost && !mk_http_write(t->x, t->out.data, t->out.len)) {
+        t->lost = true;
+    }
+    mk_buf_clear(&t->out);
+    t->last_ns = mk_now_ns();
+}
+
+// No speech is left.  Nobody holds the turn's lock any more once it is off the list.
+static void end_turn(turn *t) {
+    mk_http_on_gone(t->x, NULL, NULL);
+    unlist_turn(t);
+    if (t->error.code == MK_OK) {
+        t->dialect->finish(t->writer, &t->out);
+    }
+    if (t->streaming) {
+        send_out(t);
+        if (t->out.failed || t->lost) {
+            mk_http_abort(t->x);
+        } else {
+            mk_http_end(t->x);
+        }
+    } else if (t->error.code != MK_OK || t->out.failed) {
+        mk_err full = {.code = MK_ENOMEM, .msg = "no memory for the answer"};
+        const mk_err *e = t->error.code != MK_OK ? &t->error : &full;
+        mk_service_fail(t->s, t->x, t->dialect, mk_error_http_status(e->code), e);
+    } else {
+        reply_whole(t);
+    }
+    for (int i = 0; i < t->ask.n; i++) {
+        mk_speech_drop(t->choice[i].speech);
+    }
+    atomic_fetch_add(&t->s->n_errors, t->error.code != MK_OK);
+    atomic_fetch_add(&t->s->n_gone, t->lost);
+    free_turn(t);
+}
+
+// --- events --------------------------------------------------------------------------------------
+
+static void cancel(turn *t) {
+    for (int i = 0; i < t->ask.n; i++) {
+        if (t->choice[i].speech) {
+            mk_speech_cancel(t->choice[i].speech);
+        }
+    }
+}
+
+static void on_event(void *arg, const mk_answer_event *ev) {
+    struct choice *c = arg;
+    turn *t = c->t;
+    bool last = ev->kind == MK_AE_DONE || ev->kind == MK_AE_ERROR;
+    pthread_mutex_lock(&t->lock);
+    if (ev->kind == MK_AE_ERROR && t->error.code == MK_OK) {
+        t->error = *ev->error;
+    }
+    if (ev->kind != MK_AE_ERROR || t->streaming) {
+        t->dialect->event(t->writer, c->index, ev, &t->out);
+    }
+    bool was_lost = t->lost;
+    if (t->streaming) {
+        send_out(t);
+    }
+    bool give_up = t->lost && !was_lost && t->begun && !last;
+    t->n_left -= last;
+    bool end = t->n_left == 0;
+    pthread_mutex_unlock(&t->lock);
+    if (end) {
+        end_turn(t);
+    } else if (give_up) {
+        cancel(t);
+    }
+}
+
+static void on_gone(void *arg) {
+    turn *t = arg;
+    pthread_mutex_lock(&t->lock);
+    t->lost = true;
+    bool begun = t->begun;
+    pthread_mutex_unlock(&t->lock);
+    if (begun) {
+        // the turn cannot end before this returns: end_turn takes the callback back first
+        cancel(t);
+    }
+}
+
+void mk_turn_tick(mk_service *s) {
+    uint64_t now = mk_now_ns();
+    pthread_mutex_lock(&s->lock);
+    for (turn *t = s->turns; t; t = t->next) {
+        pthread_mutex_lock(&t->lock);
+        if (t->streaming && !t->lost && t->n_left > 0 && now - t->last_ns >= HEARTBEAT_NS) {
+            t->dialect->heartbeat(t->writer, &t->out);
+            send_out(t);
+        }
+        pthread_mutex_unlock(&t->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+// A turn leaves the list before it is freed, so that it is there while the lock is held.
+void mk_turn_cancel_all(mk_service *s) {
+    pthread_mutex_lock(&s->lock);
+    for (turn *t = s->turns; t; t = t->next) {
+        pthread_mutex_lock(&t->lock);
+        bool begun = t->begun;
+        t->lost = true;
+        pthread_mutex_unlock(&t->lock);
+        if (begun) {
+            cancel(t);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+// --- the beginning -------------------------------------------------------------------------------
+
+static void begin_stream(turn *t) {
+    const char *cors = mk_service_cors(t->s, t->x);
+    const mk_http_field f[] = {{"Content-Type", t->dialect->content_type},
+                               {"Cache-Control", "no-cache"},
+                               {"X-Accel-Buffering", "no"},
+                               {"Access-Control-Allow-Origin", cors}};
+    mk_http_begin(t->x, 200, f, cors ? 4 : 3);
+    t->streaming = true;
+    t->last_ns = mk_now_ns();
+}
+
+static mk_status begin_choice(turn *t, int i, const mk_prompt *p, uint64_t tenant, mk_err *err) {
+    struct choice *c = &t->choice[i];
+    *c = (struct choice){.t = t, .index = i};
+    mk_speech_opts o = {
+        .prompt = p,
+        .sample = sampling_of(t->model->llm, &t->ask),
+        .n_predict = t->ask.n_predict,
+        .stop = (const char *const *)t->ask.stop,
+        .n_stop = t->ask.n_stop,
+        .ignore_eos = t->ask.ignore_eos,
+        .n_logprob = t->ask.n_logprob,
+        .think_budget = t->ask.think_budget,
+        .tenant = tenant,
+        .event = on_event,
+        .arg = c,
+    };
+    o.sample.seed += (uint64_t)i;
+    return mk_speech_begin(t->model->provider, &o, &c->speech, err);
+}
+
+// Events of choices that began wait at the lock for the headers.
+static void begin_all(turn *t, const mk_prompt *p, uint64_t tenant) {
+    pthread_mutex_lock(&t->lock);
+    int n = 0;
+    mk_status st = MK_OK;
+    for (; n < t->ask.n && st == MK_OK; n++) {
+        st = begin_choice(t, n, p, tenant, &t->error);
+    }
+    n -= st != MK_OK;
+    t->n_left += n - t->ask.n;
+    if (st == MK_OK && t->ask.stream) {
+        begin_stream(t);
+    }
+    t->begun = true;
+    bool stop = st != MK_OK || t->lost;
+    pthread_mutex_unlock(&t->lock);
+    if (stop) {
+        cancel(t);
+    }
+    pthread_mutex_lock(&t->lock);
+    bool end = --t->n_left == 0;
+    pthread_mutex_unlock(&t->lock);
+    if (end) {
+        end_turn(t);
+    }
+}
+
+static mk_status read_ask(turn *t, mk_err *err) {
+    size_t n = 0;
+    const char *body = mk_http_body(t->x, &n);
+    json_t *o = NULL;
+    MK_TRY(mk_json_parse(body, n, "the body", &o, err));
+    mk_status st = t->dialect->parse(o, &t->ask, err);
+    json_decref(o);
+    return st;
+}
+
+static mk_status make_prompt(turn *t, mk_prompt *p, mk_err *err) {
+    MK_TRY(read_ask(t, err));
+    t->model = mk_service_find(t->s, t->ask.model, err);
+    if (!t->model) {
+        return err->code;
+    }
+    mk_request r = mk_turn_request(&t->ask);
+    return mk_llm_make_prompt(t->model->llm, &r, p, err);
+}
+
+static void open_writer(turn *t) {
+    mk_service_new_id(t->s, t->id);
+    t->info = (mk_reply_info){
+        .id = t->id,
+        .created = (int64_t)time(NULL),
+        .model = t->model->name,
+        .fingerprint = "minke",
+        .reasoning_field = t->s->o.reasoning_field,
+        .ask = &t->ask,
+    };
+    t->writer = t->dialect->open(&t->info);
+}
+
+void mk_turn_handle(mk_service *s, mk_http_exchange *x, const route *r, const caller *c) {
+    turn *t = mk_zalloc(sizeof *t);
+    t->s = s;
+    t->x = x;
+    t->dialect = r->dialect;
+    pthread_mutex_init(&t->lock, NULL);
+    mk_buf_init(&t->out, ANSWER_MAX);
+    mk_ask_init(&t->ask);
+    mk_http_keep(x);
+    mk_prompt p = {0};
+    mk_err err = {0};
+    mk_status st = make_prompt(t, &p, &err);
+    if (st == MK_OK) {
+        uint64_t tenant =
+            t->ask.tenant ? mk_hash64(t->ask.tenant, strlen(t->ask.tenant), c->tenant) : c->tenant;
+        open_writer(t);
+        t->n_left = t->ask.n + 1;
+        list_turn(t);
+        mk_http_on_gone(x, on_gone, t);
+        begin_all(t, &p, tenant);
+    } else {
+        atomic_fetch_add(&s->n_errors, 1);
+        mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
+        free_turn(t);
+    }
+    mk_ids_free(&p.ids);
+}
