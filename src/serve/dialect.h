@@ -22,6 +22,10 @@ typedef struct {
     const char *fingerprint;
     const char *reasoning_field;  // "reasoning_content" (default), "reasoning", "both"
     const mk_ask *ask;            // outlives the writer
+    // Appends the bytes of one token as they appear in text, for log-probabilities and echoed
+    // prompts; NULL: tokens are written as their ids.
+    void (*token_text)(void *arg, int32_t id, mk_buf *out);
+    void *token_arg;
 } mk_reply_info;
 
 typedef struct mk_writer_state mk_writer_state;  // each dialect's own
@@ -52,7 +56,8 @@ extern const mk_dialect mk_dialect_anthropic;           // POST /v1/messages
 extern const mk_dialect mk_dialect_ollama_chat;         // POST /api/chat
 extern const mk_dialect mk_dialect_ollama_generate;     // POST /api/generate
 
-// The HTTP status for an error: 400, 404, 413, 429, 500, 503 ...
+// The HTTP status for an error of a request: 400, 404, 429, 500, 503.  MK_ECORRUPT is a body that
+// is not JSON.
 int mk_error_http_status(mk_status st);
 
 #endif

@@ -1,0 +1,29 @@
+#include "serve/ask.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+
+void mk_ask_init(mk_ask *a) {
+    *a = (mk_ask){
+        .think_budget = -1, .n_predict = -1, .n = 1, .n_logprob = -1, .parallel_tools = true};
+}
+
+void mk_ask_free(mk_ask *a) {
+    char *const texts[] = {a->model,  a->tenant,  a->prompt,   a->suffix,         a->tool_name,
+                           a->effort, a->pattern, a->previous, a->reasoning_field};
+    json_t *const values[] = {a->messages, a->tools, a->template_kwargs,
+                              a->schema,   a->given, a->unknown};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        mk_free(texts[i]);
+    }
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        json_decref(values[i]);
+    }
+    for (int i = 0; i < a->n_stop; i++) {
+        mk_free(a->stop[i]);
+    }
+    mk_free(a->ids);
+    mk_free(a->bias);
+    mk_ask_init(a);
+}
