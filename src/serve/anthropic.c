@@ -244,7 +244,7 @@ static mk_status read_system(const mk_at *at, const json_t *v, void *to, mk_err 
         st = read_blocks(at, v, system_blocks, &r, err);
     }
     if (st == MK_OK && t.has_text) {
-        mk_turn_add(&t, ask->messages);
+        mk_turn_add(&t, true, ask->messages);
     }
     mk_turn_free(&t);
     return st;
@@ -275,7 +275,7 @@ static mk_status read_message(const mk_at *at, const json_t *v, mk_ask *ask, jso
     const json_t *content = json_object_get(v, "content");
     mk_status st = read_blocks(MK_AT(at, "content"), content, roles[k].blocks, &r, err);
     if (st == MK_OK) {
-        mk_turn_add(&t, ask->messages);
+        mk_turn_add(&t, true, ask->messages);
     }
     mk_turn_free(&t);
     return st;

@@ -85,11 +85,11 @@ static void join(json_t *m, const char *key, const char *between, const mk_buf *
     mk_buf_free(&b);
 }
 
-// The last message if it has this role, else a new one.
-static json_t *message_of(json_t *messages, const char *role) {
+// The last message if it has this role and may grow, else a new one.
+static json_t *message_of(json_t *messages, const char *role, bool merge) {
     json_t *last = json_array_get(messages, json_array_size(messages) - 1);
     const char *r = json_string_value(json_object_get(last, "role"));
-    if (r && strcmp(r, role) == 0) {
+    if (merge && r && strcmp(r, role) == 0) {
         return last;
     }
     json_t *m = json_pack("{s:s, s:n}", "role", role, "content");
@@ -97,8 +97,8 @@ static json_t *message_of(json_t *messages, const char *role) {
     return m;
 }
 
-static void add_assistant(const mk_turn *t, json_t *messages) {
-    json_t *m = message_of(messages, "assistant");
+static void add_assistant(const mk_turn *t, bool merge, json_t *messages) {
+    json_t *m = message_of(messages, "assistant", merge);
     // what an assistant said in pieces is one text: its pieces came from cutting it
     if (t->has_text) {
         join(m, "content", "", &t->text);
@@ -114,16 +114,16 @@ static void add_assistant(const mk_turn *t, json_t *messages) {
     }
 }
 
-void mk_turn_add(const mk_turn *t, json_t *messages) {
+void mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
     if (strcmp(t->role, "assistant") == 0) {
-        add_assistant(t, messages);
+        add_assistant(t, merge, messages);
         return;
     }
     if (t->results) {
         (void)json_array_extend(messages, t->results);
     }
     if (t->has_text || !t->results) {
-        join(message_of(messages, t->role), "content", "\n", &t->text);
+        join(message_of(messages, t->role, merge), "content", "\n", &t->text);
     }
 }
 

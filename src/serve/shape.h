@@ -25,9 +25,8 @@ void mk_turn_text(mk_turn *t, const char *between, const char *p, size_t n);
 void mk_turn_call(mk_turn *t, const char *id, const char *name, const json_t *args);
 void mk_turn_result(mk_turn *t, const char *id, const char *name, const char *text, size_t n);
 
-// Appends it.  Neighbouring turns of the same role become one message: templates and Anthropic's
-// rules want roles to alternate.
-void mk_turn_add(const mk_turn *t, json_t *messages);
+// Appends it.  With `merge` neighbouring turns of the same role become one message.
+void mk_turn_add(const mk_turn *t, bool merge, json_t *messages);
 
 // {type: function, function: {...}}; description and parameters may be NULL, strict < 0: not said.
 json_t *mk_shape_tool(const char *name, const char *description, const json_t *parameters,
