@@ -76,6 +76,12 @@ typedef struct {
     json_t *unknown;         // names of fields that were not understood; NULL
     bool reasoning_summary;  // Responses: reasoning is wanted as summary
     char *reasoning_field;   // "reasoning_content", "reasoning", "both", for this answer; NULL
+    bool hide_reasoning;     // Anthropic: blocks of thinking without their text
+
+    // Ollama: how long the model stays loaded after this; negative: for ever
+    bool has_keep_alive;
+    double keep_alive_s;
+    int64_t n_ctx;  // Ollama: prompt and answer together have at most so many tokens; 0: the window
 } mk_ask;
 
 // Zero of everything but the defaults: n = 1, n_predict = -1, n_logprob = -1, think_budget = -1,

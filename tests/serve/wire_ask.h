@@ -145,6 +145,11 @@ static inline json_t *wire_ask_json(const mk_ask *a) {
     wire_json(o, "unknown", a->unknown);
     wire_true(o, "reasoning_summary", a->reasoning_summary);
     wire_text(o, "reasoning_field", a->reasoning_field);
+    wire_true(o, "hide_reasoning", a->hide_reasoning);
+    wire_int(o, "n_ctx", a->n_ctx, 0);
+    if (a->has_keep_alive) {
+        json_object_set_new(o, "keep_alive_s", wire_number((float)a->keep_alive_s));
+    }
     wire_words(o, a);
     wire_lists(o, a);
     return o;

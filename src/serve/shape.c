@@ -1,0 +1,185 @@
+#include "serve/shape.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "serve/jout.h"
+
+#define MAX_TEXT ((size_t)1 << 28)
+
+// --- turns ---------------------------------------------------------------------------------------
+
+void mk_turn_init(mk_turn *t, const char *role) {
+    *t = (mk_turn){.role = role};
+    mk_buf_init(&t->text, MAX_TEXT);
+    mk_buf_init(&t->reasoning, MAX_TEXT);
+}
+
+void mk_turn_free(mk_turn *t) {
+    mk_buf_free(&t->text);
+    mk_buf_free(&t->reasoning);
+    json_decref(t->calls);
+    json_decref(t->results);
+    *t = (mk_turn){0};
+}
+
+void mk_turn_text(mk_turn *t, const char *between, const char *p, size_t n) {
+    if (t->has_text) {
+        mk_buf_puts(&t->text, between);
+    }
+    t->has_text = true;
+    if (n > 0) {
+        mk_buf_add(&t->text, p, n);
+    }
+}
+
+static json_t *text_of(const mk_buf *b) {
+    return json_stringn(b->data ? b->data : "", b->len);
+}
+
+static json_t *args_text(const json_t *args) {
+    if (json_is_string(args)) {
+        return json_stringn(json_string_value(args), json_string_length(args));
+    }
+    if (!args) {
+        return json_string("{}");
+    }
+    mk_buf b;
+    mk_buf_init(&b, MAX_TEXT);
+    mk_jout_value(&b, args);
+    json_t *v = text_of(&b);
+    mk_buf_free(&b);
+    return v;
+}
+
+void mk_turn_call(mk_turn *t, const char *id, const char *name, const json_t *args) {
+    json_t *call = json_pack("{s:s, s:s, s:{s:s, s:o}}", "id", id, "type", "function", "function",
+                             "name", name, "arguments", args_text(args));
+    t->calls = t->calls ? t->calls : json_array();
+    (void)json_array_append_new(t->calls, call);
+}
+
+void mk_turn_result(mk_turn *t, const char *id, const char *name, const char *text, size_t n) {
+    json_t *m = json_pack("{s:s, s:s, s:o}", "role", "tool", "tool_call_id", id, "content",
+                          json_stringn(n > 0 ? text : "", n));
+    if (name) {
+        (void)json_object_set_new(m, "name", json_string(name));
+    }
+    t->results = t->results ? t->results : json_array();
+    (void)json_array_append_new(t->results, m);
+}
+
+// Appends to a text of a message, or makes it.
+static void join(json_t *m, const char *key, const char *between, const mk_buf *more) {
+    const json_t *old = json_object_get(m, key);
+    if (!json_is_string(old)) {
+        (void)json_object_set_new(m, key, text_of(more));
+        return;
+    }
+    mk_buf b;
+    mk_buf_init(&b, MAX_TEXT);
+    mk_buf_add(&b, json_string_value(old), json_string_length(old));
+    mk_buf_puts(&b, between);
+    mk_buf_add(&b, more->data ? more->data : "", more->len);
+    (void)json_object_set_new(m, key, text_of(&b));
+    mk_buf_free(&b);
+}
+
+// The last message if it has this role and may grow, else a new one.
+static json_t *message_of(json_t *messages, const char *role, bool merge) {
+    json_t *last = json_array_get(messages, json_array_size(messages) - 1);
+    const char *r = json_string_value(json_object_get(last, "role"));
+    if (merge && r && strcmp(r, role) == 0) {
+        return last;
+    }
+    json_t *m = json_pack("{s:s, s:n}", "role", role, "content");
+    (void)json_array_append_new(messages, m);
+    return m;
+}
+
+static void add_assistant(const mk_turn *t, bool merge, json_t *messages) {
+    json_t *m = message_of(messages, "assistant", merge);
+    // what an assistant said in pieces is one text: its pieces came from cutting it
+    if (t->has_text) {
+        join(m, "content", "", &t->text);
+    }
+    if (t->reasoning.len > 0) {
+        join(m, "reasoning_content", "", &t->reasoning);
+    }
+    json_t *calls = json_object_get(m, "tool_calls");
+    if (t->calls && calls) {
+        (void)json_array_extend(calls, t->calls);
+    } else if (t->calls) {
+        (void)json_object_set(m, "tool_calls", t->calls);
+    }
+}
+
+void mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
+    if (strcmp(t->role, "assistant") == 0) {
+        add_assistant(t, merge, messages);
+        return;
+    }
+    if (t->results) {
+        (void)json_array_extend(messages, t->results);
+    }
+    if (t->has_text || !t->results) {
+        join(message_of(messages, t->role, merge), "content", "\n", &t->text);
+    }
+}
+
+// --- other parts of a request --------------------------------------------------------------------
+
+json_t *mk_shape_tool(const char *name, const char *description, const json_t *parameters,
+                      int strict) {
+    json_t *f = json_pack("{s:s}", "name", name);
+    if (description) {
+        (void)json_object_set_new(f, "description", json_string(description));
+    }
+    if (parameters) {
+        (void)json_object_set(f, "parameters", (json_t *)(uintptr_t)parameters);
+    }
+    if (strict >= 0) {
+        (void)json_object_set_new(f, "strict", json_boolean(strict));
+    }
+    return json_pack("{s:s, s:o}", "type", "function", "function", f);
+}
+
+static mk_status add_stop(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
+    const char *s;
+    MK_TRY(mk_at_text(at, v, &s, err));
+    if (*s == '\0') {
+        return mk_at_expected(at, err, v, "a string that is not empty");
+    }
+    ask->stop[ask->n_stop++] = mk_strdup(s);
+    return MK_OK;
+}
+
+mk_status mk_shape_stop(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
+    if (json_is_string(v)) {
+        return json_string_length(v) == 0 ? MK_OK : add_stop(at, v, ask, err);
+    }
+    if (!json_is_array(v)) {
+        return mk_at_expected(at, err, v, "an array of strings");
+    }
+    size_t n = json_array_size(v);
+    if (n > MK_ASK_MAX_STOP) {
+        return mk_at_fail(at, err, MK_EUSAGE, "expected at most %d strings, got %zu",
+                          MK_ASK_MAX_STOP, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        MK_TRY(add_stop(MK_NTH(at, i), json_array_get(v, i), ask, err));
+    }
+    return MK_OK;
+}
+
+void mk_shape_unknown(mk_ask *ask, const char *name) {
+    size_t i;
+    const json_t *v;
+    ask->unknown = ask->unknown ? ask->unknown : json_array();
+    json_array_foreach(ask->unknown, i, v) {
+        if (strcmp(json_string_value(v), name) == 0) {
+            return;
+        }
+    }
+    (void)json_array_append_new(ask->unknown, json_string(name));
+}
