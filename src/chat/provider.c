@@ -1,7 +1,7 @@
 // A speech is driven by the hooks of its job: tokens become text, text becomes events.
 //
-// A token's way is that of generate.c: detokenizer (whole characters) -> reasoning splitter -> stop
-// texts -> events.  A speech belongs to two: whoever began it, and its job until `done`.
+// A token's way is that of generate.c: detokenizer (whole characters) -> parser -> stop texts ->
+// events.  A speech belongs to two: whoever began it, and its job until `done`.
 #include "chat/provider.h"
 
 #include <pthread.h>
@@ -9,23 +9,28 @@
 
 #include "base/alloc.h"
 #include "chat/llm_int.h"
-#include "chat/reasoning.h"
+#include "chat/parse.h"
 #include "chat/stops.h"
 
-enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24 };
+enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24, MAX_SPACE = 2 };
 
 struct mk_provider {
     mk_llm *llm;
     mk_prefix *prefix;
     mk_sched *sched;
+    mk_parse_opts parse;  // what the template says of the model's answers
     int32_t *end_ids;
     int n_end;
-    mk_ids close_ids;  // what ends the reasoning when its budget is used up
+    mk_ids close_ids;      // what ends the reasoning when its budget is used up
+    int32_t think_id;      // that opens reasoning; -1: more than one token does
+    int32_t space_id[2];   // newlines that may stand before an answer; -1
+    pthread_mutex_t lock;  // of the trie
+    mk_token_trie *trie;   // made when the first grammar comes
 };
 
 struct mk_speech {
     mk_provider *p;
-    mk_speech_opts o;  // prompt: NULL; stop: this->stop
+    mk_speech_opts o;  // prompt: NULL; stop: this->stop; tools, grammar: referenced
     char **stop;
     pthread_mutex_t lock;
     mk_job *job;   // NULL once `done` has begun
@@ -33,11 +38,14 @@ struct mk_speech {
     int n_ref;
     // the job's thread alone
     mk_detok *detok;
-    mk_reasoning reasoning;
+    mk_parser *parser;
+    mk_grammar_state *state;  // NULL without grammar
+    int n_space;              // tokens of white space before the answer
     mk_stops stops;
     mk_buf piece;
     int64_t n_reasoning, n_forced;
     bool stopped, failed;
+    mk_err error;  // failed: why
     mk_usage usage;
 };
 
@@ -52,42 +60,51 @@ static void send(mk_speech *s, const mk_answer_event *ev) {
     }
 }
 
-static void send_text(mk_speech *s, mk_ae_kind kind, const char *p, size_t n) {
+static void send_text(mk_speech *s, const char *p, size_t n) {
     if (n > 0) {
-        send(s, &(mk_answer_event){.kind = kind, .text = p, .n = n});
+        send(s, &(mk_answer_event){.kind = MK_AE_TEXT, .text = p, .n = n});
     }
 }
 
-static void take_part(void *arg, bool reasoning, const char *p, size_t n) {
+// From the parser.  Stop texts are looked for in the text of the answer alone.
+static void on_part(void *arg, const mk_answer_event *ev) {
     mk_speech *s = arg;
-    if (reasoning) {
-        send_text(s, MK_AE_REASONING, p, n);
+    if (s->stopped) {
+        return;
+    }
+    if (ev->kind != MK_AE_TEXT) {
+        send(s, ev);
         return;
     }
     mk_buf_clear(&s->piece);
-    s->stopped = mk_stops_push(&s->stops, p, n, &s->piece) || s->stopped;
-    send_text(s, MK_AE_TEXT, s->piece.data, s->piece.len);
+    s->stopped = mk_stops_push(&s->stops, ev->text, ev->n, &s->piece);
+    send_text(s, s->piece.data, s->piece.len);
 }
 
 static void take_bytes(mk_speech *s, const char *p, size_t n) {
-    mk_err err;
-    if (n > 0 && mk_reasoning_push(&s->reasoning, p, n, take_part, s, &err) != MK_OK) {
+    if (n > 0 && !s->failed && mk_parser_push(s->parser, p, n, &s->error) != MK_OK) {
         s->failed = true;
     }
 }
 
-static void flush(mk_speech *s) {
+static void flush_detok(mk_speech *s) {
     const char *p = NULL;
     size_t n = 0;
     mk_detok_finish(s->detok, &p, &n);
     take_bytes(s, p, n);
-    mk_reasoning_finish(&s->reasoning, take_part, s);
-    mk_buf_clear(&s->piece);
-    mk_stops_finish(&s->stops, &s->piece);
-    send_text(s, MK_AE_TEXT, s->piece.data, s->piece.len);
 }
 
-// --- hooks ---------------------------------------------------------------------------------------
+static void flush(mk_speech *s) {
+    flush_detok(s);
+    if (!s->failed && mk_parser_finish(s->parser, &s->error) != MK_OK) {
+        s->failed = true;
+    }
+    mk_buf_clear(&s->piece);
+    mk_stops_finish(&s->stops, &s->piece);
+    send_text(s, s->piece.data, s->piece.len);
+}
+
+// --- tokens --------------------------------------------------------------------------------------
 
 static void on_begin(void *arg, const mk_job_start *st) {
     mk_speech *s = arg;
@@ -109,29 +126,105 @@ static void send_token(mk_speech *s, const mk_job_token *t) {
     send(s, &ev);
 }
 
-static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
-    mk_speech *s = arg;
+// Markers are control tokens in many vocabularies: the parser gets the text of those it wants.
+static void take_id(mk_speech *s, int32_t id) {
+    const mk_tokenizer *t = s->p->llm->tokenizer;
+    if (mk_tokenizer_type(t, id) == MK_TOKEN_CONTROL) {
+        size_t n = 0;
+        const char *piece = mk_tokenizer_piece(t, id, &n);
+        if (piece && mk_parser_wants(s->parser, piece, n)) {
+            flush_detok(s);
+            take_bytes(s, piece, n);
+        }
+        return;
+    }
     const char *p = NULL;
     size_t n = 0;
-    s->n_reasoning += mk_reasoning_inside(&s->reasoning);
-    send_token(s, t);
-    mk_detok_push(s->detok, t->id, &p, &n);
+    mk_detok_push(s->detok, id, &p, &n);
     take_bytes(s, p, n);
+}
+
+static bool is_space_id(const mk_speech *s, int32_t id) {
+    return id >= 0 && (id == s->p->space_id[0] || id == s->p->space_id[1]);
+}
+
+// Does the grammar decide about the next token?  Not inside the reasoning.
+static bool grammar_holds(const mk_speech *s) {
+    if (!s->state) {
+        return false;
+    }
+    mk_parse_place at = mk_parser_place(s->parser);
+    return at == MK_PLACE_ANSWER || at == MK_PLACE_START;
+}
+
+// A token under the grammar; what stands before the answer (newlines, the tag that opens the
+// reasoning) is no part of it.
+static void advance_grammar(mk_speech *s, int32_t id) {
+    if (mk_grammar_pos(s->state) == 0) {
+        if (mk_parser_place(s->parser) == MK_PLACE_START && id == s->p->think_id) {
+            return;
+        }
+        if (is_space_id(s, id) && s->n_space < MAX_SPACE) {
+            s->n_space++;
+            return;
+        }
+    }
+    if (mk_grammar_accept(s->state, id, &s->error) != MK_OK) {
+        s->failed = true;
+    }
+}
+
+static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
+    mk_speech *s = arg;
+    s->n_reasoning += mk_parser_place(s->parser) == MK_PLACE_REASONING;
+    if (grammar_holds(s)) {
+        advance_grammar(s, t->id);
+    }
+    send_token(s, t);
+    take_id(s, t->id);
     return s->stopped || s->failed ? MK_JOB_STOP : MK_JOB_GO;
 }
 
 // The budget of reasoning: when it is used up, its end is what comes next.
-static bool on_allow(void *arg, uint64_t *allowed, int32_t *force) {
-    mk_speech *s = arg;
-    (void)allowed;
-    if (s->n_forced == 0 &&
-        (!mk_reasoning_inside(&s->reasoning) || s->n_reasoning < s->o.think_budget)) {
+static bool force_answer(mk_speech *s, int32_t *force) {
+    if (s->o.think_budget < 0 || s->n_forced >= s->p->close_ids.n) {
         return false;
     }
-    if (s->n_forced >= s->p->close_ids.n) {
+    if (s->n_forced == 0 &&
+        (mk_parser_place(s->parser) != MK_PLACE_REASONING || s->n_reasoning < s->o.think_budget)) {
         return false;
     }
     *force = s->p->close_ids.data[s->n_forced++];
+    return true;
+}
+
+static void allow_id(uint64_t *allowed, int32_t id) {
+    if (id >= 0) {
+        allowed[id >> 6] |= UINT64_C(1) << (id & 63);
+    }
+}
+
+static bool on_allow(void *arg, uint64_t *allowed, int32_t *force) {
+    mk_speech *s = arg;
+    if (force_answer(s, force)) {
+        return true;
+    }
+    if (!grammar_holds(s) || s->failed) {
+        return false;
+    }
+    int64_t n_vocab = s->p->llm->model->hp.n_vocab;
+    if (mk_grammar_mask(s->state, allowed, n_vocab, &s->error) != MK_OK) {
+        s->failed = true;
+        return false;
+    }
+    if (mk_grammar_pos(s->state) == 0) {
+        if (mk_parser_place(s->parser) == MK_PLACE_START) {
+            allow_id(allowed, s->p->think_id);
+        } else if (s->n_space < MAX_SPACE) {
+            allow_id(allowed, s->p->space_id[0]);
+            allow_id(allowed, s->p->space_id[1]);
+        }
+    }
     return true;
 }
 
@@ -141,7 +234,10 @@ static mk_stop_reason stop_reason(const mk_speech *s, mk_job_end end) {
                                         [MK_JOB_STOPPED] = MK_STOP_TEXT,
                                         [MK_JOB_CANCELLED] = MK_STOP_CANCELLED,
                                         [MK_JOB_FAILED] = MK_STOP_CANCELLED};
-    return s->stopped ? MK_STOP_TEXT : of[end];
+    if (s->stopped) {
+        return MK_STOP_TEXT;
+    }
+    return end == MK_JOB_ENDED && mk_parser_n_calls(s->parser) > 0 ? MK_STOP_TOOLS : of[end];
 }
 
 static void free_speech(mk_speech *s) {
@@ -150,7 +246,10 @@ static void free_speech(mk_speech *s) {
     }
     mk_free(s->stop);
     mk_detok_destroy(s->detok);
-    mk_reasoning_free(&s->reasoning);
+    mk_parser_destroy(s->parser);
+    mk_grammar_state_destroy(s->state);
+    mk_grammar_unref(s->o.grammar);
+    json_decref((json_t *)s->o.tools);
     mk_stops_free(&s->stops);
     mk_buf_free(&s->piece);
     pthread_mutex_destroy(&s->lock);
@@ -171,21 +270,21 @@ static void on_done(void *arg, const mk_job_result *r) {
     pthread_mutex_lock(&s->lock);
     s->job = NULL;
     pthread_mutex_unlock(&s->lock);
-    mk_err no_memory = {.code = MK_ENOMEM, .msg = "no memory for the text of the answer"};
-    const mk_err *error = r->end == MK_JOB_FAILED ? r->error : s->failed ? &no_memory : NULL;
-    if (error) {
-        send(s, &(mk_answer_event){.kind = MK_AE_ERROR, .error = error});
-    } else {
+    if (r->end != MK_JOB_FAILED && !s->failed) {
         flush(s);
-        s->usage.n_generated = r->n_generated;
-        s->usage.n_reasoning = s->n_reasoning;
-        s->usage.generation_ms = r->generation_ms;
-        s->usage.n_drafted = r->n_drafted;
-        s->usage.n_accepted = r->n_accepted;
-        const char *text = s->stopped && s->stops.which >= 0 ? s->stop[s->stops.which] : NULL;
+    }
+    const mk_err *error = r->end == MK_JOB_FAILED ? r->error : s->failed ? &s->error : NULL;
+    s->usage.n_generated = r->n_generated;
+    s->usage.n_reasoning = s->n_reasoning;
+    s->usage.generation_ms = r->generation_ms;
+    s->usage.n_drafted = r->n_drafted;
+    s->usage.n_accepted = r->n_accepted;
+    if (error) {
+        send(s, &(mk_answer_event){.kind = MK_AE_ERROR, .error = error, .usage = s->usage});
+    } else {
         send(s, &(mk_answer_event){.kind = MK_AE_DONE,
                                    .stop = stop_reason(s, r->end),
-                                   .stop_text = text,
+                                   .stop_text = s->stopped ? s->stop[s->stops.which] : NULL,
                                    .usage = s->usage});
     }
     let_go(s);
@@ -206,6 +305,31 @@ static mk_status copy_stops(mk_speech *s, const mk_speech_opts *o, mk_err *err) 
     return MK_OK;
 }
 
+// The trie of the vocabulary, made by whoever needs it first.
+static mk_status get_trie(mk_provider *p, mk_token_trie **out, mk_err *err) {
+    pthread_mutex_lock(&p->lock);
+    mk_status st = p->trie ? MK_OK : mk_token_trie_create(p->llm->tokenizer, &p->trie, err);
+    *out = p->trie;
+    pthread_mutex_unlock(&p->lock);
+    return st;
+}
+
+static mk_status start_parts(mk_speech *s, const mk_speech_opts *o, mk_err *err) {
+    mk_provider *p = s->p;
+    mk_parse_opts po = p->parse;
+    po.tools = o->prompt->templated ? o->tools : NULL;
+    po.starts_inside = o->prompt->starts_thinking;
+    po.no_reasoning = !o->prompt->templated;
+    MK_TRY(mk_parser_create(&po, on_part, s, &s->parser, err));
+    s->detok = mk_detok_create(p->llm->tokenizer, true);
+    if (!o->grammar) {
+        return MK_OK;
+    }
+    mk_token_trie *trie = NULL;
+    MK_TRY(get_trie(p, &trie, err));
+    return mk_grammar_start(o->grammar, trie, &s->state, err);
+}
+
 static mk_status make_speech(mk_provider *p, const mk_speech_opts *o, mk_speech **out,
                              mk_err *err) {
     mk_speech *s = mk_zalloc(sizeof *s);
@@ -214,20 +338,20 @@ static mk_status make_speech(mk_provider *p, const mk_speech_opts *o, mk_speech 
     s->o = *o;
     s->o.prompt = NULL;
     s->n_ref = 2;
+    json_incref((json_t *)s->o.tools);
+    if (s->o.grammar) {
+        mk_grammar_ref(s->o.grammar);
+    }
     pthread_mutex_init(&s->lock, NULL);
     mk_buf_init(&s->piece, MAX_TEXT);
     MK_TRY(copy_stops(s, o, err));
     mk_stops_init(&s->stops, s->o.stop, s->o.n_stop);
-    mk_reasoning_opts ro = {.starts_inside = o->prompt->starts_thinking,
-                            .disabled = !o->prompt->templated};
-    MK_TRY(mk_reasoning_init(&s->reasoning, &ro, err));
-    s->detok = mk_detok_create(p->llm->tokenizer, true);
     if (o->n_logprob > MAX_LOGPROB) {
         return MK_FAIL(err, MK_EUSAGE,
                        "%d log-probabilities per token asked for, at most %d are given",
                        o->n_logprob, MAX_LOGPROB);
     }
-    return MK_OK;
+    return start_parts(s, o, err);
 }
 
 mk_status mk_speech_begin(mk_provider *p, const mk_speech_opts *o, mk_speech **out, mk_err *err) {
@@ -245,7 +369,7 @@ mk_status mk_speech_begin(mk_provider *p, const mk_speech_opts *o, mk_speech **o
             .hooks = {.begin = on_begin, .token = on_token, .done = on_done},
             .arg = s,
         };
-        j.hooks.allow = o->think_budget >= 0 ? on_allow : NULL;
+        j.hooks.allow = o->think_budget >= 0 || o->grammar ? on_allow : NULL;
         // `done` may run before submit returns: it waits for the lock to forget the job
         pthread_mutex_lock(&s->lock);
         st = mk_sched_submit(p->sched, &j, &s->job, err);
@@ -292,10 +416,27 @@ static mk_status find_end_ids(mk_provider *p, mk_err *err) {
     return st;
 }
 
-static mk_status find_close_ids(mk_provider *p, mk_err *err) {
+static int32_t single_id(const mk_provider *p, const char *text) {
+    mk_ids ids = {0};
     mk_encode_opts o = {.parse_special = true, .continues = true};
-    static const char close[] = "\n</think>\n\n";
-    return mk_tokenizer_encode(p->llm->tokenizer, close, sizeof close - 1, o, &p->close_ids, err);
+    mk_err err;
+    mk_status st = mk_tokenizer_encode(p->llm->tokenizer, text, strlen(text), o, &ids, &err);
+    int32_t id = st == MK_OK && ids.n == 1 ? ids.data[0] : -1;
+    mk_ids_free(&ids);
+    return id;
+}
+
+static mk_status find_marks(mk_provider *p, mk_err *err) {
+    const mk_chat_template *t = p->llm->template;
+    if (t) {
+        mk_parse_detect(mk_chat_template_text(t), &p->parse);
+    }
+    p->think_id = single_id(p, p->parse.think_open ? p->parse.think_open : "<think>");
+    p->space_id[0] = single_id(p, "\n");
+    p->space_id[1] = single_id(p, "\n\n");
+    const char *close = mk_parse_force_answer(&p->parse);
+    mk_encode_opts o = {.parse_special = true, .continues = true};
+    return mk_tokenizer_encode(p->llm->tokenizer, close, strlen(close), o, &p->close_ids, err);
 }
 
 static mk_status open_prefix(mk_provider *p, const mk_provider_opts *o, mk_err *err) {
@@ -312,8 +453,9 @@ static mk_status open_prefix(mk_provider *p, const mk_provider_opts *o, mk_err *
 mk_status mk_provider_open(const mk_provider_opts *o, mk_provider **out, mk_err *err) {
     mk_provider *p = mk_zalloc(sizeof *p);
     p->llm = o->llm;
+    pthread_mutex_init(&p->lock, NULL);
     mk_status st = find_end_ids(p, err);
-    st = st == MK_OK ? find_close_ids(p, err) : st;
+    st = st == MK_OK ? find_marks(p, err) : st;
     st = st == MK_OK ? open_prefix(p, o, err) : st;
     mk_sched_opts so = {.engine = p->llm->engine,
                         .prefix = p->prefix,
@@ -335,6 +477,8 @@ void mk_provider_close(mk_provider *p) {
     }
     mk_sched_stop(p->sched);
     mk_prefix_destroy(p->prefix);
+    mk_token_trie_unref(p->trie);
+    pthread_mutex_destroy(&p->lock);
     mk_ids_free(&p->close_ids);
     mk_free(p->end_ids);
     mk_free(p);

@@ -12,6 +12,7 @@
 #define MK_CHAT_PROVIDER_H
 
 #include "chat/event.h"
+#include "chat/grammar.h"
 #include "chat/llm.h"
 #include "engine/sched.h"
 
@@ -45,6 +46,8 @@ typedef struct {
     bool ignore_eos;
     int n_logprob;         // as in mk_request
     int64_t think_budget;  // tokens of reasoning at most, then it is closed; -1: none
+    const json_t *tools;   // offered; referenced as long as the speech lives; NULL
+    mk_grammar *grammar;   // of the answer behind the reasoning; referenced; NULL
     uint64_t tenant;
     void (*event)(void *arg, const mk_answer_event *ev);
     void *arg;

@@ -268,7 +268,7 @@ static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect 
     if (!*m) {
         return err->code;
     }
-    mk_request q = mk_turn_request(ask);
+    mk_request q = mk_service_request(ask);
     return mk_llm_make_prompt((*m)->llm, &q, p, err);
 }
 

@@ -15,11 +15,16 @@
 
 #define ANSWER(path_, dialect_)                                                                    \
     {                                                                                              \
-        .method = "POST", .path = path_, .dialect = &dialect_, .handle = mk_turn_handle,           \
+        .method = "POST", .path = path_, .dialect = &dialect_, .handle = mk_service_answer,        \
         .worker = true                                                                             \
     }
 #define PLAIN(method_, path_, name_)                                                               \
     { .method = method_, .path = path_, .handle = mk_plain_##name_, .worker = true }
+#define OLLAMA(method_, path_, name_)                                                              \
+    {                                                                                              \
+        .method = method_, .path = path_, .dialect = &mk_dialect_ollama_chat,                      \
+        .handle = mk_plain_##name_, .worker = true                                                 \
+    }
 #define OPEN(method_, path_, name_)                                                                \
     { .method = method_, .path = path_, .handle = mk_plain_##name_, .open = true, .early = true }
 
@@ -44,9 +49,9 @@ static const route routes[] = {
     OPEN("GET", "/health", health),
     OPEN("GET", "/", alive),
     OPEN("GET", "/api/version", ollama_version),
-    PLAIN("GET", "/api/tags", ollama_tags),
-    PLAIN("POST", "/api/show", ollama_show),
-    PLAIN("GET", "/api/ps", ollama_ps),
+    OLLAMA("GET", "/api/tags", ollama_tags),
+    OLLAMA("POST", "/api/show", ollama_show),
+    OLLAMA("GET", "/api/ps", ollama_ps),
 };
 enum { N_ROUTE = sizeof routes / sizeof routes[0] };
 

@@ -147,7 +147,7 @@ static void copy_options(mk_service *s, const mk_service_opts *o) {
 // --- life ----------------------------------------------------------------------------------------
 
 static void tick(void *arg) {
-    mk_turn_tick(arg);
+    mk_service_tick(arg);
 }
 
 mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *err) {
@@ -158,6 +158,7 @@ mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *e
     copy_options(s, o);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->idle, NULL);
+    s->constraints = mk_constraints_create();
     s->boot = secret_number();
     s->started_ns = mk_now_ns();
     s->started = (int64_t)time(NULL);
@@ -197,7 +198,7 @@ int mk_service_drain(mk_service *s, int seconds) {
 }
 
 void mk_service_cancel(mk_service *s) {
-    mk_turn_cancel_all(s);
+    mk_service_cancel_all(s);
 }
 
 static void free_model(served_model *m) {
@@ -215,12 +216,13 @@ void mk_service_stop(mk_service *s) {
         mk_http_stop_listening(s->http);
     }
     mk_workers_stop(s->workers);  // no request is half prepared from here on
-    mk_turn_cancel_all(s);
+    mk_service_cancel_all(s);
     (void)mk_service_drain(s, 30);
     mk_http_stop(s->http);
     for (int i = 0; i < atomic_load(&s->n_model); i++) {
         free_model(&s->model[i]);
     }
+    mk_constraints_destroy(s->constraints);
     free_list(s->o.hosts, s->o.n_hosts);
     free_list(s->o.origins, s->o.n_origins);
     mk_free((void *)s->o.host);

@@ -1,4 +1,4 @@
-// Private to the files of the service: service.c, routes.c, turn.c, plain.c.
+// Private to the files of the service: service.c, routes.c, answering.c, plain.c.
 //
 // Locks, taken in this order: service.lock (list of turns, loading state), turn.lock.  Models are
 // only added while loading and never go away before the service, so that reading the list needs
@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "net/http.h"
+#include "serve/constrain.h"
 #include "serve/dialect.h"
 #include "serve/service.h"
 #include "serve/workers.h"
@@ -30,6 +31,7 @@ struct mk_service {
     bool loopback, need_key;
     mk_http *http;
     mk_workers *workers;
+    mk_constraints *constraints;
     served_model model[MK_SERVICE_MAX_MODELS];
     atomic_int n_model;
     atomic_bool ready, draining;
@@ -77,13 +79,13 @@ served_model *mk_service_find(mk_service *s, const char *name, mk_err *err);
 void mk_service_new_id(mk_service *s, char out[25]);
 
 // --- handlers ------------------------------------------------------------------------------------
-void mk_turn_handle(mk_service *s, mk_http_exchange *x, const route *r, const caller *c);
-void mk_turn_tick(mk_service *s);        // heartbeats
-void mk_turn_cancel_all(mk_service *s);  // what runs, ends
+void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c);
+void mk_service_tick(mk_service *s);        // heartbeats
+void mk_service_cancel_all(mk_service *s);  // what runs, ends
 
 // What a request asks for, as the chat room wants it; the ask outlives it.  ask->sample over the
 // model's own.
-mk_request mk_turn_request(const mk_ask *ask);
+mk_request mk_service_request(const mk_ask *ask);
 
 #define HANDLER(name)                                                                              \
     void mk_plain_##name(mk_service *s, mk_http_exchange *x, const route *r, const caller *c)

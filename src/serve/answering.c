@@ -47,7 +47,7 @@ struct turn {
 
 // --- what to say ---------------------------------------------------------------------------------
 
-mk_request mk_turn_request(const mk_ask *ask) {
+mk_request mk_service_request(const mk_ask *ask) {
     return (mk_request){
         .messages = ask->messages,
         .prompt = ask->prompt,
@@ -211,7 +211,7 @@ static void on_gone(void *arg) {
     }
 }
 
-void mk_turn_tick(mk_service *s) {
+void mk_service_tick(mk_service *s) {
     uint64_t now = mk_now_ns();
     pthread_mutex_lock(&s->lock);
     for (turn *t = s->turns; t; t = t->next) {
@@ -226,7 +226,7 @@ void mk_turn_tick(mk_service *s) {
 }
 
 // A turn leaves the list before it is freed, so that it is there while the lock is held.
-void mk_turn_cancel_all(mk_service *s) {
+void mk_service_cancel_all(mk_service *s) {
     pthread_mutex_lock(&s->lock);
     for (turn *t = s->turns; t; t = t->next) {
         pthread_mutex_lock(&t->lock);
@@ -242,6 +242,12 @@ void mk_turn_cancel_all(mk_service *s) {
 
 // --- the beginning -------------------------------------------------------------------------------
 
+typedef struct {
+    mk_prompt prompt;
+    mk_grammar *grammar;
+    uint64_t tenant;
+} beginning;
+
 static void begin_stream(turn *t) {
     const char *cors = mk_service_cors(t->s, t->x);
     const mk_http_field f[] = {{"Content-Type", t->dialect->content_type},
@@ -253,11 +259,11 @@ static void begin_stream(turn *t) {
     t->last_ns = mk_now_ns();
 }
 
-static mk_status begin_choice(turn *t, int i, const mk_prompt *p, uint64_t tenant, mk_err *err) {
+static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
     struct choice *c = &t->choice[i];
     *c = (struct choice){.t = t, .index = i};
     mk_speech_opts o = {
-        .prompt = p,
+        .prompt = &b->prompt,
         .sample = sampling_of(t->model->llm, &t->ask),
         .n_predict = t->ask.n_predict,
         .stop = (const char *const *)t->ask.stop,
@@ -265,7 +271,9 @@ static mk_status begin_choice(turn *t, int i, const mk_prompt *p, uint64_t tenan
         .ignore_eos = t->ask.ignore_eos,
         .n_logprob = t->ask.n_logprob,
         .think_budget = t->ask.think_budget,
-        .tenant = tenant,
+        .tools = t->ask.tool_choice == MK_TOOLS_NONE ? NULL : t->ask.tools,
+        .grammar = b->grammar,
+        .tenant = b->tenant,
         .event = on_event,
         .arg = c,
     };
@@ -274,12 +282,12 @@ static mk_status begin_choice(turn *t, int i, const mk_prompt *p, uint64_t tenan
 }
 
 // Events of choices that began wait at the lock for the headers.
-static void begin_all(turn *t, const mk_prompt *p, uint64_t tenant) {
+static void begin_all(turn *t, const beginning *b) {
     pthread_mutex_lock(&t->lock);
     int n = 0;
     mk_status st = MK_OK;
     for (; n < t->ask.n && st == MK_OK; n++) {
-        st = begin_choice(t, n, p, tenant, &t->error);
+        st = begin_choice(t, n, b, &t->error);
     }
     n -= st != MK_OK;
     t->n_left += n - t->ask.n;
@@ -310,14 +318,22 @@ static mk_status read_ask(turn *t, mk_err *err) {
     return st;
 }
 
-static mk_status make_prompt(turn *t, mk_prompt *p, mk_err *err) {
+// Everything that can be refused is refused here, before an answer begins.
+static mk_status prepare(turn *t, beginning *b, mk_err *err) {
     MK_TRY(read_ask(t, err));
     t->model = mk_service_find(t->s, t->ask.model, err);
     if (!t->model) {
         return err->code;
     }
-    mk_request r = mk_turn_request(&t->ask);
-    return mk_llm_make_prompt(t->model->llm, &r, p, err);
+    MK_TRY(mk_constraints_get(t->s->constraints, &t->ask, &b->grammar, err));
+    mk_request r = mk_service_request(&t->ask);
+    return mk_llm_make_prompt(t->model->llm, &r, &b->prompt, err);
+}
+
+static void token_text(void *arg, int32_t id, mk_buf *out) {
+    size_t n = 0;
+    const char *p = mk_tokenizer_piece(mk_llm_tokenizer(arg), id, &n);
+    mk_buf_add(out, p ? p : "", p ? n : 0);
 }
 
 static void open_writer(turn *t) {
@@ -329,11 +345,13 @@ static void open_writer(turn *t) {
         .fingerprint = "minke",
         .reasoning_field = t->s->o.reasoning_field,
         .ask = &t->ask,
+        .token_text = token_text,
+        .token_arg = t->model->llm,
     };
     t->writer = t->dialect->open(&t->info);
 }
 
-void mk_turn_handle(mk_service *s, mk_http_exchange *x, const route *r, const caller *c) {
+void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c) {
     turn *t = mk_zalloc(sizeof *t);
     t->s = s;
     t->x = x;
@@ -342,21 +360,22 @@ void mk_turn_handle(mk_service *s, mk_http_exchange *x, const route *r, const ca
     mk_buf_init(&t->out, ANSWER_MAX);
     mk_ask_init(&t->ask);
     mk_http_keep(x);
-    mk_prompt p = {0};
+    beginning b = {.tenant = c->tenant};
     mk_err err = {0};
-    mk_status st = make_prompt(t, &p, &err);
+    mk_status st = prepare(t, &b, &err);
     if (st == MK_OK) {
-        uint64_t tenant =
-            t->ask.tenant ? mk_hash64(t->ask.tenant, strlen(t->ask.tenant), c->tenant) : c->tenant;
+        const char *own = t->ask.tenant;
+        b.tenant = own ? mk_hash64(own, strlen(own), c->tenant) : c->tenant;
         open_writer(t);
         t->n_left = t->ask.n + 1;
         list_turn(t);
         mk_http_on_gone(x, on_gone, t);
-        begin_all(t, &p, tenant);
+        begin_all(t, &b);
     } else {
         atomic_fetch_add(&s->n_errors, 1);
         mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
         free_turn(t);
     }
-    mk_ids_free(&p.ids);
+    mk_grammar_unref(b.grammar);
+    mk_ids_free(&b.prompt.ids);
 }
