@@ -173,7 +173,7 @@ static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_e
     mk_free(path);
     progress_arg p = {s, name};
     cmd_open_opts how = {.serve = true,
-                         .n_seq = a->n_parallel,
+                         .n_seq = a->n_parallel + 1,  // one for embeddings
                          .n_out = a->n_parallel * (1 + a->n_draft),
                          .loading = report,
                          .loading_arg = &p};

@@ -248,6 +248,11 @@ mk_status mk_engine_forward_with(mk_engine *e, const mk_step *steps, int n_step,
     return st;
 }
 
+mk_mat mk_engine_hidden(const mk_engine *e) {
+    MK_ASSERT(e->batch);
+    return e->hidden;
+}
+
 mk_mat mk_engine_mtp(mk_engine *e, const int32_t *next, const uint8_t *want) {
     MK_ASSERT(e->batch && e->model->mtp);
     mk_batch b = *e->batch;

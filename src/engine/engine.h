@@ -66,6 +66,9 @@ mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step,
 typedef mk_status (*mk_engine_fn)(void *arg, mk_ops *ops, mk_mat logits, mk_err *err);
 mk_status mk_engine_forward_with(mk_engine *e, const mk_step *steps, int n_step, bool record,
                                  mk_engine_fn fn, void *arg, mk_err *err) MK_WARN_UNUSED;
+// Inside fn: what came out of the last layer for every row of the pass, [rows, d_model], before the
+// last norm; valid until fn returns.
+mk_mat mk_engine_hidden(const mk_engine *e);
 // Inside fn, once, of a model whose prediction layer is loaded (mk_model_use_mtp): logits [number
 // of rows with want, n_vocab] of the tokens after the next ones.  next [n] holds, for every row of
 // this pass, in the order of the steps, the token that follows it; want [n] is not 0 for rows whose

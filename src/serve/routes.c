@@ -49,6 +49,8 @@ static const route routes[] = {
     OPEN("GET", "/health", health),
     OPEN("GET", "/", alive),
     OPEN("GET", "/api/version", ollama_version),
+    PLAIN("POST", "/v1/embeddings", embeddings),
+    OLLAMA("POST", "/api/embed", ollama_embed),
     OLLAMA("GET", "/api/tags", ollama_tags),
     OLLAMA("POST", "/api/show", ollama_show),
     OLLAMA("GET", "/api/ps", ollama_ps),

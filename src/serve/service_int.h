@@ -97,6 +97,8 @@ HANDLER(tokenize);
 HANDLER(detokenize);
 HANDLER(apply_template);
 HANDLER(count_tokens);
+HANDLER(embeddings);
+HANDLER(ollama_embed);
 HANDLER(ollama_version);
 HANDLER(ollama_tags);
 HANDLER(ollama_show);
