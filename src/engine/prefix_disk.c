@@ -446,12 +446,12 @@ static void forget_file(mk_prefix_disk *d, mk_u128 last, const char *path, const
     }
 }
 
-static mk_status read_file(const mk_prefix_disk *d, const char *path, size_t n_bytes,
-                           uint64_t tenant, mk_prefix_found *out, mk_err *err) {
+static mk_status read_file(const mk_prefix_disk *d, const char *path, size_t n_bytes, mk_u128 key,
+                           mk_prefix_found *out, mk_err *err) {
     MK_TRY(mk_prefix_file_read(path, n_bytes, &out->bytes, err));
     mk_status st = mk_prefix_file_parse(&d->kind, out->bytes, n_bytes, &out->run, err);
-    if (st == MK_OK && out->run.tenant != tenant) {
-        st = MK_FAIL(err, MK_ECORRUPT, "made for another tenant");
+    if (st == MK_OK && (out->at >= out->run.n || !mk_u128_equal(out->run.keys[out->at], key))) {
+        st = MK_FAIL(err, MK_ECORRUPT, "replaced by another file");
     }
     if (st != MK_OK) {
         mk_free(out->bytes);
@@ -466,7 +466,7 @@ bool mk_prefix_disk_get(mk_prefix_disk *d, uint64_t tenant, mk_u128 key, mk_pref
     pthread_mutex_lock(&d->lock);
     const mk_prefix_slot *s = mk_prefix_map_get(&d->map, key);
     const mk_prefix_entry *e = s ? s->p : NULL;
-    bool there = e && e->written && e->tenant == tenant;
+    bool there = e && e->written;
     if (there) {
         last = mk_prefix_entry_name(e);
         n_bytes = e->n_bytes;
@@ -477,15 +477,15 @@ bool mk_prefix_disk_get(mk_prefix_disk *d, uint64_t tenant, mk_u128 key, mk_pref
         return false;
     }
     char *path = mk_prefix_file_path(d, last);
-    mk_status st = read_file(d, path, n_bytes, tenant, out, &err);
-    if (st == MK_OK && (out->at >= out->run.n || !mk_u128_equal(out->run.keys[out->at], key))) {
-        mk_free(out->bytes);
-        st = MK_FAIL(&err, MK_ECORRUPT, "replaced by another file");
-    }
+    mk_status st = read_file(d, path, n_bytes, key, out, &err);
     if (st != MK_OK && st != MK_ENOMEM) {
         forget_file(d, last, path, &err);
     }
     mk_free(path);
+    if (st == MK_OK && out->run.tenant != tenant) {  // keys that collide
+        mk_free(out->bytes);
+        return false;
+    }
     return st == MK_OK;
 }
 
