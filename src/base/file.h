@@ -44,6 +44,8 @@ const char *mk_path_base(const char *path);
 // old file is intact.
 typedef struct mk_writer mk_writer;
 mk_status mk_writer_open(const char *path, mk_writer **w, mk_err *err) MK_WARN_UNUSED;
+// The same; a file that was not there will be its owner's alone (mode 0600).
+mk_status mk_writer_open_private(const char *path, mk_writer **w, mk_err *err) MK_WARN_UNUSED;
 mk_status mk_writer_write(mk_writer *w, const void *p, size_t n, mk_err *err) MK_WARN_UNUSED;
 uint64_t mk_writer_offset(const mk_writer *w);
 mk_status mk_writer_commit(mk_writer *w, mk_err *err) MK_WARN_UNUSED;  // frees w whatever happens

@@ -7,3 +7,8 @@
 uint64_t mk_hash64(const void *p, size_t n, uint64_t seed) {
     return XXH3_64bits_withSeed(p, n, seed);
 }
+
+mk_u128 mk_hash128(const void *p, size_t n, uint64_t seed) {
+    XXH128_hash_t h = XXH3_128bits_withSeed(p, n, seed);
+    return (mk_u128){h.low64, h.high64};
+}

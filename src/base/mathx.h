@@ -13,6 +13,10 @@
 
 #include "base/compiler.h"
 
+// Version of docs/numerics.md: raised with every change that alters any result, so that what was
+// computed by another version is not taken for one's own.
+#define MK_NUMERICS 2
+
 MK_INLINE float mk_f32_from_bits(uint32_t u) {
     float f;
     memcpy(&f, &u, sizeof f);
@@ -60,5 +64,12 @@ double mk_rng_unit(uint64_t seed, uint64_t counter);  // [0, 1) with 53 bits
 
 // XXH3; for keys and test hashes, not for secrets
 uint64_t mk_hash64(const void *p, size_t n, uint64_t seed);
+typedef struct {
+    uint64_t lo, hi;
+} mk_u128;
+mk_u128 mk_hash128(const void *p, size_t n, uint64_t seed);
+MK_INLINE int mk_u128_equal(mk_u128 a, mk_u128 b) {
+    return a.lo == b.lo && a.hi == b.hi;
+}
 
 #endif

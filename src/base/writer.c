@@ -78,10 +78,10 @@ static int open_tmp(mk_writer *w, mode_t mode) {
     return w->fd >= 0 ? 0 : e;
 }
 
-static int open_target(mk_writer *w) {
+static int open_target(mk_writer *w, mode_t mode) {
     struct stat st;
     if (stat(w->path, &st) != 0) {
-        return errno == ENOENT ? open_tmp(w, 0666) : errno;
+        return errno == ENOENT ? open_tmp(w, mode) : errno;
     }
     if (S_ISDIR(st.st_mode)) {
         return EISDIR;
@@ -100,20 +100,28 @@ static int open_target(mk_writer *w) {
     return e;
 }
 
-mk_status mk_writer_open(const char *path, mk_writer **out, mk_err *err) {
+static mk_status open_writer(const char *path, mode_t mode, mk_writer **out, mk_err *err) {
     *out = NULL;
     mk_writer *w = mk_zalloc(sizeof *w);
     w->fd = -1;
     char *real = realpath(path, NULL);
     w->path = mk_strdup(real ? real : path);
     free(real);
-    int e = open_target(w);
+    int e = open_target(w, mode);
     if (e != 0) {
         mk_writer_abort(w);
         return fail_write(path, "cannot create it", e, err);
     }
     *out = w;
     return MK_OK;
+}
+
+mk_status mk_writer_open(const char *path, mk_writer **out, mk_err *err) {
+    return open_writer(path, 0666, out, err);
+}
+
+mk_status mk_writer_open_private(const char *path, mk_writer **out, mk_err *err) {
+    return open_writer(path, 0600, out, err);
 }
 
 static bool write_fully(mk_writer *w, const unsigned char *p, size_t n) {

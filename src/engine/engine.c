@@ -88,9 +88,14 @@ static size_t measure_scratch(mk_engine *e, const mk_kv_layer *kv, mk_kv_type ty
     return run > train ? run : train;
 }
 
+static mk_kv_opts kv_opts(const mk_engine_opts *o) {
+    return (mk_kv_opts){o->kv_type, o->n_ctx, o->n_seq, o->n_block};
+}
+
 static mk_status set_up(mk_engine *e, const mk_engine_opts *o, mk_err *err) {
+    mk_kv_opts kv = kv_opts(o);
     MK_TRY(alloc_rows(e, err));
-    MK_TRY(mk_kv_create(e->model, o->kv_type, o->n_ctx, o->n_seq, &e->kv, err));
+    MK_TRY(mk_kv_create(e->model, &kv, &e->kv, err));
     size_t scratch = measure_scratch(e, mk_kv_layers(e->kv), o->kv_type, o->n_ctx);
     MK_TRY(e->tape != NULL ? mk_tape_reserve(e->tape, err) : MK_OK);
     return mk_ops_reserve(e->ops, scratch, err);
@@ -297,7 +302,7 @@ static mk_status check_room(const mk_engine *e, int seq, int64_t n, mk_err *err)
             (long long)n, (long long)n_ctx, (long long)used,
             (long long)(used + n + 512) / 1024 * 1024 + 1024);
     }
-    return MK_OK;
+    return mk_kv_check(e->kv, seq, n, err);
 }
 
 mk_status mk_engine_feed(mk_engine *e, int seq, const int32_t *ids, int64_t n, mk_logits_mode mode,
@@ -338,6 +343,10 @@ mk_ops *mk_engine_ops(mk_engine *e) {
     return e->ops;
 }
 
+mk_kv *mk_engine_kv(mk_engine *e) {
+    return e->kv;
+}
+
 int64_t mk_engine_n_ctx(const mk_engine *e) {
     return mk_kv_n_ctx(e->kv);
 }
@@ -354,7 +363,8 @@ mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memor
     mk_engine *e = new_engine(m, &o);
     mk_kv_layer *none = mk_try_alloc((size_t)mk_model_n_layer(m), sizeof *none);
     mk_status st = none ? alloc_rows(e, err) : MK_FAIL(err, MK_ENOMEM, "no memory to plan");
-    size_t blocks = (size_t)((o.n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK * o.n_seq);
+    mk_kv_opts kv = kv_opts(&o);
+    size_t blocks = (size_t)mk_kv_opts_blocks(&kv);
     if (st == MK_OK) {
         size_t adapters = m->adapters ? mk_adapters_bytes(m->adapters) : 0;
         *out = (mk_memory_plan){.weights = mk_model_weight_bytes(m) + adapters,

@@ -27,6 +27,7 @@ typedef struct {
     mk_kv_type kv_type;
     int64_t n_ctx;    // positions per sequence
     int64_t n_seq;    // sequences at once
+    int64_t n_block;  // blocks of the cache; 0: what n_seq sequences need when they are full
     int64_t n_chunk;  // rows per forward at most; 0 = 512
     int64_t n_out;    // logits rows per forward at most; 0 = n_seq
     // to record on; outlives the engine.  NULL: the engine only runs
@@ -56,7 +57,8 @@ void mk_engine_seq_truncate(mk_engine *e, int seq, int64_t n);
 
 // One forward pass.  Each sequence appears at most once; together at most n_chunk rows and n_out
 // logits rows (assertion).  Logits rows come in the order of the steps.  Errors: MK_EUSAGE (id
-// outside the vocabulary), MK_ECONTEXT; after an error no sequence has changed.
+// outside the vocabulary), MK_ECONTEXT, MK_ELIMIT (the cache has too few free blocks); after an
+// error no sequence has changed.
 mk_status mk_engine_forward(mk_engine *e, const mk_step *steps, int n_step,
                             mk_err *err) MK_WARN_UNUSED;
 // The same pass; `fn` is called with the logits [n_out, n_vocab] while the step is still open, and
@@ -90,6 +92,7 @@ mk_status mk_engine_feed_rows(mk_engine *e, int seq, const int32_t *ids, int64_t
 
 const mk_model *mk_engine_model(const mk_engine *e);
 mk_ops *mk_engine_ops(mk_engine *e);  // taps, profile
+mk_kv *mk_engine_kv(mk_engine *e);    // for who shares its blocks (prefix.h)
 int64_t mk_engine_n_ctx(const mk_engine *e);
 int64_t mk_engine_n_chunk(const mk_engine *e);
 

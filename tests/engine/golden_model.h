@@ -72,7 +72,7 @@ typedef struct {
     const char *isa;
     int n_thread;
     mk_kv_type kv_type;
-    int64_t n_ctx, n_seq, n_chunk, n_out;
+    int64_t n_ctx, n_seq, n_block, n_chunk, n_out;
     bool f32;  // load for training
 } rig_opts;
 
@@ -85,6 +85,7 @@ static inline rig rig_open(const char *path, rig_opts o) {
                          .kv_type = o.kv_type,
                          .n_ctx = o.n_ctx ? o.n_ctx : 512,
                          .n_seq = o.n_seq,
+                         .n_block = o.n_block,
                          .n_chunk = o.n_chunk,
                          .n_out = o.n_out};
     mk_status st = mk_kernels_find(o.isa ? o.isa : "auto", &k, &err);
