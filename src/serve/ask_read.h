@@ -49,6 +49,9 @@ mk_status mk_read_tool_choice(const mk_at *at, const json_t *v, void *ask, mk_er
 // what parts of thinking said, a new string value or NULL; may be NULL itself.
 mk_status mk_at_content(const mk_at *at, const json_t *v, json_t **text, json_t **reasoning,
                         mk_err *err) MK_WARN_UNUSED;
+// Arguments of a call: a string, or the object that should have been one.  *out is a new string.
+mk_status mk_at_arguments(const mk_at *at, const json_t *v, json_t **out,
+                          mk_err *err) MK_WARN_UNUSED;
 // Appends a message {role, content}; takes content.  Returns it, borrowed.
 json_t *mk_ask_add_message(mk_ask *a, const char *role, json_t *content);
 // Adds a call to an assistant's message.

@@ -15,7 +15,7 @@
 static const mk_dialect *const dialects[] = {
     &mk_dialect_openai_chat,
     &mk_dialect_openai_completions,
-    &mk_dialect_openai_responses,
+    //R    &mk_dialect_openai_responses,
 };
 
 static bool print_only;
