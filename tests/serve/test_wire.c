@@ -14,7 +14,7 @@
 
 static const mk_dialect *const dialects[] = {
     &mk_dialect_openai_chat, &mk_dialect_openai_completions,
-    // R    &mk_dialect_openai_responses,
+    &mk_dialect_openai_responses,
 };
 
 static bool print_only;
