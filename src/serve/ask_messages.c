@@ -9,8 +9,8 @@ enum { MAX_NAME = 256, MAX_TOOLS = 1024 };
 
 // --- tools ---------------------------------------------------------------------------------------
 
-// What a tool's description is, if it is not a string: its JSON.
-static json_t *odd_text(const json_t *v) {
+// JSON as a string value.
+static json_t *json_as_text(const json_t *v) {
     mk_buf b;
     mk_buf_init(&b, SIZE_MAX - 1);
     mk_json_add(&b, v);
@@ -41,7 +41,7 @@ static void append_tool(mk_ask *a, const json_t *function, const tool_fields *t,
     if (text && !json_is_null(text)) {
         (void)json_object_set_new(f, "description",
                                   json_is_string(text) ? json_incref((json_t *)(uintptr_t)text)
-                                                       : odd_text(text));
+                                                       : json_as_text(text));
     }
     // an empty schema has neither type nor properties, which templates look at
     json_t *p = t->parameters ? json_copy(t->parameters) : json_object();
@@ -96,6 +96,15 @@ static bool has_tool(const mk_ask *a, const char *name) {
     return false;
 }
 
+void mk_tool_full_name(const char *space, const char *name, mk_buf *out) {
+    size_t n = space ? strlen(space) : 0;
+    if (n > 0) {
+        bool has_line = n >= 2 && strcmp(space + n - 2, "__") == 0;
+        mk_buf_printf(out, has_line ? "%s" : "%s__", space);
+    }
+    mk_buf_puts(out, name);
+}
+
 // The name in {"function": {"name"}} or {"name"}; with a namespace in front where there is one.
 static mk_status named_tool(const mk_ask *a, const mk_at *at, const json_t *v, char **out,
                             mk_err *err) {
@@ -106,10 +115,7 @@ static mk_status named_tool(const mk_ask *a, const mk_at *at, const json_t *v, c
     MK_TRY(mk_at_text(MK_AT(here, "name"), n, &name, err));
     mk_buf b;
     mk_buf_init(&b, 4096);
-    if (space) {
-        mk_buf_printf(&b, "%s__", space);
-    }
-    mk_buf_puts(&b, name);
+    mk_tool_full_name(space, name, &b);
     *out = mk_buf_detach(&b);
     if (!*out || !has_tool(a, *out)) {
         mk_free(*out);
@@ -308,6 +314,20 @@ mk_status mk_at_content(const mk_at *at, const json_t *v, json_t **text, json_t 
 }
 
 // --- messages ------------------------------------------------------------------------------------
+
+mk_status mk_at_arguments(const mk_at *at, const json_t *v, json_t **out, mk_err *err) {
+    *out = NULL;
+    if (json_is_string(v)) {
+        *out = json_incref((json_t *)(uintptr_t)v);
+    } else if (json_is_object(v)) {
+        *out = json_as_text(v);
+    } else if (!v || json_is_null(v)) {
+        *out = json_string("{}");
+    } else {
+        return mk_at_expected(at, err, v, "a string of JSON");
+    }
+    return MK_OK;
+}
 
 json_t *mk_ask_add_message(mk_ask *a, const char *role, json_t *content) {
     json_t *m = json_object();

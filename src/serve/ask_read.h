@@ -3,6 +3,7 @@
 #ifndef MK_SERVE_ASK_READ_H
 #define MK_SERVE_ASK_READ_H
 
+#include "base/buf.h"
 #include "serve/ask.h"
 #include "serve/fields.h"
 
@@ -40,6 +41,8 @@ mk_status mk_read_structured(const mk_at *at, const json_t *v, void *ask, mk_err
 // of the name, or NULL.
 mk_status mk_ask_add_tool(mk_ask *a, const mk_at *at, const json_t *function, const char *prefix,
                           mk_err *err);
+// The name by which a model knows a tool of a namespace: "space__name".  space may be NULL.
+void mk_tool_full_name(const char *space, const char *name, mk_buf *out);
 // "auto", "none", "required", {"type": "function", ...}, {"type": "allowed_tools", ...}; read after
 // the tools
 mk_status mk_read_tool_choice(const mk_at *at, const json_t *v, void *ask, mk_err *err);
@@ -49,6 +52,9 @@ mk_status mk_read_tool_choice(const mk_at *at, const json_t *v, void *ask, mk_er
 // what parts of thinking said, a new string value or NULL; may be NULL itself.
 mk_status mk_at_content(const mk_at *at, const json_t *v, json_t **text, json_t **reasoning,
                         mk_err *err) MK_WARN_UNUSED;
+// Arguments of a call: a string, or the object that should have been one.  *out is a new string.
+mk_status mk_at_arguments(const mk_at *at, const json_t *v, json_t **out,
+                          mk_err *err) MK_WARN_UNUSED;
 // Appends a message {role, content}; takes content.  Returns it, borrowed.
 json_t *mk_ask_add_message(mk_ask *a, const char *role, json_t *content);
 // Adds a call to an assistant's message.
