@@ -72,7 +72,7 @@ typedef struct {
     bool stream, include_usage;
     bool keep;               // Responses: remember this answer under its id (store)
     char *previous;          // Responses: previous_response_id; NULL
-    json_t *metadata;        // Responses: given back; NULL
+    json_t *given;           // Responses: fields that the answer repeats as they came; NULL
     json_t *unknown;         // names of fields that were not understood; NULL
     bool reasoning_summary;  // Responses: reasoning is wanted as summary
     char *reasoning_field;   // "reasoning_content", "reasoning", "both", for this answer; NULL

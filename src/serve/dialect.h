@@ -15,13 +15,14 @@
 #include "chat/event.h"
 #include "serve/ask.h"
 
+// Everything pointed to outlives the writer.
 typedef struct {
     const char *id;     // of the answer, without a dialect's prefix: 24 letters and digits
     int64_t created;    // seconds since 1970
     const char *model;  // the name of what really answers
     const char *fingerprint;
     const char *reasoning_field;  // "reasoning_content" (default), "reasoning", "both"
-    const mk_ask *ask;            // outlives the writer
+    const mk_ask *ask;
     // Appends the bytes of one token as they appear in text, for log-probabilities and echoed
     // prompts; NULL: tokens are written as their ids.
     void (*token_text)(void *arg, int32_t id, mk_buf *out);

@@ -211,7 +211,7 @@ static bool has_row(const mk_field_table *t, const char *name) {
             return true;
         }
     }
-    return false;
+    return t->also && has_row(t->also, name);
 }
 
 enum { MAX_UNKNOWN = 64 };
@@ -233,11 +233,8 @@ static void collect_unknown(const json_t *obj, const mk_at *at, const mk_field_t
     }
 }
 
-mk_status mk_fields_read(const json_t *obj, const mk_at *at, const mk_field_table *t, void *to,
-                         json_t **unknown, mk_err *err) {
-    if (!json_is_object(obj)) {
-        return mk_at_expected(at, err, obj, "an object");
-    }
+static mk_status read_rows(const json_t *obj, const mk_at *at, const mk_field_table *t, void *to,
+                           mk_err *err) {
     for (size_t i = 0; i < t->n; i++) {
         const mk_field *f = &t->rows[i];
         const json_t *v = json_object_get(obj, f->name);
@@ -249,6 +246,15 @@ mk_status mk_fields_read(const json_t *obj, const mk_at *at, const mk_field_tabl
             *((bool *)((char *)to + f->has)) = true;
         }
     }
+    return t->also ? read_rows(obj, at, t->also, to, err) : MK_OK;
+}
+
+mk_status mk_fields_read(const json_t *obj, const mk_at *at, const mk_field_table *t, void *to,
+                         json_t **unknown, mk_err *err) {
+    if (!json_is_object(obj)) {
+        return mk_at_expected(at, err, obj, "an object");
+    }
+    MK_TRY(read_rows(obj, at, t, to, err));
     if (unknown) {
         collect_unknown(obj, at, t, unknown);
     }

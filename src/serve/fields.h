@@ -64,11 +64,16 @@ typedef struct {
     const char *why;
 } mk_field;
 
-typedef struct {
+typedef struct mk_field_table {
     const mk_field *rows;
     size_t n;
+    const struct mk_field_table *also;  // more rows, read after these; NULL
 } mk_field_table;
-#define MK_FIELDS(rows) ((mk_field_table){(rows), sizeof(rows) / sizeof(rows)[0]})
+#define MK_SKIP(field_name)                                                                        \
+    { .name = (field_name), .type = MK_F_IGNORE }
+#define MK_FIELDS(rows) MK_FIELDS_AND(rows, NULL)
+#define MK_FIELDS_AND(rows, others)                                                                \
+    ((mk_field_table){(rows), sizeof(rows) / sizeof(rows)[0], (others)})
 
 // Reads obj in the order of the rows.  unknown: array of the names without a row, made when needed;
 // nested ones as "outer.inner"; NULL: they do not matter.  Errors: MK_EUSAGE, MK_EUNSUPPORTED, and

@@ -15,7 +15,7 @@
 static const mk_dialect *const dialects[] = {
     &mk_dialect_openai_chat,
     &mk_dialect_openai_completions,
-    &mk_dialect_openai_responses,
+    //R    &mk_dialect_openai_responses,
     &mk_dialect_anthropic,
     &mk_dialect_ollama_chat,
     &mk_dialect_ollama_generate,

@@ -141,7 +141,7 @@ static inline json_t *wire_ask_json(const mk_ask *a) {
     wire_true(o, "include_usage", a->include_usage);
     wire_true(o, "keep", a->keep);
     wire_text(o, "previous", a->previous);
-    wire_json(o, "metadata", a->metadata);
+    wire_json(o, "given", a->given);
     wire_json(o, "unknown", a->unknown);
     wire_true(o, "reasoning_summary", a->reasoning_summary);
     wire_text(o, "reasoning_field", a->reasoning_field);

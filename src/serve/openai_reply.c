@@ -1,0 +1,224 @@
+// Pieces of answers that OpenAI's dialects share.
+#include <ctype.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "serve/openai_int.h"
+#include "serve/wire.h"
+
+// --- usage ---------------------------------------------------------------------------------------
+
+void mk_openai_count(mk_openai_total *t, const mk_usage *u) {
+    mk_usage *s = &t->sum;
+    if (t->n_done++ == 0) {
+        s->n_prompt = u->n_prompt;
+        s->n_cached = u->n_cached;
+        s->queue_ms = u->queue_ms;
+        s->prompt_ms = u->prompt_ms;
+    }
+    s->n_generated += u->n_generated;
+    s->n_reasoning += u->n_reasoning;
+    s->n_drafted += u->n_drafted;
+    s->n_accepted += u->n_accepted;
+    s->generation_ms = fmax(s->generation_ms, u->generation_ms);
+}
+
+void mk_openai_add_usage(mk_buf *b, const mk_usage *u) {
+    mk_buf_printf(b, "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,",
+                  (long long)u->n_prompt, (long long)u->n_generated,
+                  (long long)(u->n_prompt + u->n_generated));
+    mk_buf_printf(b,
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%lld},"
+                  "\"completion_tokens_details\":{\"reasoning_tokens\":%lld},"
+                  "\"prompt_cache_hit_tokens\":%lld,\"prompt_cache_miss_tokens\":%lld}",
+                  (long long)u->n_cached, (long long)u->n_reasoning, (long long)u->n_cached,
+                  (long long)(u->n_prompt - u->n_cached));
+}
+
+static void add_field(mk_buf *b, const char *name, double x) {
+    mk_buf_printf(b, ",\"%s\":", name);
+    mk_wire_number(b, x);
+}
+
+void mk_openai_add_timings(mk_buf *b, const mk_usage *u) {
+    double n_read = (double)(u->n_prompt - u->n_cached), n_made = (double)u->n_generated;
+    mk_buf_printf(b, "{\"cache_n\":%lld,\"prompt_n\":%lld", (long long)u->n_cached,
+                  (long long)(u->n_prompt - u->n_cached));
+    add_field(b, "queue_ms", u->queue_ms);
+    add_field(b, "prompt_ms", u->prompt_ms);
+    add_field(b, "prompt_per_second", u->prompt_ms > 0 ? 1e3 * n_read / u->prompt_ms : 0);
+    mk_buf_printf(b, ",\"predicted_n\":%lld", (long long)u->n_generated);
+    add_field(b, "predicted_ms", u->generation_ms);
+    add_field(b, "predicted_per_second",
+              u->generation_ms > 0 ? 1e3 * n_made / u->generation_ms : 0);
+    if (u->n_drafted > 0) {
+        mk_buf_printf(b, ",\"draft_n\":%lld,\"draft_n_accepted\":%lld", (long long)u->n_drafted,
+                      (long long)u->n_accepted);
+    }
+    mk_buf_putc(b, '}');
+}
+
+// --- log-probabilities ---------------------------------------------------------------------------
+
+void mk_openai_token_text(const mk_reply_info *info, int32_t id, mk_buf *out) {
+    if (info->token_text) {
+        info->token_text(info->token_arg, id, out);
+    } else {
+        mk_buf_printf(out, "%d", (int)id);
+    }
+}
+
+double mk_openai_logprob(double logprob) {
+    return logprob > -9999.0 ? logprob : -9999.0;  // false for NaN and -infinity
+}
+
+// "token":..,"logprob":..,"bytes":[..]; returns how many bytes the token has.
+static size_t add_token(mk_buf *b, const mk_reply_info *info, int32_t id, float logprob) {
+    mk_buf text;
+    mk_buf_init(&text, 1 << 16);
+    mk_openai_token_text(info, id, &text);
+    const char *p = text.data ? text.data : "";
+    size_t n = text.len;
+    if (info->ask->want_token_ids) {
+        mk_buf_printf(b, "\"id\":%d,", (int)id);
+    }
+    mk_buf_puts(b, "\"token\":");
+    mk_wire_string(b, p, n);
+    mk_buf_puts(b, ",\"logprob\":");
+    mk_wire_number(b, mk_openai_logprob((double)logprob));
+    mk_buf_puts(b, ",\"bytes\":");
+    mk_wire_bytes(b, p, n);
+    mk_buf_free(&text);
+    return n;
+}
+
+void mk_openai_tokens_init(mk_openai_tokens *t) {
+    *t = (mk_openai_tokens){.last = MK_AE_START};
+    mk_buf_init(&t->items, SIZE_MAX - 1);
+}
+
+void mk_openai_tokens_free(mk_openai_tokens *t) {
+    mk_buf_free(&t->items);
+    mk_free(t->tok);
+    mk_openai_tokens_init(t);
+}
+
+void mk_openai_tokens_add(mk_openai_tokens *t, const mk_reply_info *info,
+                          const mk_answer_event *ev) {
+    if (t->n == t->cap) {
+        size_t cap = t->cap ? 2 * t->cap : 16;
+        struct mk_openai_token *tok = mk_try_realloc(t->tok, cap, sizeof *tok);
+        if (!tok) {
+            t->items.failed = true;
+            return;
+        }
+        t->tok = tok;
+        t->cap = cap;
+    }
+    mk_buf *b = &t->items;
+    struct mk_openai_token *tok = &t->tok[t->n++];
+    tok->begin = b->len;
+    mk_buf_putc(b, '{');
+    tok->n_text = add_token(b, info, ev->id, ev->logprob);
+    mk_buf_puts(b, ",\"top_logprobs\":[");
+    for (int i = 0; i < ev->n_top; i++) {
+        mk_buf_puts(b, i ? ",{" : "{");
+        (void)add_token(b, info, ev->top[i].id, ev->top[i].logprob);
+        mk_buf_putc(b, '}');
+    }
+    mk_buf_puts(b, "]},");
+}
+
+void mk_openai_tokens_take(mk_openai_tokens *t, mk_ae_kind kind, size_t n_text, mk_buf *out) {
+    size_t i = 0, sum = 0;
+    if (t->last != kind) {
+        for (i = t->n; i > 0 && sum < n_text; i--) {
+            sum += t->tok[i - 1].n_text;
+        }
+    }
+    if (i < t->n) {
+        mk_buf_add(out, t->items.data + t->tok[i].begin, t->items.len - t->tok[i].begin);
+    }
+    out->failed = out->failed || t->items.failed;
+    mk_buf_clear(&t->items);
+    t->n = 0;
+    t->last = kind;
+}
+
+// --- errors and heartbeats -----------------------------------------------------------------------
+
+static const char *error_type(int http_status) {
+    switch (http_status) {
+    case 401:
+        return "authentication_error";
+    case 403:
+        return "permission_error";
+    case 429:
+        return "rate_limit_error";
+    default:
+        break;
+    }
+    return http_status >= 500 ? "server_error" : "invalid_request_error";
+}
+
+const char *mk_openai_error_code(int http_status, const mk_err *err) {
+    if (http_status == 401) {
+        return "invalid_api_key";
+    }
+    if (http_status == 429) {
+        return "rate_limit_exceeded";
+    }
+    switch (err->code) {
+    case MK_ECONTEXT:
+        return "context_length_exceeded";
+    case MK_ENOTFOUND:
+        return "model_not_found";
+    case MK_EUNSUPPORTED:
+        return "unsupported_parameter";
+    case MK_EUSAGE:
+        return http_status == 400 ? "invalid_value" : NULL;
+    case MK_ENOMEM:
+        return "out_of_memory";
+    case MK_EINTR:
+        return "service_unavailable";
+    default:
+        return NULL;
+    }
+}
+
+// "/messages/0/role: ..." is about messages[0].role.
+static void add_param(mk_buf *b, const char *msg) {
+    const char *end = msg[0] == '/' && msg[1] ? strstr(msg, ": ") : NULL;
+    if (!end || memchr(msg, ' ', (size_t)(end - msg))) {
+        mk_buf_puts(b, "null");
+        return;
+    }
+    mk_buf name;
+    mk_buf_init(&name, 4096);
+    for (const char *p = msg + 1; p < end;) {
+        const char *slash = memchr(p, '/', (size_t)(end - p));
+        size_t n = (size_t)((slash ? slash : end) - p);
+        bool index = n > 0 && isdigit((unsigned char)*p) && p != msg + 1;
+        mk_buf_puts(&name, index ? "[" : (p == msg + 1 ? "" : "."));
+        mk_buf_add(&name, p, n);
+        mk_buf_puts(&name, index ? "]" : "");
+        p += n + (slash != NULL);
+    }
+    mk_wire_text(b, name.data);
+    mk_buf_free(&name);
+}
+
+void mk_openai_error(int http_status, const mk_err *err, mk_buf *out) {
+    mk_buf_puts(out, "{\"error\":{\"message\":");
+    mk_wire_text(out, err->msg);
+    mk_buf_printf(out, ",\"type\":\"%s\",\"param\":", error_type(http_status));
+    add_param(out, err->msg);
+    mk_buf_puts(out, ",\"code\":");
+    mk_wire_text(out, mk_openai_error_code(http_status, err));
+    mk_buf_puts(out, "}}");
+}
+
+void mk_openai_heartbeat(mk_buf *out) {
+    mk_buf_puts(out, ": keep-alive\n\n");
+}
