@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "serve/anthropic_int.h"
 #include "serve/anthropic_tools.h"
+#include "serve/ask_read.h"
 #include "serve/fields.h"
 #include "serve/jout.h"
 #include "serve/shape.h"
@@ -24,11 +25,6 @@ const char *const mk_anthropic_volatile[] = {"x-anthropic-billing-header:", NULL
 
 // --- content blocks ------------------------------------------------------------------------------
 
-typedef struct {
-    mk_turn *turn;
-    json_t *names;  // of the tools by the ids of their calls
-} reading;
-
 static mk_status text_field(const mk_at *at, const json_t *block, const char *key, const char **out,
                             mk_err *err) {
     return mk_at_text(MK_AT(at, key), json_object_get(block, key), out, err);
@@ -38,28 +34,28 @@ static const char *between(const mk_turn *t) {
     return strcmp(t->role, "assistant") == 0 ? "" : "\n";
 }
 
-static mk_status read_text(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_text(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const char *s;
     MK_TRY(text_field(at, block, "text", &s, err));
-    mk_turn_text(r->turn, between(r->turn), s, strlen(s));
+    mk_turn_text(t, between(t), s, strlen(s));
     return MK_OK;
 }
 
 // The signature is not looked at: the text may come from any model.
-static mk_status read_thinking(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_thinking(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const char *s;
     MK_TRY(text_field(at, block, "thinking", &s, err));
-    mk_buf_puts(&r->turn->reasoning, s);
+    mk_buf_puts(&t->reasoning, s);
     return MK_OK;
 }
 
 // Encrypted by whoever made it; only they can read it.
-static mk_status skip_block(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
-    (void)at, (void)block, (void)r, (void)err;
+static mk_status skip_block(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
+    (void)at, (void)block, (void)t, (void)err;
     return MK_OK;
 }
 
-static mk_status read_tool_use(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_tool_use(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const char *id, *name;
     MK_TRY(text_field(at, block, "id", &id, err));
     MK_TRY(text_field(at, block, "name", &name, err));
@@ -67,13 +63,12 @@ static mk_status read_tool_use(const mk_at *at, const json_t *block, reading *r,
     if (input && !json_is_null(input) && !json_is_object(input)) {
         return mk_at_expected(MK_AT(at, "input"), err, input, "an object");
     }
-    mk_turn_call(r->turn, id, name, json_is_object(input) ? input : NULL);
-    (void)json_object_set_new(r->names, id, json_string(name));
+    mk_turn_call(t, id, name, json_is_object(input) ? input : NULL);
     return MK_OK;
 }
 
 // Text documents; other sources are files.
-static mk_status read_document(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_document(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const json_t *source = json_object_get(block, "source");
     const char *type, *s;
     MK_TRY(text_field(MK_AT(at, "source"), source, "type", &type, err));
@@ -84,51 +79,51 @@ static mk_status read_document(const mk_at *at, const json_t *block, reading *r,
     MK_TRY(text_field(MK_AT(at, "source"), source, "data", &s, err));
     const char *title = json_string_value(json_object_get(block, "title"));
     if (title) {
-        mk_turn_text(r->turn, "\n", title, strlen(title));
+        mk_turn_text(t, "\n", title, strlen(title));
     }
-    mk_turn_text(r->turn, "\n", s, strlen(s));
+    mk_turn_text(t, "\n", s, strlen(s));
     return MK_OK;
 }
 
-static mk_status read_search_result(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_search_result(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const char *keys[] = {"title", "source"}, *s;
     for (size_t i = 0; i < 2; i++) {
         MK_TRY(text_field(at, block, keys[i], &s, err));
-        mk_turn_text(r->turn, "\n", s, strlen(s));
+        mk_turn_text(t, "\n", s, strlen(s));
     }
     const json_t *parts = json_object_get(block, "content");
     for (size_t i = 0; i < json_array_size(parts); i++) {
-        MK_TRY(read_text(MK_NTH(MK_AT(at, "content"), i), json_array_get(parts, i), r, err));
+        MK_TRY(read_text(MK_NTH(MK_AT(at, "content"), i), json_array_get(parts, i), t, err));
     }
     return MK_OK;
 }
 
 // A picture that a tool took cannot be taken back by the user, and a refused request would end the
 // conversation for good: the model is told that it is missing.
-static mk_status read_tool_image(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_tool_image(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     (void)at, (void)block, (void)err;
     static const char note[] = "[image omitted: this model reads text only]";
-    mk_turn_text(r->turn, "\n", note, sizeof note - 1);
+    mk_turn_text(t, "\n", note, sizeof note - 1);
     return MK_OK;
 }
 
-static mk_status refuse_image(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
-    (void)block, (void)r;
+static mk_status refuse_image(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
+    (void)block, (void)t;
     return mk_at_fail(at, err, MK_EUNSUPPORTED,
                       "images are not supported: this model reads text only");
 }
 
 typedef struct {
     const char *type;
-    mk_status (*read)(const mk_at *at, const json_t *block, reading *r, mk_err *err);
+    mk_status (*read)(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err);
 } block_row;
 
-static mk_status read_blocks(const mk_at *at, const json_t *v, const block_row *rows, reading *r,
+static mk_status read_blocks(const mk_at *at, const json_t *v, const block_row *rows, mk_turn *t,
                              mk_err *err) {
     if (json_is_string(v)) {
         const char *s;
         MK_TRY(mk_at_text(at, v, &s, err));
-        mk_turn_text(r->turn, between(r->turn), s, strlen(s));
+        mk_turn_text(t, between(t), s, strlen(s));
         return MK_OK;
     }
     if (!json_is_array(v)) {
@@ -150,7 +145,7 @@ static mk_status read_blocks(const mk_at *at, const json_t *v, const block_row *
             return mk_at_fail(&here, err, MK_EUNSUPPORTED,
                               "a block of type \"%.60s\" is not supported here", type);
         }
-        MK_TRY(row->read(&here, block, r, err));
+        MK_TRY(row->read(&here, block, t, err));
     }
     return MK_OK;
 }
@@ -162,32 +157,30 @@ static const block_row result_blocks[] = {{"text", read_text},
                                           {NULL, NULL}};
 
 // Chat templates know no failed result, so its text says it.
-static void add_result(const reading *r, const char *id, const mk_turn *t, bool failed) {
+static void add_result(mk_turn *t, const char *id, const mk_turn *result, bool failed) {
     static const char mark[] = "Error: ";
-    const char *p = t->text.data ? t->text.data : "";
-    const char *name = json_string_value(json_object_get(r->names, id));
+    const char *p = result->text.data ? result->text.data : "";
     bool says_so = strncasecmp(p, "error", 5) == 0;
     mk_buf b;
     mk_buf_init(&b, SIZE_MAX - 1);
     mk_buf_puts(&b, failed && !says_so ? mark : "");
-    mk_buf_add(&b, p, t->text.len);
-    mk_turn_result(r->turn, id, name, b.data, b.len);
+    mk_buf_add(&b, p, result->text.len);
+    mk_turn_result(t, id, NULL, b.data, b.len);
     mk_buf_free(&b);
 }
 
-static mk_status read_tool_result(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_tool_result(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const char *id;
     MK_TRY(text_field(at, block, "tool_use_id", &id, err));
     const json_t *content = json_object_get(block, "content");
     mk_turn inner;
     mk_turn_init(&inner, "tool");
-    reading in = {.turn = &inner, .names = r->names};
     mk_status st = MK_OK;
     if (content && !json_is_null(content)) {
-        st = read_blocks(MK_AT(at, "content"), content, result_blocks, &in, err);
+        st = read_blocks(MK_AT(at, "content"), content, result_blocks, &inner, err);
     }
     if (st == MK_OK) {
-        add_result(r, id, &inner, json_is_true(json_object_get(block, "is_error")));
+        add_result(t, id, &inner, json_is_true(json_object_get(block, "is_error")));
     }
     mk_turn_free(&inner);
     return st;
@@ -216,12 +209,12 @@ static const char *skip_volatile(const char *s) {
     return s;
 }
 
-static mk_status read_system_text(const mk_at *at, const json_t *block, reading *r, mk_err *err) {
+static mk_status read_system_text(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     const char *s;
     MK_TRY(text_field(at, block, "text", &s, err));
     const char *rest = skip_volatile(s);
     if (rest == s || *rest) {
-        mk_turn_text(r->turn, "\n", rest, strlen(rest));
+        mk_turn_text(t, "\n\n", rest, strlen(rest));
     }
     return MK_OK;
 }
@@ -232,7 +225,6 @@ static mk_status read_system(const mk_at *at, const json_t *v, void *to, mk_err 
     mk_ask *ask = to;
     mk_turn t;
     mk_turn_init(&t, "system");
-    reading r = {.turn = &t};
     mk_status st = MK_OK;
     if (json_is_string(v)) {
         const char *s;
@@ -241,7 +233,7 @@ static mk_status read_system(const mk_at *at, const json_t *v, void *to, mk_err 
             mk_turn_text(&t, "", skip_volatile(s), strlen(skip_volatile(s)));
         }
     } else {
-        st = read_blocks(at, v, system_blocks, &r, err);
+        st = read_blocks(at, v, system_blocks, &t, err);
     }
     if (st == MK_OK && t.has_text) {
         mk_turn_add(&t, true, ask->messages);
@@ -250,8 +242,7 @@ static mk_status read_system(const mk_at *at, const json_t *v, void *to, mk_err 
     return st;
 }
 
-static mk_status read_message(const mk_at *at, const json_t *v, mk_ask *ask, json_t *names,
-                              mk_err *err) {
+static mk_status read_message(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
     static const struct {
         const char *role;
         const block_row *blocks;
@@ -271,9 +262,8 @@ static mk_status read_message(const mk_at *at, const json_t *v, mk_ask *ask, jso
     }
     mk_turn t;
     mk_turn_init(&t, roles[k].role);
-    reading r = {.turn = &t, .names = names};
     const json_t *content = json_object_get(v, "content");
-    mk_status st = read_blocks(MK_AT(at, "content"), content, roles[k].blocks, &r, err);
+    mk_status st = read_blocks(MK_AT(at, "content"), content, roles[k].blocks, &t, err);
     if (st == MK_OK) {
         mk_turn_add(&t, true, ask->messages);
     }
@@ -301,13 +291,11 @@ static mk_status read_messages(const mk_at *at, const json_t *v, void *to, mk_er
     if (!json_is_array(v) || json_array_size(v) == 0) {
         return mk_at_expected(at, err, v, "an array of at least one message");
     }
-    json_t *names = json_object();
-    mk_status st = MK_OK;
-    for (size_t i = 0; i < json_array_size(v) && st == MK_OK; i++) {
-        st = read_message(MK_NTH(at, i), json_array_get(v, i), ask, names, err);
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        MK_TRY(read_message(MK_NTH(at, i), json_array_get(v, i), ask, err));
     }
-    json_decref(names);
-    return st == MK_OK ? read_end(at, v, ask, err) : st;
+    mk_ask_settle_messages(ask);
+    return read_end(at, v, ask, err);
 }
 
 // --- the rest of the body ------------------------------------------------------------------------
@@ -364,10 +352,6 @@ static mk_status read_output_config(const mk_at *at, const json_t *v, void *to, 
     return mk_fields_read(v, at, &MK_FIELDS(rows), ask, &ask->unknown, err);
 }
 
-static mk_status read_stop(const mk_at *at, const json_t *v, void *to, mk_err *err) {
-    return mk_shape_stop(at, v, to, err);
-}
-
 // The part of a user's name that changes with every session of Claude Code would keep two sessions
 // of one user from sharing what has been computed: "user_.._account_.._session_..", or JSON with
 // session_id.
@@ -418,7 +402,7 @@ static const mk_field body_rows[] = {
     {"thinking", MK_F_READ, .read = read_thinking_mode},
     {"output_format", MK_F_READ, .read = read_format},
     {"output_config", MK_F_READ, .read = read_output_config},
-    {"stop_sequences", MK_F_READ, .read = read_stop},
+    {"stop_sequences", MK_F_READ, .read = mk_read_stop},
     {"temperature", MK_F_F32, 0, 2, .at = offsetof(mk_ask, sample.temperature),
      .has = offsetof(mk_ask, has_temperature)},
     {"top_p", MK_F_F32, 0, 1, .at = offsetof(mk_ask, sample.top_p),

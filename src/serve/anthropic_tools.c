@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/json.h"
+#include "serve/ask_read.h"
 #include "serve/shape.h"
 
 enum { MAX_TOOL_NAME = 128 };
@@ -34,7 +34,7 @@ static const struct {
 typedef struct {
     char *name, *description, *type;
     json_t *schema;
-    bool strict, has_strict;
+    bool strict;
 } tool;
 
 static const mk_field tool_rows[] = {
@@ -42,7 +42,7 @@ static const mk_field tool_rows[] = {
     {"description", MK_F_TEXT, .at = offsetof(tool, description)},
     {"type", MK_F_TEXT, .at = offsetof(tool, type)},
     {"input_schema", MK_F_OBJECT, .at = offsetof(tool, schema)},
-    {"strict", MK_F_LAX_BOOL, .at = offsetof(tool, strict), .has = offsetof(tool, has_strict)},
+    {"strict", MK_F_LAX_BOOL, .at = offsetof(tool, strict)},
 };
 
 static void tool_free(tool *t) {
@@ -52,15 +52,25 @@ static void tool_free(tool *t) {
     json_decref(t->schema);
 }
 
-static json_t *known_tool(const tool *t) {
+// {name, description, parameters, strict}; NULL: nobody here can run it.
+static json_t *function_of(const tool *t) {
+    json_t *f = json_pack("{s:s}", "name", t->name);
+    if (!t->type || strcmp(t->type, "custom") == 0) {
+        (void)json_object_set_new(f, "description",
+                                  t->description ? json_string(t->description) : json_null());
+        (void)json_object_set_new(f, "parameters",
+                                  t->schema ? json_incref(t->schema) : json_null());
+        (void)json_object_set_new(f, "strict", json_boolean(t->strict));
+        return f;
+    }
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         if (strncmp(t->type, known[i].prefix, strlen(known[i].prefix)) == 0) {
-            json_t *schema = json_loads(known[i].schema, 0, NULL);
-            json_t *made = mk_shape_tool(t->name, known[i].description, schema, -1);
-            json_decref(schema);
-            return made;
+            (void)json_object_set_new(f, "description", json_string(known[i].description));
+            (void)json_object_set_new(f, "parameters", json_loads(known[i].schema, 0, NULL));
+            return f;
         }
     }
+    json_decref(f);
     return NULL;
 }
 
@@ -78,7 +88,6 @@ static mk_status has_name(const mk_at *at, const json_t *tools, const char *name
 }
 
 static mk_status add_tool(const mk_at *at, const tool *t, mk_ask *ask, mk_err *err) {
-    bool custom = !t->type || strcmp(t->type, "custom") == 0;
     if (!t->name) {
         return mk_at_expected(MK_AT(at, "name"), err, NULL, "a string");
     }
@@ -86,24 +95,23 @@ static mk_status add_tool(const mk_at *at, const tool *t, mk_ask *ask, mk_err *e
         return mk_at_fail(MK_AT(at, "name"), err, MK_EUSAGE,
                           "expected a name that no other tool has, got \"%.128s\" again", t->name);
     }
-    json_t *made = custom ? mk_shape_tool(t->name, t->description, t->schema,
-                                          t->has_strict ? (int)t->strict : -1)
-                          : known_tool(t);
-    if (made) {
-        (void)json_array_append_new(ask->tools, made);
+    json_t *f = function_of(t);
+    mk_status st = MK_OK;
+    if (f) {
+        st = mk_ask_add_tool(ask, at, f, NULL, err);
     } else {
         char note[96];
         (void)snprintf(note, sizeof note, "tools.%.80s", t->type);
         mk_shape_unknown(ask, note);
     }
-    return MK_OK;
+    json_decref(f);
+    return st;
 }
 
 mk_status mk_anthropic_tools(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
     if (!json_is_array(v)) {
         return mk_at_expected(at, err, v, "an array of tools");
     }
-    ask->tools = json_array();
     mk_status st = MK_OK;
     for (size_t i = 0; i < json_array_size(v) && st == MK_OK; i++) {
         tool t = {0};
@@ -113,10 +121,6 @@ mk_status mk_anthropic_tools(const mk_at *at, const json_t *v, mk_ask *ask, mk_e
             st = add_tool(MK_NTH(at, i), &t, ask, err);
         }
         tool_free(&t);
-    }
-    if (json_array_size(ask->tools) == 0) {
-        json_decref(ask->tools);
-        ask->tools = NULL;
     }
     return st;
 }

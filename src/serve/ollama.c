@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "serve/ask_read.h"
 #include "serve/ollama_int.h"
 #include "serve/shape.h"
 
@@ -46,10 +47,6 @@ static mk_status read_last_n(const mk_at *at, const json_t *v, void *to, mk_err 
     return MK_OK;
 }
 
-static mk_status read_stop(const mk_at *at, const json_t *v, void *to, mk_err *err) {
-    return mk_shape_stop(at, v, to, err);
-}
-
 #define NO_SAMPLER "tokens are chosen by temperature, top_k, top_p and min_p alone"
 
 static const mk_field option_rows[] = {
@@ -69,7 +66,7 @@ static const mk_field option_rows[] = {
     {"presence_penalty", MK_F_F32, -2, 2, .at = offsetof(mk_ask, sample.presence_penalty)},
     {"frequency_penalty", MK_F_F32, -2, 2, .at = offsetof(mk_ask, sample.frequency_penalty)},
     {"seed", MK_F_READ, .read = read_seed},
-    {"stop", MK_F_READ, .read = read_stop},
+    {"stop", MK_F_READ, .read = mk_read_stop},
     {"mirostat", MK_F_REFUSE, .why = NO_SAMPLER},
     {"tfs_z", MK_F_REFUSE, .min = 1, .why = NO_SAMPLER},
     {"typical_p", MK_F_REFUSE, .min = 1, .why = NO_SAMPLER},

@@ -122,12 +122,14 @@ static void add_info(mk_buf *out, const char *family, const char *key, int64_t v
     }
 }
 
+// context_length is the window that a client can use here: it sizes its prompts by it, and what does
+// not fit is refused.
 static void add_model_info(mk_buf *out, const mk_ollama_model *m) {
     const char *family = m->family ? m->family : "";
     mk_buf_puts(out, ",\"model_info\":{\"general.architecture\":");
     mk_wire_text(out, family);
     add_int(out, "general.parameter_count", m->n_param);
-    add_info(out, family, "context_length", m->n_ctx_model);
+    add_info(out, family, "context_length", m->n_ctx);
     add_info(out, family, "embedding_length", m->d_model);
     add_info(out, family, "block_count", m->n_layer);
     mk_buf_putc(out, '}');

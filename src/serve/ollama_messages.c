@@ -8,11 +8,10 @@
 
 #include "base/alloc.h"
 #include "base/json.h"
+#include "serve/ask_read.h"
 #include "serve/jout.h"
 #include "serve/ollama_int.h"
 #include "serve/shape.h"
-
-enum { MAX_TOOL_NAME = 256 };
 
 typedef struct {
     mk_ask *ask;
@@ -177,6 +176,7 @@ mk_status mk_ollama_messages(const mk_at *at, const json_t *v, mk_ask *ask, mk_e
         st = read_message(MK_NTH(at, i), json_array_get(v, i), &r, err);
     }
     json_decref(r.open);
+    mk_ask_settle_messages(ask);
     const json_t *last = json_array_get(ask->messages, json_array_size(ask->messages) - 1);
     const char *role = json_string_value(json_object_get(last, "role"));
     ask->continue_last =
@@ -186,19 +186,7 @@ mk_status mk_ollama_messages(const mk_at *at, const json_t *v, mk_ask *ask, mk_e
 
 // --- tools ---------------------------------------------------------------------------------------
 
-typedef struct {
-    char *name, *description;
-    json_t *parameters;
-} function;
-
-static const mk_field function_rows[] = {
-    {"name", MK_F_TEXT, 1, MAX_TOOL_NAME, .at = offsetof(function, name)},
-    {"description", MK_F_TEXT, .at = offsetof(function, description)},
-    {"parameters", MK_F_OBJECT, .at = offsetof(function, parameters)},
-};
-
 static mk_status read_tool(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
-    const mk_at inner = {at, "function", 0};
     const char *type;
     if (!json_is_object(v)) {
         return mk_at_expected(at, err, v, "a tool");
@@ -207,30 +195,13 @@ static mk_status read_tool(const mk_at *at, const json_t *v, mk_ask *ask, mk_err
     if (type && strcmp(type, "function") != 0) {
         return mk_at_expected(MK_AT(at, "type"), err, json_object_get(v, "type"), "\"function\"");
     }
-    function f = {0};
-    mk_status st = mk_fields_read(json_object_get(v, "function"), &inner, &MK_FIELDS(function_rows),
-                                  &f, NULL, err);
-    if (st == MK_OK && !f.name) {
-        st = mk_at_expected(MK_AT(&inner, "name"), err, NULL, "a string");
-    }
-    if (st == MK_OK) {
-        (void)json_array_append_new(ask->tools,
-                                    mk_shape_tool(f.name, f.description, f.parameters, -1));
-    }
-    mk_free(f.name);
-    mk_free(f.description);
-    json_decref(f.parameters);
-    return st;
+    return mk_ask_add_tool(ask, MK_AT(at, "function"), json_object_get(v, "function"), NULL, err);
 }
 
 mk_status mk_ollama_tools(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
     if (!json_is_array(v)) {
         return mk_at_expected(at, err, v, "an array of tools");
     }
-    if (json_array_size(v) == 0) {
-        return MK_OK;
-    }
-    ask->tools = json_array();
     for (size_t i = 0; i < json_array_size(v); i++) {
         MK_TRY(read_tool(MK_NTH(at, i), json_array_get(v, i), ask, err));
     }

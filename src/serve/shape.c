@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "base/alloc.h"
 #include "serve/jout.h"
 
 #define MAX_TEXT ((size_t)1 << 28)
@@ -123,53 +122,9 @@ void mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
         (void)json_array_extend(messages, t->results);
     }
     if (t->has_text || !t->results) {
-        join(message_of(messages, t->role, merge), "content", "\n", &t->text);
+        bool system = strcmp(t->role, "system") == 0;
+        join(message_of(messages, t->role, merge), "content", system ? "\n\n" : "\n", &t->text);
     }
-}
-
-// --- other parts of a request --------------------------------------------------------------------
-
-json_t *mk_shape_tool(const char *name, const char *description, const json_t *parameters,
-                      int strict) {
-    json_t *f = json_pack("{s:s}", "name", name);
-    if (description) {
-        (void)json_object_set_new(f, "description", json_string(description));
-    }
-    if (parameters) {
-        (void)json_object_set(f, "parameters", (json_t *)(uintptr_t)parameters);
-    }
-    if (strict >= 0) {
-        (void)json_object_set_new(f, "strict", json_boolean(strict));
-    }
-    return json_pack("{s:s, s:o}", "type", "function", "function", f);
-}
-
-static mk_status add_stop(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
-    const char *s;
-    MK_TRY(mk_at_text(at, v, &s, err));
-    if (*s == '\0') {
-        return mk_at_expected(at, err, v, "a string that is not empty");
-    }
-    ask->stop[ask->n_stop++] = mk_strdup(s);
-    return MK_OK;
-}
-
-mk_status mk_shape_stop(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) {
-    if (json_is_string(v)) {
-        return json_string_length(v) == 0 ? MK_OK : add_stop(at, v, ask, err);
-    }
-    if (!json_is_array(v)) {
-        return mk_at_expected(at, err, v, "an array of strings");
-    }
-    size_t n = json_array_size(v);
-    if (n > MK_ASK_MAX_STOP) {
-        return mk_at_fail(at, err, MK_EUSAGE, "expected at most %d strings, got %zu",
-                          MK_ASK_MAX_STOP, n);
-    }
-    for (size_t i = 0; i < n; i++) {
-        MK_TRY(add_stop(MK_NTH(at, i), json_array_get(v, i), ask, err));
-    }
-    return MK_OK;
 }
 
 void mk_shape_unknown(mk_ask *ask, const char *name) {

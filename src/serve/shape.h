@@ -7,7 +7,6 @@
 
 #include "base/buf.h"
 #include "serve/ask.h"
-#include "serve/fields.h"
 
 typedef struct {
     const char *role;  // "user", "assistant", "system"
@@ -27,13 +26,6 @@ void mk_turn_result(mk_turn *t, const char *id, const char *name, const char *te
 
 // Appends it.  With `merge` neighbouring turns of the same role become one message.
 void mk_turn_add(const mk_turn *t, bool merge, json_t *messages);
-
-// {type: function, function: {...}}; description and parameters may be NULL, strict < 0: not said.
-json_t *mk_shape_tool(const char *name, const char *description, const json_t *parameters,
-                      int strict);
-
-// Texts that end the answer: a string or an array of strings, none of them empty.
-mk_status mk_shape_stop(const mk_at *at, const json_t *v, mk_ask *ask, mk_err *err) MK_WARN_UNUSED;
 
 // Notes a name that is not understood, once.
 void mk_shape_unknown(mk_ask *ask, const char *name);
