@@ -3,6 +3,7 @@
 #define MK_CHAT_LLM_INT_H
 
 #include "chat/llm.h"
+#include "chat/parse.h"
 
 struct mk_llm {
     mk_llm_opts opts;
@@ -24,9 +25,9 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) MK_WARN_UNUSED;
 
 // A prompt as ids, and what its text means for the answer.
 typedef struct {
-    mk_ids ids;            // owned
-    bool templated;        // rendered by a chat template: the answer may begin with reasoning
-    bool starts_thinking;  // the prompt ends in the opening tag
+    mk_ids ids;  // owned
+    // how to read the answer; without a chat template it has no reasoning
+    mk_parse_opts parse;
 } mk_prompt;
 mk_status mk_llm_make_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p,
                              mk_err *err) MK_WARN_UNUSED;
