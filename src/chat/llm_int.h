@@ -3,6 +3,7 @@
 #define MK_CHAT_LLM_INT_H
 
 #include "chat/llm.h"
+#include "chat/parse.h"
 
 struct mk_llm {
     mk_llm_opts opts;

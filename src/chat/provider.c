@@ -9,7 +9,6 @@
 
 #include "base/alloc.h"
 #include "chat/llm_int.h"
-#include "chat/parse.h"
 #include "chat/stops.h"
 
 enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24, MAX_SPACE = 2 };
@@ -87,15 +86,11 @@ static void take_bytes(mk_speech *s, const char *p, size_t n) {
     }
 }
 
-static void flush_detok(mk_speech *s) {
+static void flush(mk_speech *s) {
     const char *p = NULL;
     size_t n = 0;
     mk_detok_finish(s->detok, &p, &n);
     take_bytes(s, p, n);
-}
-
-static void flush(mk_speech *s) {
-    flush_detok(s);
     if (!s->failed && mk_parser_finish(s->parser, &s->error) != MK_OK) {
         s->failed = true;
     }
@@ -124,24 +119,6 @@ static void send_token(mk_speech *s, const mk_job_token *t) {
         ev.n_top = s->o.n_logprob > 0 ? mk_logprob_top(t->logits, n_vocab, s->o.n_logprob, top) : 0;
     }
     send(s, &ev);
-}
-
-// Markers are control tokens in many vocabularies: the parser gets the text of those it wants.
-static void take_id(mk_speech *s, int32_t id) {
-    const mk_tokenizer *t = s->p->llm->tokenizer;
-    if (mk_tokenizer_type(t, id) == MK_TOKEN_CONTROL) {
-        size_t n = 0;
-        const char *piece = mk_tokenizer_piece(t, id, &n);
-        if (piece && mk_parser_wants(s->parser, piece, n)) {
-            flush_detok(s);
-            take_bytes(s, piece, n);
-        }
-        return;
-    }
-    const char *p = NULL;
-    size_t n = 0;
-    mk_detok_push(s->detok, id, &p, &n);
-    take_bytes(s, p, n);
 }
 
 static bool is_space_id(const mk_speech *s, int32_t id) {
@@ -181,7 +158,10 @@ static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
         advance_grammar(s, t->id);
     }
     send_token(s, t);
-    take_id(s, t->id);
+    if (!s->failed &&
+        mk_parse_token(s->parser, s->detok, s->p->llm->tokenizer, t->id, &s->error) != MK_OK) {
+        s->failed = true;
+    }
     return s->stopped || s->failed ? MK_JOB_STOP : MK_JOB_GO;
 }
 
@@ -316,10 +296,8 @@ static mk_status get_trie(mk_provider *p, mk_token_trie **out, mk_err *err) {
 
 static mk_status start_parts(mk_speech *s, const mk_speech_opts *o, mk_err *err) {
     mk_provider *p = s->p;
-    mk_parse_opts po = p->parse;
-    po.tools = o->prompt->templated ? o->tools : NULL;
-    po.starts_inside = o->prompt->starts_thinking;
-    po.no_reasoning = !o->prompt->templated;
+    mk_parse_opts po = o->prompt->parse;
+    po.tools = po.no_reasoning ? NULL : o->tools;
     MK_TRY(mk_parser_create(&po, on_part, s, &s->parser, err));
     s->detok = mk_detok_create(p->llm->tokenizer, true);
     if (!o->grammar) {
