@@ -96,6 +96,15 @@ static bool has_tool(const mk_ask *a, const char *name) {
     return false;
 }
 
+void mk_tool_full_name(const char *space, const char *name, mk_buf *out) {
+    size_t n = space ? strlen(space) : 0;
+    if (n > 0) {
+        bool has_line = n >= 2 && strcmp(space + n - 2, "__") == 0;
+        mk_buf_printf(out, has_line ? "%s" : "%s__", space);
+    }
+    mk_buf_puts(out, name);
+}
+
 // The name in {"function": {"name"}} or {"name"}; with a namespace in front where there is one.
 static mk_status named_tool(const mk_ask *a, const mk_at *at, const json_t *v, char **out,
                             mk_err *err) {
@@ -106,10 +115,7 @@ static mk_status named_tool(const mk_ask *a, const mk_at *at, const json_t *v, c
     MK_TRY(mk_at_text(MK_AT(here, "name"), n, &name, err));
     mk_buf b;
     mk_buf_init(&b, 4096);
-    if (space) {
-        mk_buf_printf(&b, "%s__", space);
-    }
-    mk_buf_puts(&b, name);
+    mk_tool_full_name(space, name, &b);
     *out = mk_buf_detach(&b);
     if (!*out || !has_tool(a, *out)) {
         mk_free(*out);

@@ -3,6 +3,7 @@
 #ifndef MK_SERVE_ASK_READ_H
 #define MK_SERVE_ASK_READ_H
 
+#include "base/buf.h"
 #include "serve/ask.h"
 #include "serve/fields.h"
 
@@ -40,6 +41,8 @@ mk_status mk_read_structured(const mk_at *at, const json_t *v, void *ask, mk_err
 // of the name, or NULL.
 mk_status mk_ask_add_tool(mk_ask *a, const mk_at *at, const json_t *function, const char *prefix,
                           mk_err *err);
+// The name by which a model knows a tool of a namespace: "space__name".  space may be NULL.
+void mk_tool_full_name(const char *space, const char *name, mk_buf *out);
 // "auto", "none", "required", {"type": "function", ...}, {"type": "allowed_tools", ...}; read after
 // the tools
 mk_status mk_read_tool_choice(const mk_at *at, const json_t *v, void *ask, mk_err *err);

@@ -13,12 +13,8 @@
 #define WIRE_DIR "tests/serve/wire/"
 
 static const mk_dialect *const dialects[] = {
-    &mk_dialect_openai_chat,
-    &mk_dialect_openai_completions,
-    //R    &mk_dialect_openai_responses,
-    &mk_dialect_anthropic,
-    &mk_dialect_ollama_chat,
-    &mk_dialect_ollama_generate,
+    &mk_dialect_openai_chat, &mk_dialect_openai_completions, &mk_dialect_openai_responses,
+    &mk_dialect_anthropic,   &mk_dialect_ollama_chat,        &mk_dialect_ollama_generate,
 };
 
 static bool print_only;
@@ -274,9 +270,13 @@ static bool run_case(const char *file, const json_t *c) {
     mk_ask_init(&ask);
     mk_err err = {0};
     mk_status st = d->parse(body ? body : empty, &ask, &err);
-    bool ok = true;
+    bool ok = json_object_get(c, "refused") || json_object_get(c, "ask") ||
+              (json_object_get(c, "events") && json_object_get(c, "expect"));
+    if (!ok) {
+        print_error("%s: neither refused nor ask nor events with expect\n", name);
+    }
     if (st != MK_OK || json_object_get(c, "refused")) {
-        ok = check_refused(name, d, c, st, &err);
+        ok = check_refused(name, d, c, st, &err) && ok;
     }
     if (st == MK_OK && json_object_get(c, "ask")) {
         ok = check_ask(name, json_object_get(c, "ask"), &ask) && ok;
