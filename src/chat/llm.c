@@ -198,7 +198,7 @@ static mk_status start(mk_llm *llm, mk_err *err) {
         mk_params_refresh(mk_adapters_params(llm->adapters), llm->pool);
     }
     MK_TRY(mk_engine_create(llm->model, &llm->engine_opts, &llm->engine, err));
-    return mk_session_create(llm->engine, &llm->session, err);
+    return llm->opts.serve ? MK_OK : mk_session_create(llm->engine, &llm->session, err);
 }
 
 static mk_status open_llm(mk_llm *llm, mk_err *err) {

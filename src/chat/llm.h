@@ -36,6 +36,7 @@ typedef struct {
     const char *adapter;            // LoRA to compute with (model/adapter.h); NULL
     double adapter_strength;        // its scale is multiplied by this
     bool describe_only;             // no weights, no engine: for show and tokenize
+    bool serve;                     // all n_seq sequences are a provider's: no mk_llm_generate
     mk_load_progress progress;      // may be NULL
     void *progress_arg;
 } mk_llm_opts;
@@ -76,7 +77,10 @@ typedef struct {
     const json_t *tools;  // NULL
     const char *system;   // put in front of `prompt`; NULL
     mk_think think;
-    const char *effort;  // reasoning effort for templates that know it; NULL
+    const char *effort;             // reasoning effort for templates that know it; NULL
+    const json_t *template_kwargs;  // object with more variables for the template; NULL
+    // The last of `messages`, an assistant's, is the beginning of the answer.
+    bool continue_last;
     // how
     mk_sample_params sample;
     int64_t n_predict;        // tokens at most; < 0 = until the window is full
@@ -120,6 +124,16 @@ void mk_answer_free(mk_answer *a);
 // (perhaps partial) also after an error and must be freed.
 mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void *arg,
                           mk_answer *answer, mk_err *err) MK_WARN_UNUSED;
+// A prompt as ids, and what its text means for the answer.
+typedef struct {
+    mk_ids ids;            // owned; mk_ids_free
+    bool templated;        // rendered by a chat template: the answer may begin with reasoning
+    bool starts_thinking;  // the prompt ends in the opening tag
+} mk_prompt;
+// Only reads the model: may run in several threads at once.  Errors: MK_ETEMPLATE, MK_EUSAGE,
+// MK_ELIMIT, MK_ENOMEM; p->ids must be freed then, too.
+mk_status mk_llm_make_prompt(const mk_llm *llm, const mk_request *r, mk_prompt *p,
+                             mk_err *err) MK_WARN_UNUSED;
 // Prompt of a request as ids: template, then encoding with control tokens taken from template text
 // only.
 mk_status mk_llm_prompt_ids(mk_llm *llm, const mk_request *r, mk_ids *ids,

@@ -22,13 +22,4 @@ struct mk_llm {
 // Fills the template from the model's files (or opts.template_text).
 mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) MK_WARN_UNUSED;
 
-// A prompt as ids, and what its text means for the answer.
-typedef struct {
-    mk_ids ids;            // owned
-    bool templated;        // rendered by a chat template: the answer may begin with reasoning
-    bool starts_thinking;  // the prompt ends in the opening tag
-} mk_prompt;
-mk_status mk_llm_make_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p,
-                             mk_err *err) MK_WARN_UNUSED;
-
 #endif

@@ -115,11 +115,12 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
 
 // --- encoding ------------------------------------------------------------------------------------
 
-static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages, mk_prompt *p,
-                        mk_err *err) {
+static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *messages,
+                        mk_prompt *p, mk_err *err) {
     mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
     o.enable_thinking = r->think == MK_THINK_DEFAULT ? -1 : r->think == MK_THINK_ON;
     o.reasoning_effort = r->effort;
+    o.extra = r->template_kwargs;
     o.limits.now = (int64_t)time(NULL);  // some templates tell the model the date
     mk_jinja_text text = {0};
     MK_TRY(mk_chat_template_render(llm->template, messages, r->tools, &o, &text, err));
@@ -129,6 +130,29 @@ static mk_status render(mk_llm *llm, const mk_request *r, const json_t *messages
     mk_status st = mk_chat_encode(llm->tokenizer, &text, 0, text.text.len, &p->ids, err);
     mk_jinja_text_free(&text);
     return st;
+}
+
+// The conversation without its last message, and then the text of that as if the model had begun
+// with it.
+static mk_status render_continued(const mk_llm *llm, const mk_request *r, mk_prompt *p,
+                                  mk_err *err) {
+    size_t n = json_array_size(r->messages);
+    const json_t *last = json_array_get(r->messages, n - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    const char *text = json_string_value(json_object_get(last, "content"));
+    if (n < 2 || !role || strcmp(role, "assistant") != 0 || !text) {
+        return MK_FAIL(err, MK_EUSAGE,
+                       "only a last message of the assistant, with text, can be continued");
+    }
+    json_t *before = json_copy((json_t *)r->messages);
+    mk_status st = before && json_array_remove(before, n - 1) == 0
+                       ? render(llm, r, before, p, err)
+                       : MK_FAIL(err, MK_ENOMEM, "no memory for %zu messages", n);
+    json_decref(before);
+    MK_TRY(st);
+    p->starts_thinking = p->templated = false;
+    mk_encode_opts o = {.continues = true};
+    return mk_tokenizer_encode(llm->tokenizer, text, strlen(text), o, &p->ids, err);
 }
 
 static json_t *one_message(const mk_request *r) {
@@ -141,7 +165,7 @@ static json_t *one_message(const mk_request *r) {
     return list;
 }
 
-static mk_status render_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) {
+static mk_status render_prompt(const mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) {
     json_t *list = one_message(r);
     size_t want = r->system ? 2 : 1;
     mk_status st = json_array_size(list) == want
@@ -172,13 +196,15 @@ static mk_status copy_ids(const mk_request *r, mk_ids *ids, mk_err *err) {
     return MK_OK;
 }
 
-mk_status mk_llm_make_prompt(mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) {
+mk_status mk_llm_make_prompt(const mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) {
     MK_ASSERT((r->messages != NULL) + (r->prompt != NULL) + (r->ids != NULL) == 1);
     if (r->ids) {
         return copy_ids(r, &p->ids, err);
     }
     if (r->messages) {
-        return llm->template ? render(llm, r, r->messages, p, err) : need_template(llm, err);
+        return !llm->template     ? need_template(llm, err)
+               : r->continue_last ? render_continued(llm, r, p, err)
+                                  : render(llm, r, r->messages, p, err);
     }
     if (llm->template && !r->raw) {
         return render_prompt(llm, r, p, err);

@@ -16,12 +16,13 @@ void mk_stops_free(mk_stops *s) {
 }
 
 // Place of the first complete stop text in p[0..n), or n.
-static size_t find_first(const mk_stops *s, const char *p, size_t n) {
+static size_t find_first(mk_stops *s, const char *p, size_t n) {
     size_t at = n;
     for (int i = 0; i < s->n_stop; i++) {
         const char *hit = memmem(p, n, s->stop[i], strlen(s->stop[i]));
         if (hit && (size_t)(hit - p) < at) {
             at = (size_t)(hit - p);
+            s->which = i;
         }
     }
     return at;

@@ -15,6 +15,7 @@ typedef struct {
     int n_stop;
     mk_buf held;  // bytes not yet known to be free of a stop text
     bool hit;     // a stop text was complete; everything later is dropped
+    int which;    // hit: which of them
 } mk_stops;
 
 void mk_stops_init(mk_stops *s, const char *const *stop, int n_stop);

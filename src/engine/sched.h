@@ -95,6 +95,10 @@ mk_status mk_sched_submit(mk_sched *s, const mk_job_opts *o, mk_job **out,
 // Ends the job within one round; `done` is still called.  Only before `done` has been called.
 void mk_sched_cancel(mk_sched *s, mk_job *j);
 
+// Runs fn(arg) on the scheduler's thread between two rounds, when the engine is free, and waits for
+// it.  MK_EINTR: the scheduler has been stopped.
+mk_status mk_sched_call(mk_sched *s, void (*fn)(void *arg), void *arg, mk_err *err) MK_WARN_UNUSED;
+
 typedef struct {
     int64_t n_running, n_waiting;
     int64_t n_done, n_cancelled, n_failed;

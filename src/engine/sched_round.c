@@ -1,0 +1,294 @@
+// One round of the scheduler: rows for a forward, the forward, tokens out of its logits.
+//
+// How many rows a round has decides about speed alone.  Answers come first.  While someone is being
+// answered, prompts get so many rows that the round takes about twice as long as without them;
+// otherwise all there are.
+#include <math.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "engine/sched_int.h"
+
+enum { MIN_PROMPT_ROWS = 16 };
+#define SMOOTH     0.2  // weight of a new measurement
+#define STALL_PART 0.8  // prompts may make a round longer by this part of itself
+
+// --- rows ----------------------------------------------------------------------------------------
+
+// The tokens an answering job feeds: its last one, and drafts of those that come next.
+static void answer_rows(mk_sched *s, mk_job *j) {
+    j->row[0] = j->ids[j->n_ids - 1];
+    int64_t room = j->n_max - j->n_ids - 1;  // the last token needs no row
+    int n = s->o.n_draft < room ? s->o.n_draft : (int)(room > 0 ? room : 0);
+    j->n_draft =
+        n > 0 && j->drafts ? mk_draft_propose(&j->draft, j->ids, j->n_ids, n, j->row + 1) : 0;
+    j->n_row = 1 + j->n_draft;
+}
+
+static int64_t rows_for_answers(mk_sched *s, int64_t *n_step) {
+    int64_t rows = 0, n_answer = 0;
+    for (mk_job *j = s->running; j; j = j->next) {
+        n_answer += j->state == JOB_ANSWER;
+    }
+    for (mk_job *j = s->running; j; j = j->next) {
+        j->n_row = 0;
+        if (j->state != JOB_ANSWER) {
+            continue;
+        }
+        answer_rows(s, j);
+        // every answer has its row; drafts only where they leave room
+        n_answer--;
+        if (rows + j->n_row + n_answer > s->n_chunk) {
+            j->n_row = 1;
+            j->n_draft = 0;
+        }
+        s->step[(*n_step)++] = (mk_step){j->seq, j->row, j->n_row, MK_LOGITS_ALL, NULL};
+        rows += j->n_row;
+    }
+    return rows;
+}
+
+static int64_t prompt_budget(const mk_sched *s, int64_t answer_rows) {
+    int64_t most = s->n_chunk - answer_rows;
+    if (answer_rows == 0 || s->answer_ms <= 0 || s->row_ms <= 0) {
+        return answer_rows == 0 ? most : most < MIN_PROMPT_ROWS ? most : MIN_PROMPT_ROWS;
+    }
+    int64_t n = (int64_t)(STALL_PART * s->answer_ms / s->row_ms) / 8 * 8;
+    n = n < MIN_PROMPT_ROWS ? MIN_PROMPT_ROWS : n;
+    return n < most ? n : most;
+}
+
+// The oldest prompt and the one with least left take turns in being first: short ones do not wait
+// for long ones, and nobody starves.
+static mk_job *next_prompt(const mk_sched *s, bool oldest) {
+    mk_job *best = NULL;
+    for (mk_job *j = s->running; j; j = j->next) {
+        if (j->state != JOB_PROMPT || j->n_row > 0) {
+            continue;
+        }
+        if (!best || (oldest ? j->t_submit < best->t_submit
+                             : j->n_ids - j->n_in < best->n_ids - best->n_in)) {
+            best = j;
+        }
+    }
+    return best;
+}
+
+// A prompt begins with what is known of it by now: one that runs beside it may have computed it.
+static void begin_prompt(mk_sched *s, mk_job *j) {
+    if (j->n_in == 0 && s->o.prefix && !j->o.no_cache) {
+        int64_t n = mk_prefix_attach(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_ids);
+        j->n_in = j->n_cached = j->n_known = n;
+    }
+    j->t_prompt = j->t_prompt ? j->t_prompt : mk_now_ns();
+}
+
+static int64_t rows_for_prompts(mk_sched *s, int64_t budget, int64_t *n_step) {
+    int64_t rows = 0;
+    bool oldest = s->odd = !s->odd;
+    for (mk_job *j; rows < budget && (j = next_prompt(s, oldest)) != NULL; oldest = false) {
+        begin_prompt(s, j);
+        int64_t left = j->n_ids - j->n_in;
+        j->n_row = left < budget - rows ? left : budget - rows;
+        s->step[(*n_step)++] = (mk_step){j->seq, j->ids + j->n_in, j->n_row,
+                                         j->n_row == left ? MK_LOGITS_LAST : MK_LOGITS_NONE, NULL};
+        rows += j->n_row;
+    }
+    return rows;
+}
+
+// Rows of logits come in the order of the steps, which is not the order of the jobs.
+static void number_logits(mk_sched *s, int64_t n_step) {
+    int64_t out = 0;
+    for (int64_t i = 0; i < n_step; i++) {
+        for (mk_job *j = s->running; j; j = j->next) {
+            if (j->n_row > 0 && j->seq == s->step[i].seq) {
+                j->first_out = out;
+            }
+        }
+        out += s->step[i].logits == MK_LOGITS_ALL    ? s->step[i].n
+               : s->step[i].logits == MK_LOGITS_LAST ? 1
+                                                     : 0;
+    }
+}
+
+// --- tokens --------------------------------------------------------------------------------------
+
+static bool ends(const mk_job *j, int32_t id) {
+    for (int i = 0; i < j->o.n_end; i++) {
+        if (j->o.end_ids[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int32_t choose(mk_sched *s, mk_job *j, const float *logits) {
+    const mk_job_hooks *h = &j->o.hooks;
+    int32_t force = -1;
+    if (h->allow) {
+        size_t words = (size_t)(s->n_vocab + 63) / 64;
+        memset(s->allowed, 0xff, words * sizeof *s->allowed);
+        if (h->allow(j->o.arg, s->allowed, &force) && force < 0) {
+            for (int64_t i = 0; i < s->n_vocab; i++) {
+                s->masked[i] = s->allowed[i >> 6] >> (i & 63) & 1 ? logits[i] : -INFINITY;
+            }
+            logits = s->masked;
+        }
+    }
+    return force >= 0 ? force : mk_sampler_choose(j->sampler, logits, j->n_ids);
+}
+
+// Chooses the next token of a job from a row of logits.  Returns false when the answer has ended.
+static bool take_token(mk_sched *s, mk_job *j, const float *logits, int32_t *id, mk_job_end *end) {
+    *id = choose(s, j, logits);
+    if (ends(j, *id)) {
+        *end = MK_JOB_ENDED;
+        return false;
+    }
+    mk_sampler_accept(j->sampler, *id, true);
+    mk_job_token t = {*id, j->n_ids, logits};
+    j->ids[j->n_ids++] = *id;
+    j->n_generated++;
+    *end = MK_JOB_STOPPED;
+    if (j->o.hooks.token && j->o.hooks.token(j->o.arg, &t) == MK_JOB_STOP) {
+        return false;
+    }
+    *end = MK_JOB_FULL;
+    return j->n_ids < j->n_max;
+}
+
+// The rows of an answering job: its token, and as many drafts as are what would have been chosen.
+static bool take_answer(mk_sched *s, mk_job *j, mk_job_end *end) {
+    int good = 0;
+    bool go = true;
+    for (;; good++) {
+        int32_t id;
+        go = take_token(s, j, mk_engine_logits(s->o.engine, j->first_out + good), &id, end);
+        if (!go || good == j->n_draft || id != j->row[1 + good]) {
+            break;
+        }
+    }
+    // Rows behind the last right one are of other tokens.
+    int64_t keep = j->n_in + 1 + good;
+    if (good < j->n_draft) {
+        mk_engine_seq_truncate(s->o.engine, j->seq, keep);
+    }
+    j->n_in = keep;
+    if (j->n_draft > 0) {
+        mk_draft_result(&j->draft, j->n_draft, good);
+        j->n_drafted += j->n_draft;
+        j->n_accepted += good;
+    }
+    return go;
+}
+
+static void tell_prefix(mk_sched *s, mk_job *j) {
+    if (s->o.prefix && !j->o.no_cache && j->n_in / MK_KV_BLOCK > j->n_known / MK_KV_BLOCK) {
+        mk_prefix_insert(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_in);
+        j->n_known = j->n_in;
+    }
+}
+
+static bool take_prompt(mk_sched *s, mk_job *j, mk_job_end *end) {
+    j->n_in += j->n_row;
+    tell_prefix(s, j);
+    if (j->n_in < j->n_ids) {
+        return true;
+    }
+    j->state = JOB_ANSWER;
+    j->t_answer = mk_now_ns();
+    for (int64_t i = 0; i < j->n_ids; i++) {
+        mk_sampler_accept(j->sampler, j->ids[i], false);
+    }
+    if (j->o.hooks.begin) {
+        mk_job_start st = {j->n_ids, j->n_cached, (double)(j->t_prompt - j->t_submit) / 1e6,
+                           (double)(j->t_answer - j->t_prompt) / 1e6};
+        j->o.hooks.begin(j->o.arg, &st);
+    }
+    *end = MK_JOB_FULL;
+    int32_t id;
+    return j->n_ids < j->n_max &&
+           take_token(s, j, mk_engine_logits(s->o.engine, j->first_out), &id, end);
+}
+
+// --- the round -----------------------------------------------------------------------------------
+
+static void smooth(double *to, double value) {
+    *to = *to <= 0 ? value : *to + SMOOTH * (value - *to);
+}
+
+static void learn_times(mk_sched *s, double ms, int64_t answers, int64_t prompts) {
+    if (prompts == 0) {
+        smooth(&s->answer_ms, ms);
+    } else if (answers == 0) {
+        smooth(&s->row_ms, ms / (double)prompts);
+    } else if (ms > s->answer_ms) {
+        smooth(&s->row_ms, (ms - s->answer_ms) / (double)prompts);
+    }
+}
+
+static void fail_all(mk_sched *s, const mk_err *err) {
+    while (s->running) {
+        mk_job *j = s->running;
+        s->running = j->next;
+        mk_sched_finish(s, j, MK_JOB_FAILED, err);
+    }
+}
+
+// Whatever had rows takes its tokens; who has ended leaves.
+static void take_all(mk_sched *s) {
+    for (mk_job **at = &s->running; *at;) {
+        mk_job *j = *at;
+        mk_job_end end = MK_JOB_FULL;
+        bool go = true;
+        if (j->n_row > 0) {
+            go = j->state == JOB_ANSWER ? take_answer(s, j, &end) : take_prompt(s, j, &end);
+        }
+        if (go) {
+            at = &j->next;
+            continue;
+        }
+        *at = j->next;
+        mk_sched_finish(s, j, end, NULL);
+    }
+}
+
+void mk_sched_round(mk_sched *s) {
+    for (mk_job **at = &s->running; *at;) {
+        mk_job *j = *at;
+        if (!atomic_load(&j->cancelled)) {
+            at = &j->next;
+            continue;
+        }
+        *at = j->next;
+        mk_sched_finish(s, j, MK_JOB_CANCELLED, NULL);
+    }
+    int64_t n_step = 0;
+    int64_t answers = rows_for_answers(s, &n_step);
+    int64_t prompts = rows_for_prompts(s, prompt_budget(s, answers), &n_step);
+    if (n_step == 0) {
+        return;
+    }
+    if (s->o.prefix) {
+        (void)mk_prefix_make_room(s->o.prefix, (answers + prompts) / MK_KV_BLOCK + n_step);
+    }
+    number_logits(s, n_step);
+    mk_err err = {0};
+    uint64_t t0 = mk_now_ns();
+    if (mk_engine_forward(s->o.engine, s->step, (int)n_step, &err) != MK_OK) {
+        fail_all(s, &err);
+        return;
+    }
+    double ms = (double)(mk_now_ns() - t0) / 1e6;
+    learn_times(s, ms, answers, prompts);
+    take_all(s);
+    pthread_mutex_lock(&s->lock);
+    s->figures.rounds++;
+    s->figures.rows += answers + prompts;
+    s->figures.prompt_tokens += prompts;
+    *(answers ? &s->figures.generation_s : &s->figures.prompt_s) += ms / 1e3;
+    s->figures.busy_s += ms / 1e3;
+    pthread_mutex_unlock(&s->lock);
+}
