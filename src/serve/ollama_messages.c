@@ -177,10 +177,11 @@ mk_status mk_ollama_messages(const mk_at *at, const json_t *v, mk_ask *ask, mk_e
     }
     json_decref(r.open);
     mk_ask_settle_messages(ask);
-    const json_t *last = json_array_get(ask->messages, json_array_size(ask->messages) - 1);
-    const char *role = json_string_value(json_object_get(last, "role"));
-    ask->continue_last =
-        role && strcmp(role, "assistant") == 0 && !json_object_get(last, "tool_calls");
+    mk_shape_end(ask);
+    if (json_array_size(ask->messages) == 0) {
+        json_decref(ask->messages);
+        ask->messages = NULL;
+    }
     return st;
 }
 

@@ -127,6 +127,21 @@ void mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
     }
 }
 
+void mk_shape_end(mk_ask *ask) {
+    size_t n = json_array_size(ask->messages);
+    const json_t *last = n > 0 ? json_array_get(ask->messages, n - 1) : NULL;
+    const char *role = json_string_value(json_object_get(last, "role"));
+    if (!role || strcmp(role, "assistant") != 0 || json_object_get(last, "tool_calls")) {
+        return;
+    }
+    ask->continue_last = json_string_length(json_object_get(last, "content")) > 0;
+    if (!ask->continue_last) {
+        (void)json_array_remove(ask->messages, n - 1);
+    }
+}
+
+// --- the rest ------------------------------------------------------------------------------------
+
 void mk_shape_unknown(mk_ask *ask, const char *name) {
     size_t i;
     const json_t *v;

@@ -27,6 +27,10 @@ void mk_turn_result(mk_turn *t, const char *id, const char *name, const char *te
 // Appends it.  With `merge` neighbouring turns of the same role become one message.
 void mk_turn_add(const mk_turn *t, bool merge, json_t *messages);
 
+// After all messages: an assistant's text at the end is the beginning of the answer; an end of his
+// without text or calls is dropped.
+void mk_shape_end(mk_ask *ask);
+
 // Notes a name that is not understood, once.
 void mk_shape_unknown(mk_ask *ask, const char *name);
 
