@@ -17,6 +17,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/mathx.h"
+#include "train/steplog.h"
 
 typedef enum { NORM_SEQUENCE, NORM_LIMIT, NORM_TOKENS } norm_kind;
 
@@ -56,7 +57,7 @@ struct mk_grpo {
     // sums of a step
     double norm, entropy_sum, max_dlogp;
     int64_t n_tok, n_clipped;
-    FILE *log;
+    mk_steplog *log;
 };
 
 // --- making --------------------------------------------------------------------------------------
@@ -133,11 +134,7 @@ static mk_status set_up(mk_grpo *g, mk_err *err) {
     MK_TRY(make_arrays(g, err));
     MK_TRY(mk_batcher_create(&bo, &g->batcher, err));
     MK_TRY(mk_samples_create(&so, &g->samples, err));
-    MK_TRY(g->o.eval ? mk_samples_create(&eo, &g->greedy, err) : MK_OK);
-    if (g->o.samples && !(g->log = fopen(g->o.samples, "a"))) {
-        return MK_FAIL(err, MK_EIO, "%s: cannot be opened for writing", g->o.samples);
-    }
-    return MK_OK;
+    return g->o.eval ? mk_samples_create(&eo, &g->greedy, err) : MK_OK;
 }
 
 mk_status mk_grpo_create(const mk_grpo_opts *o, mk_grpo **out, mk_err *err) {
@@ -166,9 +163,7 @@ void mk_grpo_destroy(mk_grpo *g) {
         mk_batcher_destroy(g->batcher);
         mk_samples_destroy(g->samples);
         mk_samples_destroy(g->greedy);
-        if (g->log) {
-            (void)fclose(g->log);  // a copy of what the model said; the run does not need it
-        }
+        (void)mk_steplog_close(g->log, NULL);  // every line has been checked when it was written
         mk_free(g);
     }
 }
@@ -213,42 +208,38 @@ static void next_prompts(mk_grpo *g) {
     }
 }
 
-static void log_samples(mk_grpo *g, int64_t step) {
+static json_t *sample_line(const mk_grpo *g, int64_t i, int64_t step, const char *prompt,
+                           size_t n) {
     const mk_samples *s = g->samples;
-    int64_t n_reward = mk_rewards_count(g->o.rewards);
-    for (int64_t k = 0; g->log && k < g->o.n_sample && k < s->n; k++) {
+    int n_reward = mk_rewards_count(g->o.rewards);
+    json_t *o = json_object();
+    json_object_set_new(o, "step", json_integer(step + 1));
+    json_object_set_new(o, "prompt", mk_json_text(prompt, n));
+    json_object_set_new(o, "completion", mk_json_text(s->text[i], s->n_text[i]));
+    json_object_set_new(o, "reward", json_real(s->reward[i]));
+    for (int r = 0; r < n_reward; r++) {
+        char name[128];
+        (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, r));
+        json_object_set_new(o, name, json_real(s->each[i * n_reward + r]));
+    }
+    return o;
+}
+
+static mk_status log_samples(mk_grpo *g, int64_t step, mk_err *err) {
+    const mk_samples *s = g->samples;
+    mk_status st = MK_OK;
+    for (int64_t k = 0; st == MK_OK && g->log && k < g->o.n_sample && k < s->n; k++) {
         int64_t i = k * (s->n / g->o.n_sample > 0 ? s->n / g->o.n_sample : 1);
         char *prompt = NULL;
         size_t n = 0;
-        mk_err none = {0};
-        if (mk_tokenizer_decode(g->o.tokenizer, s->item[i].prompt, s->item[i].n_prompt,
-                                (mk_decode_opts){false}, &prompt, &n, &none) != MK_OK) {
-            return;
-        }
-        json_t *o = json_object();
-        json_object_set_new(o, "step", json_integer(step + 1));
-        json_object_set_new(o, "prompt", mk_json_text(prompt, n));
-        json_object_set_new(o, "completion", mk_json_text(s->text[i], s->n_text[i]));
-        json_object_set_new(o, "reward", json_real(s->reward[i]));
-        for (int64_t r = 0; r < n_reward; r++) {
-            char name[128];
-            (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, (int)r));
-            json_object_set_new(o, name, json_real(s->each[i * n_reward + r]));
-        }
-        mk_buf b;
-        mk_buf_init(&b, (size_t)64 << 20);
-        mk_json_add(&b, o);
-        mk_buf_putc(&b, '\n');
-        if (!b.failed) {
-            (void)fwrite(b.data, 1, b.len, g->log);  // the run does not need it
-        }
-        mk_buf_free(&b);
+        MK_TRY(mk_tokenizer_decode(g->o.tokenizer, s->item[i].prompt, s->item[i].n_prompt,
+                                   (mk_decode_opts){false}, &prompt, &n, err));
+        json_t *o = sample_line(g, i, step, prompt, n);
+        st = mk_steplog_write(g->log, o, err);
         json_decref(o);
         mk_free(prompt);
     }
-    if (g->log) {
-        (void)fflush(g->log);
-    }
+    return st;
 }
 
 static void log_rewards(const mk_grpo *g, json_t *log, int64_t n_none) {
@@ -288,8 +279,7 @@ static mk_status draw(mk_grpo *g, int64_t step, json_t *log, mk_err *err) {
         }
     }
     log_rewards(g, log, none);
-    log_samples(g, step);
-    return MK_OK;
+    return log_samples(g, step, err);
 }
 
 // --- learning ------------------------------------------------------------------------------------
@@ -455,4 +445,9 @@ static bool whole(void *m) {
     return ((const mk_grpo *)m)->inner == 0;
 }
 
-const mk_method mk_method_grpo = {"grpo", step, evaluate, tell, seek, whole};
+static mk_status begin(void *m, int64_t done, mk_err *err) {
+    mk_grpo *g = m;
+    return g->o.samples && !g->log ? mk_steplog_open(g->o.samples, done, &g->log, err) : MK_OK;
+}
+
+const mk_method mk_method_grpo = {"grpo", step, evaluate, tell, seek, whole, begin};

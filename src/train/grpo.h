@@ -36,8 +36,10 @@ typedef struct {
     bool keep_truncated;  // completions cut by max_tok are learned from as well
     uint64_t seed;
     int64_t n_eval;       // held-out prompts per evaluation; 0: all
-    const char *samples;  // JSONL file to which some completions of every step go; NULL
-    int64_t n_sample;     // how many of them
+    // JSONL file to which some completions of every step go, or NULL.  A run that is resumed cuts it
+    // back to its checkpoint, as it does its log.
+    const char *samples;
+    int64_t n_sample;  // how many of them
     bool (*progress)(void *arg, int64_t n_done, int64_t n);  // of sampling; may be NULL
     void *progress_arg;
 } mk_grpo_opts;

@@ -188,5 +188,5 @@ static mk_status seek(void *m, const json_t *at, mk_err *err) {
                            json_integer_value(json_object_get(at, "index")), err);
 }
 
-const mk_method mk_method_sft = {"sft", step, evaluate, tell, seek, NULL};
-const mk_method mk_method_pretrain = {"pretrain", step, evaluate, tell, seek, NULL};
+const mk_method mk_method_sft = {"sft", step, evaluate, tell, seek, NULL, NULL};
+const mk_method mk_method_pretrain = {"pretrain", step, evaluate, tell, seek, NULL, NULL};
