@@ -271,6 +271,10 @@ void cmd_split_adapter(const char *arg, char **path, double *scale);
 // terminal.
 mk_status cmd_write_model(mk_llm *llm, const char *out, const char *type, const char *what,
                           mk_err *err) MK_WARN_UNUSED;
+// Of a model from a GGUF file: tokenizer.json with its two companions and the chat template, into
+// the folder that the model is being written to, if the file carries a tokenizer.json; else warns.
+// Of a folder: nothing, mk_model_save_folder copies its files.
+mk_status cmd_save_words(const mk_llm *llm, const char *dir, mk_err *err) MK_WARN_UNUSED;
 #define CMD_TYPE_CHOICES "keep|f32|f16|bf16|q8_0"
 
 // --- input, output, signals ----------------------------------------------------------------------

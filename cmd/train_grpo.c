@@ -65,11 +65,13 @@ static const mk_opt grpo_opts[] = {
     {.name = "retry",
      .type = MK_OPT_I64,
      .offset = offsetof(grpo_args, retry),
-     .dflt = "0",
-     .min = 0,
-     .max = 63,
+     .dflt = "-1",
+     .min = -1,
+     .max = 1 << 10,
      .arg = "N",
-     .help = "times to draw again when no group has anything to teach"},
+     .help =
+         "groups whose rewards are all equal are replaced by those of further prompts, of up to "
+         "N times --prompts; below 0: the variant's own (dapo 3, others 0)"},
     {.name = "clip-low",
      .type = MK_OPT_F64,
      .offset = offsetof(grpo_args, clip_low),
@@ -125,15 +127,29 @@ static bool not_interrupted(void *arg, int64_t n_done, int64_t n) {
 }
 
 // Rewards are part of what a run is made of.
-static json_t *grpo_recipe(const grpo_args *a) {
+static json_t *grpo_recipe(const grpo_args *a, const mk_grpo *g) {
     json_t *list = json_array();
     for (size_t i = 0; i < a->reward.n; i++) {
         json_array_append_new(list, json_string(a->reward.items[i]));
     }
-    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:f}", "reward", list, "variant", a->variant,
-                     "prompts", (json_int_t)a->prompts, "group", (json_int_t)a->group, "max_tokens",
-                     (json_int_t)a->max_tok, "inner", (json_int_t)a->inner, "temperature",
-                     a->temperature);
+    json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:f}", "reward", list, "variant",
+                          a->variant, "prompts", (json_int_t)a->prompts, "group",
+                          (json_int_t)a->group, "max_tokens", (json_int_t)a->max_tok, "inner",
+                          (json_int_t)a->inner, "temperature", a->temperature);
+    // these alone where they do something: runs that are older than the fields go on
+    if (mk_grpo_n_retry(g) > 0) {
+        json_object_set_new(o, "retry", json_integer(mk_grpo_n_retry(g)));
+    }
+    if (a->clip_low >= 0) {
+        json_object_set_new(o, "clip_low", json_real(a->clip_low));
+    }
+    if (a->clip_high >= 0) {
+        json_object_set_new(o, "clip_high", json_real(a->clip_high));
+    }
+    if (a->keep_truncated) {
+        json_object_set_new(o, "keep_truncated", json_true());
+    }
+    return o;
 }
 
 static mk_status run_grpo(cmd_training *t, const grpo_args *a, const mk_rewards *rewards,
@@ -161,11 +177,12 @@ static mk_status run_grpo(cmd_training *t, const grpo_args *a, const mk_rewards 
                       .n_eval = a->n_eval,
                       .samples = samples,
                       .n_sample = a->samples};
-    static const char *const extra[] = {"reward",    "length",        "truncated", "entropy",
-                                        "max_dlogp", "zero_variance", "accuracy",  NULL};
+    static const char *const extra[] = {"reward",  "length",    "truncated",
+                                        "entropy", "max_dlogp", "zero_variance",
+                                        "redrawn", "accuracy",  NULL};
     mk_status st = mk_grpo_create(&o, &g, err);
     if (st == MK_OK) {
-        json_t *recipe = grpo_recipe(a);
+        json_t *recipe = grpo_recipe(a, g);
         st = cmd_training_run(t, &mk_method_grpo, g, recipe, extra, err);
         json_decref(recipe);
     }

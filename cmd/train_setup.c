@@ -341,11 +341,17 @@ static bool on_progress(void *arg, const mk_run_progress *p) {
     return !cmd_interrupted();
 }
 
+static mk_status add_words(void *arg, const char *dir, mk_err *err) {
+    return cmd_save_words(arg, dir, err);
+}
+
 // DIR/model, or DIR/adapter in PEFT's layout.
 static mk_status save_result(const cmd_training *t, mk_err *err) {
     char *dir = mk_path_join(t->a->out, t->adapters ? "adapter" : "model");
     mk_save_opts o = {.type = strcmp(t->a->type, "bf16") == 0 ? MK_DTYPE_BF16 : MK_DTYPE_F32,
-                      .pool = t->pool};
+                      .pool = t->pool,
+                      .files = add_words,
+                      .arg = t->llm};
     mk_status st = t->adapters ? mk_adapters_write_folder(t->adapters, dir, err)
                                : mk_model_save_folder(t->model, dir, &o, err);
     if (st == MK_OK && !t->a->model.quiet) {

@@ -209,6 +209,21 @@ def test_adapters_are_trained_over_a_quantised_base(minke, data, tmp_path):
     assert [x["max_dlogp"] for x in log(tmp_path / "rl")] == [0, 0]
 
 
+def test_words_of_a_gguf_file_come_along(minke, golden, tmp_path):
+    """Where it carries a tokenizer.json, into the result and into what is exported from a checkpoint."""
+    base, data, run = tmp_path / "base.gguf", tmp_path / "x.jsonl", tmp_path / "run"
+    data.write_text('{"prompt": "Hi", "completion": "Hello."}\n')
+    assert minke("convert", golden / "models" / "deepseek_v3", "-o", base).returncode == 0
+    r = minke("train", "sft", "-m", base, "-o", run, "--steps", 1, "--batch-tokens", 128, "--max-len", 64, data)
+    assert r.returncode == 0, r.stderr
+    r = minke("train", "export", run, "-m", base, "-o", tmp_path / "out")
+    assert r.returncode == 0, r.stderr
+    for folder in (run / "model", tmp_path / "out"):
+        assert (folder / "tokenizer.json").read_bytes() == (golden / "models/deepseek_v3/tokenizer.json").read_bytes()
+        r = minke("run", "-m", folder, "-n", 4, "--", "Hi")
+        assert r.returncode == 0, r.stderr
+
+
 def test_updates_that_share_a_sampling_leave_the_policy(minke, data, tmp_path):
     """The difference of log-probabilities is 0 on the first update of a sampling and not on the second."""
     assert minke(*pretrain(data, tmp_path / "base", "deepseek", 30)).returncode == 0

@@ -38,6 +38,15 @@ def test_learned_tokens_stand_in_brackets(minke, tmp_path):
     assert out.count("[[") == 1 and "<|im_start|>[[user\nHi" in out
 
 
+def test_labels_are_shown(minke, tmp_path):
+    data = lines(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": True}, {"prompt": "Hi", "completion": "Go away", "label": False})
+    out = ok(minke("train", "preview", *MODEL, data))
+    assert "learned, good\n" in out and "learned, bad\n" in out and "2 lines of kind label, 2 samples\n" in out
+    assert out.count("[[") == 2 and "assistant\n[[Go away<|im_end|>]]\n" in out
+    samples = json.loads(ok(minke("train", "preview", *MODEL, "--kind", "label", "--json", data)))["samples"]
+    assert [s["label"] for s in samples] == [True, False]
+
+
 def on_terminal(*args, env=None):
     main, sub = pty.openpty()
     p = subprocess.Popen([MINKE, *map(str, args)], stdin=subprocess.DEVNULL, stdout=sub, stderr=sub, cwd=ROOT,

@@ -226,6 +226,24 @@ def test_convert_to_a_folder(minke, golden, tmp_path, source):
     assert as_json(minke("tokenize", "-m", out, "--json", "To be"))["ids"]
 
 
+def test_words_go_through_a_gguf_file(minke, golden, tmp_path):
+    """A tokenizer that GGUF's keys cannot say is in the file as it was, and comes out again with what stands beside it."""
+    model, out = golden / "models/deepseek_v3", tmp_path / "back"
+    ok(minke("convert", model, "-o", tmp_path / "m.gguf"))
+    p = minke("convert", tmp_path / "m.gguf", "-o", f"{out}/")
+    ok(p)
+    assert "no tokenizer.json" not in p.stderr
+    assert (out / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+    text = "<|im_start|>user\nWhat's 2+2, \u00e9t\u00e9?  <think>\n</s><eos>"
+    for how in ([], ["--special"], ["--add-special"]):
+        a, b = (as_json(minke("tokenize", "-m", m, "--json", *how, text)) for m in (model, out))
+        assert a == b
+    own, back = (json.loads((m / "generation_config.json").read_text()) for m in (model, out))
+    ends = own["eos_token_id"]
+    assert set(ends if isinstance(ends, list) else [ends]) <= set(back["eos_token_id"])
+    assert (out / "chat_template.jinja").read_text() == (model / "chat_template.jinja").read_text()
+
+
 def test_folders_hold_f32_or_bf16(minke, golden, tmp_path):
     p = minke("convert", golden / "models/llama", "-o", tmp_path, "--type", "q8_0")
     assert p.returncode == 1 and "f32 or bf16" in p.stderr and not list(tmp_path.iterdir())
