@@ -226,7 +226,7 @@ mk_status cmd_train_grpo(int argc, char *const *argv, mk_err *err) {
 typedef struct {
     cmd_model_args model;
     cmd_data_args data;
-    mk_opt_list reward;
+    mk_opt_list reward, forbid;
     int64_t n, group, max_tok, seed, show, n_seq;
     double temperature;
     bool json;
@@ -263,6 +263,11 @@ static const mk_opt score_opts[] = {
      .max = 999999999999999.0,
      .arg = "N",
      .help = "of sampling"},
+    {.name = "forbid",
+     .type = MK_OPT_LIST,
+     .offset = offsetof(score_args, forbid),
+     .arg = "TOKEN",
+     .help = "text of a token that must not be chosen; may be repeated"},
     CMD_OPT_PARALLEL(score_args, n_seq),
     {.name = "show",
      .type = MK_OPT_I64,
@@ -379,8 +384,21 @@ static mk_status score_all(const score_args *a, mk_samples *s, const mk_data *d,
     return MK_OK;
 }
 
+static mk_status forbidden_ids(const score_args *a, const mk_llm *llm, mk_ids *ids, mk_err *err) {
+    for (size_t i = 0; i < a->forbid.n; i++) {
+        const char *text = a->forbid.items[i];
+        int32_t id = mk_tokenizer_find(mk_llm_tokenizer(llm), text, strlen(text));
+        if (id < 0) {
+            return MK_FAIL(err, MK_EUSAGE, "--forbid: '%s' is no token of this model", text);
+        }
+        MK_TRY(mk_ids_push(ids, id, err));
+    }
+    return MK_OK;
+}
+
 static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     mk_rewards *rewards = NULL;
+    mk_ids forbid = {0};
     mk_llm *llm = NULL;
     mk_data *data = NULL;
     mk_samples *s = NULL;
@@ -391,10 +409,13 @@ static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     st = st == MK_OK ? cmd_open(&a->model, &how, &llm, err) : st;
     st =
         st == MK_OK ? cmd_read_data(&a->data, llm, MK_DATA_RL, r->args, r->n_args, &data, err) : st;
+    st = st == MK_OK ? forbidden_ids(a, llm, &forbid, err) : st;
     if (st == MK_OK) {
         mk_samples_opts so = {.engine = mk_llm_engine(llm),
                               .tokenizer = mk_llm_tokenizer(llm),
                               .rewards = rewards,
+                              .forbid_ids = forbid.data,
+                              .n_forbid = forbid.n,
                               .n_seq = a->n_seq - 1,  // one is mk_llm's own
                               .n_prompt = SCORE_PROMPTS,
                               .group = a->group,
@@ -407,6 +428,7 @@ static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     st = st == MK_OK ? score_all(a, s, data, &c, err) : st;
     st = st == MK_OK ? print_tally(a, &c, rewards, err) : st;
     mk_samples_destroy(s);
+    mk_ids_free(&forbid);
     mk_data_destroy(data);
     mk_llm_close(llm);
     mk_rewards_destroy(rewards);

@@ -19,6 +19,8 @@ typedef struct {
     int64_t n_prompt;  // prompts at a time at most
     int64_t group, max_tok;
     float temperature;
+    const int32_t *forbid_ids;  // [n_forbid] never chosen; outlives this
+    int64_t n_forbid;
     bool (*progress)(void *arg, int64_t n_done, int64_t n);  // may be NULL
     void *progress_arg;
 } mk_samples_opts;
