@@ -414,7 +414,8 @@ static bool must_stop(mk_http *h) {
     pthread_mutex_lock(&h->lock);
     bool stop = h->want_stop;
     pthread_mutex_unlock(&h->lock);
-    if (atomic_load(&h->closing)) {
+    if (h->listen_fd >= 0 && atomic_load(&h->closing)) {
+        accept_all(h);  // who has come before is still let in
         close_listener(h);
     }
     return stop;
@@ -502,9 +503,9 @@ static void allow_files(int n_connections) {
 }
 
 static mk_status start_daemon(mk_http *h, mk_err *err) {
-    // Memory per connection: the headers, the copies that libmicrohttpd makes of them, and a
-    // buffer for what is sent.  Pages that are not used cost nothing.
-    size_t memory = 2 * h->o.max_header + 65536;
+    // Memory per connection: the headers, the table that libmicrohttpd makes of them, and a buffer
+    // for what is sent.  It is cleared behind every request, so more would cost time.
+    size_t memory = h->o.max_header + h->o.max_header / 2 + 16384;
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL,
         mk_http_on_request, h, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,

@@ -197,13 +197,9 @@ static void test_header_limit(void **state) {
     say(fd, "GET /");
     char path[1000];
     memset(path, 'p', sizeof path);
-    while (send_bytes(fd, path, sizeof path)) {
+    for (int i = 0; i < 1000 && send_bytes(fd, path, sizeof path); i++) {
     }
-    answer a;
-    if (read_answer_to(fd, &a, false)) {
-        assert_true(a.status == 414 || a.status == 431);
-        mk_free(a.body);
-    }
+    expect_answer(fd, 414, NULL);
     close(fd);
     assert_int_equal(s.n_asked, 1);
     check_alive(&s);
@@ -458,7 +454,7 @@ static void test_damaged(void **state) {
                         "3\r\nabc\r\n5;a=b\r\n01234\r\n0\r\nT: r\r\n\r\n"
                         "GET /big HTTP/1.1\r\nHost: x\r\nCookie: a=b; c=\"d\"\r\n\r\n";
     unsigned seed = 1;
-    for (int i = 0; i < 600; i++) {
+    for (int i = 0; i < 300; i++) {
         char text[400];
         size_t n = strlen(whole);
         memcpy(text, whole, n);
