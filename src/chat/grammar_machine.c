@@ -516,6 +516,9 @@ static bool init_tables(mk_gmachine *m) {
     intern(m, &m->stacks, NULL, 0, true, &made);  // stack 0: the end
     for (uint32_t i = 0; i <= MK_GS_DEAD; i++) {  // states 0 and 1, which no set of threads is
         intern(m, &m->states, &(mk_gthread){MK_G_INF, i, 0}, 1, false, &made);
+        if (m->failed != MK_OK) {
+            return false;
+        }
         m->states.e[i].n = 0;
     }
     return m->failed == MK_OK;
