@@ -159,6 +159,9 @@ static char *as_text(const chat *c) {
     return out ? out : mk_strdup("");
 }
 
+// A window with room for several answers; in a smaller one an answer may take all of it.
+#define LONG_WINDOW 1024
+
 // Without -n an answer may take half of the window that is left, so that a model that never stops
 // leaves room.
 static mk_status limit_answer(chat *c, mk_request *r, mk_err *err) {
@@ -168,7 +171,7 @@ static mk_status limit_answer(chat *c, mk_request *r, mk_err *err) {
     mk_ids ids = {0};
     MK_TRY(mk_llm_prompt_ids(c->llm, r, &ids, err));
     int64_t left = mk_engine_n_ctx(mk_llm_engine(c->llm)) - ids.n;
-    r->n_predict = left > 2 ? left / 2 : -1;
+    r->n_predict = left > LONG_WINDOW ? left / 2 : -1;
     mk_ids_free(&ids);
     return MK_OK;
 }
@@ -232,6 +235,7 @@ mk_status chat_answer(chat *c, mk_err *err) {
         printf("%s[stopped]%s\n", c->color ? "\033[2m" : "", c->color ? "\033[0m" : "");
     }
     (void)fflush(stdout);
+    cmd_warn_unanswered(&c->last);
     mk_free(text);
     if (st == MK_OK || c->last.n_generated > 0) {
         keep_answer(c);
