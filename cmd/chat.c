@@ -298,6 +298,18 @@ static mk_status loop(chat *c, mk_err *err) {
     return c->tty ? MK_OK : last;
 }
 
+static void greet(const chat *c) {
+    const char *name = mk_path_base(mk_source_path(mk_llm_model(c->llm)->src));
+    const char *end = strstr(name, ".gguf");
+    printf("%.*s, window %lld tokens. /help lists the commands.\n",
+           end ? (int)(end - name) : (int)strlen(name), name,
+           (long long)mk_engine_n_ctx(mk_llm_engine(c->llm)));
+    if (!c->args->model.model) {
+        printf("%s%s.%s\n", c->color ? "\033[2m" : "", CMD_DEFAULT_ABOUT,
+               c->color ? "\033[0m" : "");
+    }
+}
+
 static mk_status converse(chat_args *a, mk_err *err) {
     chat c = {.args = a,
               .messages = json_array(),
@@ -309,9 +321,7 @@ static mk_status converse(chat_args *a, mk_err *err) {
             chat_add(&c, "system", a->system, strlen(a->system));
         }
         if (c.tty && !a->model.quiet) {
-            const char *path = mk_source_path(mk_llm_model(c.llm)->src);
-            printf("%s, window %lld tokens. /help lists the commands.\n", mk_path_base(path),
-                   (long long)mk_engine_n_ctx(mk_llm_engine(c.llm)));
+            greet(&c);
         }
         c.edit = chat_edit_open(c.tty);
         cmd_catch_interrupt();

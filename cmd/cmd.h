@@ -246,6 +246,8 @@ void cmd_set_think(mk_request *r, const char *think);
 
 // --- models --------------------------------------------------------------------------------------
 #define CMD_DEFAULT_MODEL "thimble"
+#define CMD_DEFAULT_ABOUT                                                                          \
+    "The built-in model knows sums like (37+58)*6-129 and puzzles like: Make 24 from 3 5 7 9"
 // Path of a model by file, folder or name (mk_free); the file itself where a folder holds one GGUF
 // file.  NULL name = CMD_DEFAULT_MODEL.  Errors: MK_ENOTFOUND with the list of models that are
 // there, MK_EUSAGE (a folder with several GGUF files).

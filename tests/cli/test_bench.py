@@ -244,7 +244,7 @@ def test_compare_words(minke, peer):
     ok(minke("bench", "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--compare", cmd))
     model = calls()[0].split("-x=")[1].rstrip("]'")
     assert calls() == ["8 0 0 " + str(["1", "a b", "c \"d\" 'e'", "f g", "", "$HOME", "*.c", "-x=" + model])]
-    assert model.endswith("shakespeare") and os.path.isdir(model)
+    assert model.endswith("models/thimble/thimble.gguf") and os.path.isfile(model)
 
 
 def test_compare_text(minke, peer):
