@@ -62,7 +62,7 @@ def test_the_installed_program_finds_its_model(installed, tmp_path):
 def test_generate(build, minke):
     text = f"<|user|>{ASK}<|assistant|>"
     p = call(build("generate"), "models/thimble", text, "30", cwd=ROOT)
-    assert p.stdout == minke("run", "--raw", "-n", "30", text).stdout.rstrip("\n") + "\n"
+    assert p.stdout == json.loads(minke("run", "--json", "--raw", "-n", "30", text).stdout)["text"] + "\n"
     assert p.stderr.startswith("30 tokens")
 
 

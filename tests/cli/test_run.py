@@ -97,24 +97,15 @@ def test_greedy_text_of_the_built_in_model(minke, thimble, thimble_f32):
     activations to 8 bits, unless one is closer than that (gen_thimble.py)."""
     ref = thimble["greedy"]
     for model, margin in ((thimble_f32, ref["exact"]), ("thimble", ref["steady"])):
-        n = 0
-        for q in ref["questions"]:
-            if q["min_logit_margin"] < margin:
-                continue
-            o = run_json(minke, "-m", model, q["question"])
+        said = [(q, run_json(minke, "-m", model, q["question"])) for q in ref["questions"]]
+        steady = [(q, o) for q, o in said if q["min_logit_margin"] >= margin]
+        for q, o in steady:
             assert o["ids"] == q["ids"], (q["question"], o["reasoning"], o["text"])
             assert (o["reasoning"], o["text"]) == (q["thinking"], q["answer"])
             assert o["finish_reason"] == ("stop" if q["ended"] else "length")
             assert o["usage"]["prompt_tokens"] == len(q["prompt_ids"])
-            n += 1
-        assert n >= 3
-
-
-def test_most_puzzles_of_the_golden_file_are_right(minke, thimble):
-    """Those answered by the committed file, near-ties included: by Python's arithmetic, as many as float32 gets."""
-    puzzles = [q for q in thimble["greedy"]["questions"] if q["right"] is not None]
-    same = sum(run_json(minke, q["question"])["text"] == q["answer"] for q in puzzles)
-    assert same >= 0.7 * len(puzzles)
+        # another way of writing a thought down seldom is another answer
+        assert len(steady) >= 3 and sum(q["answer"] == o["text"] for q, o in said) >= 0.75 * len(said)
 
 
 def test_standard_input(minke):

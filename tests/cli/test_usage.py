@@ -116,7 +116,7 @@ def test_does_not_fit(minke, golden):
 
 
 def test_context_overflow_gives_both_numbers(minke):
-    one_line_error(minke("run", "--ctx", "64", "word " * 40), 6, "200", "64", "--ctx")
+    one_line_error(minke("run", "--ctx", "64", "word " * 40), 6, "202", "64", "--ctx")
 
 
 def test_a_folder_that_is_no_model(minke, tmp_path):

@@ -13,7 +13,7 @@ Three measurements, all from lines that build/thimble_puzzles writes (same optio
   between the best two logits on the way: the tests compare ids of the F32 conversion from EXACT on, and those of the
   committed file, whose kernels round activations (near a tie they moved the distance by 0.17 at most), from STEADY on.
 * held_out: mean of -log p over all tokens of the completions (with the token that ends a turn), each line a conversation.
-* perplexity: the same lines as plain text, one window after the other, as cmd/perplexity.c describes it.
+* perplexity: the first TEXT_LINES of them as plain text, one window after the other, as cmd/perplexity.c describes it.
 """
 import ast
 import hashlib
@@ -36,7 +36,7 @@ ROOT = HERE.parents[1]
 OUT = HERE / "thimble.json"
 PUZZLES = ["--split", "test", "--quality", "clean", "--seed", "7", "--n", "200"]
 EXACT, STEADY = 0.002, 0.3
-WINDOW = 256
+WINDOW, TEXT_LINES = 256, 80
 QUESTIONS = [
     "What is (37+58)*6-129?", "Make 38 from 3 5 7", "Make 24 from 3 5 7 9", "Compute 12*13", "What is 85-(29+47)?",
     "Calculate (64-17)*(9+4).", "Use 4, 6 and 11 to make 50.", "What is 45*67-1024?", "what is 30 plus 40 minus 5?",
@@ -152,12 +152,9 @@ def held_out(model, tok, rows):
     return {"loss": round(total / n, 9), "tokens": n}
 
 
-def plain_text(rows):
-    return "".join(f"{r['prompt']}\n{r['completion']}\n" for r in rows)
-
-
 def perplexity(model, tok, rows):
-    ids = tok(plain_text(rows), add_special_tokens=False)["input_ids"]
+    text = "".join(f"{r['prompt']}\n{r['completion']}\n" for r in rows)
+    ids = tok(text, add_special_tokens=False)["input_ids"]
     parts = [ids[i:i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
     all_losses = np.concatenate([losses(model, p) for p in parts])
     return {"window": WINDOW, "windows": len(parts), "tokens": len(all_losses), "loss": round(float(all_losses.mean()), 9)}
@@ -184,7 +181,7 @@ def main():
         "puzzles": PUZZLES,
         "puzzles_sha256": hashlib.sha256(lines).hexdigest(),
         "held_out": held_out(model, tok, rows) | {"loss_of_f32": held_out(plain, tok, rows)["loss"]},
-        "perplexity": perplexity(model, tok, rows),
+        "perplexity": {"lines": TEXT_LINES} | perplexity(model, tok, rows[:TEXT_LINES]),
         "greedy": said,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
