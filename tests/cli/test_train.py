@@ -260,13 +260,13 @@ def test_a_plan_is_shown_and_nothing_is_done(minke, data, tmp_path):
 
 
 @pytest.mark.parametrize("args, code, words", [
-    (["train", "sft", "-m", "shakespeare"], 1, "expected a folder for the run"),
-    (["train", "sft", "-m", "shakespeare", "-o", "{out}"], 1, "expected files with training data"),
-    (["train", "pretrain", "-m", "shakespeare", "--config", "x", "-o", "{out}"], 1, "expected one of them"),
-    (["train", "grpo", "-m", "shakespeare", "-o", "{out}", "{rl}"], 1, "--steps N"),
-    (["train", "grpo", "-m", "shakespeare", "-o", "{out}", "--steps", "1", "--reward", "nonsense", "{rl}"], 1,
+    (["train", "sft", "-m", "thimble"], 1, "expected a folder for the run"),
+    (["train", "sft", "-m", "thimble", "-o", "{out}"], 1, "expected files with training data"),
+    (["train", "pretrain", "-m", "thimble", "--config", "x", "-o", "{out}"], 1, "expected one of them"),
+    (["train", "grpo", "-m", "thimble", "-o", "{out}", "{rl}"], 1, "--steps N"),
+    (["train", "grpo", "-m", "thimble", "-o", "{out}", "--steps", "1", "--reward", "nonsense", "{rl}"], 1,
      "nonsense"),
-    (["train", "sft", "-m", "shakespeare", "-o", "{out}", "--batch-tokens", "64", "{sft}"], 1, "--batch-tokens"),
+    (["train", "sft", "-m", "thimble", "-o", "{out}", "--batch-tokens", "64", "{sft}"], 1, "--batch-tokens"),
     (["train", "dance"], 1, "unknown method"),
 ])
 def test_wrong_use_is_explained(minke, data, tmp_path, args, code, words):

@@ -98,9 +98,9 @@ def test_pairs_and_rl(minke, tmp_path):
 
 
 def test_built_in_model(minke, tmp_path):
-    data = lines(tmp_path, {"prompt": "ROMEO:", "completion": " Adieu."})
+    data = lines(tmp_path, {"prompt": "7*8=", "completion": "56."})
     out = ok(minke("train", "preview", "--raw", data))
-    assert "ROMEO:[[ Adieu." in out
+    assert "7*8=[[56." in out
     text = tmp_path / "a.txt"
     text.write_text("one two three " * 200, encoding="utf-8")
     o = json.loads(ok(minke("train", "preview", "--raw", "--json", "--max-len", "100", text)))
