@@ -8,6 +8,7 @@
 #ifndef MK_CHAT_EVENT_H
 #define MK_CHAT_EVENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -50,7 +51,8 @@ typedef struct {
     size_t n;
     int index;
     const char *call_id, *name;
-    int32_t id;  // TOKEN
+    bool broken;  // TOOL_END: the arguments are not one complete JSON object
+    int32_t id;   // TOKEN
     float logprob;
     const mk_logprob *top;  // n_top best alternatives
     int n_top;

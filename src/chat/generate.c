@@ -1,6 +1,6 @@
 // One answer: prompt in, events out.
 //
-// A token's way: sampler -> detokenizer (whole characters) -> reasoning splitter -> stop texts ->
+// A token's way: sampler -> detokenizer (whole characters) -> parser (reasoning) -> stop texts ->
 // events.  Each stage holds back what is not yet certain and gives the same output however the text
 // was cut.
 #include <string.h>
@@ -8,7 +8,6 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "chat/llm_int.h"
-#include "chat/reasoning.h"
 #include "chat/stops.h"
 
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
@@ -22,7 +21,7 @@ typedef struct {
     mk_answer *answer;
     mk_sampler *sampler;
     mk_detok *detok;
-    mk_reasoning reasoning;
+    mk_parser *parser;
     mk_stops stops;
     mk_buf text, thought;  // whole answer and reasoning
     mk_buf piece;          // scratch: what came out of the stop matcher
@@ -55,20 +54,16 @@ static void send_text(generation *g, mk_event_kind kind, const char *p, size_t n
     send(g, &(mk_event){.kind = kind, .text = p, .n = n});
 }
 
-// From the reasoning splitter.
-static void take_part(void *arg, bool reasoning, const char *p, size_t n) {
+// From the parser.  No tools are given to it: calls are text here.
+static void take_part(void *arg, const mk_answer_event *ev) {
     generation *g = arg;
-    if (reasoning) {
-        send_text(g, MK_EVENT_REASONING, p, n);
+    if (ev->kind == MK_AE_REASONING) {
+        send_text(g, MK_EVENT_REASONING, ev->text, ev->n);
         return;
     }
     mk_buf_clear(&g->piece);
-    g->stopped = mk_stops_push(&g->stops, p, n, &g->piece) || g->stopped;
+    g->stopped = mk_stops_push(&g->stops, ev->text, ev->n, &g->piece) || g->stopped;
     send_text(g, MK_EVENT_TEXT, g->piece.data, g->piece.len);
-}
-
-static mk_status take_bytes(generation *g, const char *p, size_t n, mk_err *err) {
-    return n > 0 ? mk_reasoning_push(&g->reasoning, p, n, take_part, g, err) : MK_OK;
 }
 
 // --- stages --------------------------------------------------------------------------------------
@@ -93,8 +88,9 @@ static mk_status set_up(generation *g, const mk_prompt *p, mk_err *err) {
         return MK_FAIL(err, MK_EUSAGE,
                        "the prompt is empty; the model needs at least one token to continue from");
     }
-    mk_reasoning_opts ro = {.starts_inside = p->starts_thinking, .disabled = !p->templated};
-    MK_TRY(mk_reasoning_init(&g->reasoning, &ro, err));
+    mk_parse_opts po = p->parse;
+    po.tools = NULL;
+    MK_TRY(mk_parser_create(&po, take_part, g, &g->parser, err));
     g->detok = mk_detok_create(llm->tokenizer, true);
     return mk_sampler_create(&g->r->sample, llm->model->hp.n_vocab,
                              mk_session_n_ctx(llm->session) + 1, &g->sampler, err);
@@ -138,13 +134,10 @@ static mk_status take_token(generation *g, int32_t id, const float *logits, mk_e
     mk_answer *a = g->answer;
     MK_TRY(mk_ids_push(&a->ids, id, err));
     a->n_generated++;
-    a->n_reasoning_tokens += mk_reasoning_inside(&g->reasoning);
+    a->n_reasoning_tokens += mk_parser_place(g->parser) == MK_PLACE_REASONING;
     mk_sampler_accept(g->sampler, id, true);
     send_token(g, id, logits);
-    const char *p = NULL;
-    size_t n = 0;
-    mk_detok_push(g->detok, id, &p, &n);
-    return take_bytes(g, p, n, err);
+    return mk_parse_token(g->parser, g->detok, g->llm->tokenizer, id, err);
 }
 
 static mk_status generate(generation *g, mk_err *err) {
@@ -177,8 +170,8 @@ static mk_status flush(generation *g, mk_err *err) {
     const char *p = NULL;
     size_t n = 0;
     mk_detok_finish(g->detok, &p, &n);
-    MK_TRY(take_bytes(g, p, n, err));
-    mk_reasoning_finish(&g->reasoning, take_part, g);
+    MK_TRY(mk_parser_push(g->parser, p, n, err));
+    MK_TRY(mk_parser_finish(g->parser, err));
     mk_buf_clear(&g->piece);
     mk_stops_finish(&g->stops, &g->piece);
     send_text(g, MK_EVENT_TEXT, g->piece.data, g->piece.len);
@@ -224,7 +217,7 @@ mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void
     mk_status handed = hand_over(&g, st == MK_OK ? err : NULL);
     mk_sampler_destroy(g.sampler);
     mk_detok_destroy(g.detok);
-    mk_reasoning_free(&g.reasoning);
+    mk_parser_destroy(g.parser);
     mk_stops_free(&g.stops);
     mk_buf_free(&g.piece);
     return st == MK_OK ? handed : st;

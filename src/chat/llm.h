@@ -15,6 +15,7 @@
 #include <stdbool.h>
 
 #include "base/status.h"
+#include "chat/parse.h"
 #include "chat/template.h"
 #include "engine/engine.h"
 #include "engine/sample.h"
@@ -126,9 +127,10 @@ mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void
                           mk_answer *answer, mk_err *err) MK_WARN_UNUSED;
 // A prompt as ids, and what its text means for the answer.
 typedef struct {
-    mk_ids ids;            // owned; mk_ids_free
-    bool templated;        // rendered by a chat template: the answer may begin with reasoning
-    bool starts_thinking;  // the prompt ends in the opening tag
+    mk_ids ids;  // owned; mk_ids_free
+    // How to read the answer: without a chat template it has no reasoning.  Borrows from the model
+    // and the request (tools).
+    mk_parse_opts parse;
 } mk_prompt;
 // Only reads the model: may run in several threads at once.  Errors: MK_ETEMPLATE, MK_EUSAGE,
 // MK_ELIMIT, MK_ENOMEM; p->ids must be freed then, too.

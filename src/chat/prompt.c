@@ -9,7 +9,6 @@
 #include "base/alloc.h"
 #include "chat/encode.h"
 #include "chat/llm_int.h"
-#include "chat/reasoning.h"
 
 #define TEMPLATE_MAX_BYTES ((size_t)4 << 20)
 
@@ -124,9 +123,11 @@ static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *me
     o.limits.now = (int64_t)time(NULL);  // some templates tell the model the date
     mk_jinja_text text = {0};
     MK_TRY(mk_chat_template_render(llm->template, messages, r->tools, &o, &text, err));
-    p->templated = true;
-    p->starts_thinking =
-        mk_reasoning_prompt_open(text.text.data ? text.text.data : "", text.text.len, "<think>");
+    mk_parse_detect(mk_chat_template_text_for(llm->template, r->tools), &p->parse);
+    p->parse.tools = r->tools;
+    p->parse.no_reasoning = false;
+    p->parse.starts_inside = text.text.len > 0 && p->parse.think_open &&
+                             mk_parse_ends_in(text.text.data, text.text.len, p->parse.think_open);
     mk_status st = mk_chat_encode(llm->tokenizer, &text, 0, text.text.len, &p->ids, err);
     mk_jinja_text_free(&text);
     return st;
@@ -150,7 +151,8 @@ static mk_status render_continued(const mk_llm *llm, const mk_request *r, mk_pro
                        : MK_FAIL(err, MK_ENOMEM, "no memory for %zu messages", n);
     json_decref(before);
     MK_TRY(st);
-    p->starts_thinking = p->templated = false;
+    p->parse.no_reasoning = true;  // the answer has begun
+    p->parse.starts_inside = false;
     mk_encode_opts o = {.continues = true};
     return mk_tokenizer_encode(llm->tokenizer, text, strlen(text), o, &p->ids, err);
 }
@@ -198,6 +200,7 @@ static mk_status copy_ids(const mk_request *r, mk_ids *ids, mk_err *err) {
 
 mk_status mk_llm_make_prompt(const mk_llm *llm, const mk_request *r, mk_prompt *p, mk_err *err) {
     MK_ASSERT((r->messages != NULL) + (r->prompt != NULL) + (r->ids != NULL) == 1);
+    p->parse = (mk_parse_opts){.no_reasoning = true};
     if (r->ids) {
         return copy_ids(r, &p->ids, err);
     }

@@ -1,7 +1,7 @@
 // A speech is driven by the hooks of its job: tokens become text, text becomes events.
 //
-// A token's way is that of generate.c: detokenizer (whole characters) -> reasoning splitter -> stop
-// texts -> events.  A speech belongs to two: whoever began it, and its job until `done`.
+// A token's way is that of generate.c: detokenizer (whole characters) -> parser -> stop texts of
+// the answer -> events.  A speech belongs to two: whoever began it, and its job until `done`.
 #include "chat/provider.h"
 
 #include <pthread.h>
@@ -9,7 +9,6 @@
 
 #include "base/alloc.h"
 #include "chat/llm_int.h"
-#include "chat/reasoning.h"
 #include "chat/stops.h"
 
 enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24 };
@@ -33,7 +32,9 @@ struct mk_speech {
     int n_ref;
     // the job's thread alone
     mk_detok *detok;
-    mk_reasoning reasoning;
+    mk_parser *parser;
+    json_t *tools;  // the parser reads them
+    mk_err error;   // of the parser
     mk_stops stops;
     mk_buf piece;
     int64_t n_reasoning, n_forced;
@@ -58,33 +59,41 @@ static void send_text(mk_speech *s, mk_ae_kind kind, const char *p, size_t n) {
     }
 }
 
-static void take_part(void *arg, bool reasoning, const char *p, size_t n) {
-    mk_speech *s = arg;
-    if (reasoning) {
-        send_text(s, MK_AE_REASONING, p, n);
-        return;
-    }
+// Text that waited for the rest of a stop text: none comes.
+static void flush_stops(mk_speech *s) {
     mk_buf_clear(&s->piece);
-    s->stopped = mk_stops_push(&s->stops, p, n, &s->piece) || s->stopped;
+    mk_stops_finish(&s->stops, &s->piece);
     send_text(s, MK_AE_TEXT, s->piece.data, s->piece.len);
 }
 
-static void take_bytes(mk_speech *s, const char *p, size_t n) {
-    mk_err err;
-    if (n > 0 && mk_reasoning_push(&s->reasoning, p, n, take_part, s, &err) != MK_OK) {
-        s->failed = true;
+static void take_part(void *arg, const mk_answer_event *ev) {
+    mk_speech *s = arg;
+    if (s->stopped) {
+        return;
     }
+    if (ev->kind == MK_AE_TOOL_BEGIN) {
+        flush_stops(s);
+    }
+    if (ev->kind != MK_AE_TEXT) {
+        send(s, ev);
+        return;
+    }
+    mk_buf_clear(&s->piece);
+    s->stopped = mk_stops_push(&s->stops, ev->text, ev->n, &s->piece);
+    send_text(s, MK_AE_TEXT, s->piece.data, s->piece.len);
 }
 
 static void flush(mk_speech *s) {
     const char *p = NULL;
     size_t n = 0;
     mk_detok_finish(s->detok, &p, &n);
-    take_bytes(s, p, n);
-    mk_reasoning_finish(&s->reasoning, take_part, s);
-    mk_buf_clear(&s->piece);
-    mk_stops_finish(&s->stops, &s->piece);
-    send_text(s, MK_AE_TEXT, s->piece.data, s->piece.len);
+    s->failed = s->failed || mk_parser_push(s->parser, p, n, &s->error) != MK_OK ||
+                mk_parser_finish(s->parser, &s->error) != MK_OK;
+    flush_stops(s);
+}
+
+static bool thinking(const mk_speech *s) {
+    return mk_parser_place(s->parser) == MK_PLACE_REASONING;
 }
 
 // --- hooks ---------------------------------------------------------------------------------------
@@ -111,12 +120,10 @@ static void send_token(mk_speech *s, const mk_job_token *t) {
 
 static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
     mk_speech *s = arg;
-    const char *p = NULL;
-    size_t n = 0;
-    s->n_reasoning += mk_reasoning_inside(&s->reasoning);
+    s->n_reasoning += thinking(s);
     send_token(s, t);
-    mk_detok_push(s->detok, t->id, &p, &n);
-    take_bytes(s, p, n);
+    s->failed =
+        mk_parse_token(s->parser, s->detok, s->p->llm->tokenizer, t->id, &s->error) != MK_OK;
     return s->stopped || s->failed ? MK_JOB_STOP : MK_JOB_GO;
 }
 
@@ -124,8 +131,7 @@ static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
 static bool on_allow(void *arg, uint64_t *allowed, int32_t *force) {
     mk_speech *s = arg;
     (void)allowed;
-    if (s->n_forced == 0 &&
-        (!mk_reasoning_inside(&s->reasoning) || s->n_reasoning < s->o.think_budget)) {
+    if (s->n_forced == 0 && (!thinking(s) || s->n_reasoning < s->o.think_budget)) {
         return false;
     }
     if (s->n_forced >= s->p->close_ids.n) {
@@ -141,7 +147,8 @@ static mk_stop_reason stop_reason(const mk_speech *s, mk_job_end end) {
                                         [MK_JOB_STOPPED] = MK_STOP_TEXT,
                                         [MK_JOB_CANCELLED] = MK_STOP_CANCELLED,
                                         [MK_JOB_FAILED] = MK_STOP_CANCELLED};
-    return s->stopped ? MK_STOP_TEXT : of[end];
+    bool called = end == MK_JOB_ENDED && mk_parser_n_calls(s->parser) > 0;
+    return s->stopped ? MK_STOP_TEXT : called ? MK_STOP_TOOLS : of[end];
 }
 
 static void free_speech(mk_speech *s) {
@@ -150,7 +157,8 @@ static void free_speech(mk_speech *s) {
     }
     mk_free(s->stop);
     mk_detok_destroy(s->detok);
-    mk_reasoning_free(&s->reasoning);
+    mk_parser_destroy(s->parser);
+    json_decref(s->tools);
     mk_stops_free(&s->stops);
     mk_buf_free(&s->piece);
     pthread_mutex_destroy(&s->lock);
@@ -171,12 +179,14 @@ static void on_done(void *arg, const mk_job_result *r) {
     pthread_mutex_lock(&s->lock);
     s->job = NULL;
     pthread_mutex_unlock(&s->lock);
-    mk_err no_memory = {.code = MK_ENOMEM, .msg = "no memory for the text of the answer"};
-    const mk_err *error = r->end == MK_JOB_FAILED ? r->error : s->failed ? &no_memory : NULL;
+    bool job_failed = r->end == MK_JOB_FAILED;
+    if (!job_failed && !s->failed) {
+        flush(s);
+    }
+    const mk_err *error = job_failed ? r->error : s->failed ? &s->error : NULL;
     if (error) {
         send(s, &(mk_answer_event){.kind = MK_AE_ERROR, .error = error});
     } else {
-        flush(s);
         s->usage.n_generated = r->n_generated;
         s->usage.n_reasoning = s->n_reasoning;
         s->usage.generation_ms = r->generation_ms;
@@ -218,9 +228,8 @@ static mk_status make_speech(mk_provider *p, const mk_speech_opts *o, mk_speech 
     mk_buf_init(&s->piece, MAX_TEXT);
     MK_TRY(copy_stops(s, o, err));
     mk_stops_init(&s->stops, s->o.stop, s->o.n_stop);
-    mk_reasoning_opts ro = {.starts_inside = o->prompt->starts_thinking,
-                            .disabled = !o->prompt->templated};
-    MK_TRY(mk_reasoning_init(&s->reasoning, &ro, err));
+    s->tools = json_incref((json_t *)o->prompt->parse.tools);
+    MK_TRY(mk_parser_create(&o->prompt->parse, take_part, s, &s->parser, err));
     s->detok = mk_detok_create(p->llm->tokenizer, true);
     if (o->n_logprob > MAX_LOGPROB) {
         return MK_FAIL(err, MK_EUSAGE,
@@ -294,8 +303,18 @@ static mk_status find_end_ids(mk_provider *p, mk_err *err) {
 
 static mk_status find_close_ids(mk_provider *p, mk_err *err) {
     mk_encode_opts o = {.parse_special = true, .continues = true};
-    static const char close[] = "\n</think>\n\n";
-    return mk_tokenizer_encode(p->llm->tokenizer, close, sizeof close - 1, o, &p->close_ids, err);
+    mk_parse_opts po = {0};
+    mk_buf close;
+    mk_buf_init(&close, 1024);
+    if (p->llm->template) {
+        mk_parse_detect(mk_chat_template_text(p->llm->template), &po);
+    }
+    mk_parse_force_answer(&po, &close);
+    mk_status st = close.failed ? MK_FAIL(err, MK_ENOMEM, "no memory for the end of reasoning")
+                                : mk_tokenizer_encode(p->llm->tokenizer, close.data, close.len, o,
+                                                      &p->close_ids, err);
+    mk_buf_free(&close);
+    return st;
 }
 
 static mk_status open_prefix(mk_provider *p, const mk_provider_opts *o, mk_err *err) {

@@ -37,7 +37,8 @@ mk_sched *mk_provider_sched(const mk_provider *p);
 mk_prefix *mk_provider_prefix(const mk_provider *p);  // NULL without
 
 typedef struct {
-    const mk_prompt *prompt;  // from mk_llm_make_prompt; only read while beginning
+    // from mk_llm_make_prompt; only read while beginning; its tools are kept
+    const mk_prompt *prompt;
     mk_sample_params sample;
     int64_t n_predict;        // -1: until the window is full
     const char *const *stop;  // n_stop texts; copied

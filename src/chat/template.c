@@ -8,7 +8,7 @@
 #include "base/json.h"
 
 struct mk_chat_template {
-    char *text, *origin;
+    char *text, *tools_text, *origin;  // tools_text: of `tools`
     mk_jinja *main, *tools;  // tools: NULL unless the model brings a second template for them
     json_t *specials;        // name -> text
 };
@@ -203,6 +203,10 @@ static mk_status build(const mk_chat_sources *src, json_t *config, mk_chat_templ
     if (mk_jinja_compile(ch.text, strlen(ch.text), &t->main, err) != MK_OK) {
         return mk_err_prefix(err, "%s", ch.origin);
     }
+    t->tools_text = ch.tool_text != NULL ? copy_text(ch.tool_text) : NULL;
+    if (ch.tool_text != NULL && t->tools_text == NULL) {
+        return MK_FAIL(err, MK_ENOMEM, "chat template: out of memory");
+    }
     if (ch.tool_text != NULL &&
         mk_jinja_compile(ch.tool_text, strlen(ch.tool_text), &t->tools, err) != MK_OK) {
         return mk_err_prefix(err, "%s, tool_use", ch.origin);
@@ -243,6 +247,7 @@ void mk_chat_template_destroy(mk_chat_template *t) {
         mk_jinja_destroy(t->tools);
         json_decref(t->specials);
         mk_free(t->text);
+        mk_free(t->tools_text);
         mk_free(t->origin);
         mk_free(t);
     }
@@ -422,6 +427,10 @@ const char *mk_chat_template_origin(const mk_chat_template *t) {
 
 const char *mk_chat_template_text(const mk_chat_template *t) {
     return t->text;
+}
+
+const char *mk_chat_template_text_for(const mk_chat_template *t, const json_t *tools) {
+    return json_array_size(tools) > 0 && t->tools_text != NULL ? t->tools_text : t->text;
 }
 
 const char *mk_chat_template_special(const mk_chat_template *t, const char *name) {

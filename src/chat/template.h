@@ -76,6 +76,8 @@ mk_status mk_chat_template_render(const mk_chat_template *t, const json_t *messa
 const char *mk_chat_template_origin(
     const mk_chat_template *t);  // "chat_template.jinja", "built-in: chatml", ...
 const char *mk_chat_template_text(const mk_chat_template *t);
+// The one that a request with these tools is rendered with.
+const char *mk_chat_template_text_for(const mk_chat_template *t, const json_t *tools);
 const char *mk_chat_template_special(const mk_chat_template *t,
                                      const char *name);      // NULL: not known
 bool mk_chat_template_has_tools(const mk_chat_template *t);  // the template looks at `tools`

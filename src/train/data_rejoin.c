@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "chat/reasoning.h"
+#include "chat/parse.h"
 #include "train/data_turns.h"
 
 #define OPEN  "<think>"
@@ -285,7 +285,7 @@ mk_status mk_turn_mark_thought(mk_turn *x, mk_err *err) {
         open++;
     }
     bool tag = is_tag(&x->text, open, OPEN);
-    if (!tag && !mk_reasoning_prompt_open(bytes(&x->text), x->start, OPEN)) {
+    if (!tag && !mk_parse_ends_in(bytes(&x->text), x->start, OPEN)) {
         return MK_OK;
     }
     at = tag ? open + strlen(OPEN) : open;
@@ -313,11 +313,10 @@ mk_status mk_turn_rejoin(const mk_talk *t, const mk_jinja_text *prompt, mk_turn 
     if (answer == len && thought == len) {
         return MK_FAIL(err, MK_ETEMPLATE, "the chat template writes nothing of this answer");
     }
-    bool closed = mk_reasoning_prompt_open(bytes(prompt), prompt->text.len, CLOSE);
+    bool closed = mk_parse_ends_in(bytes(prompt), prompt->text.len, CLOSE);
     size_t begin = thought < answer && !closed ? with_tag(x, thought) : answer;
     size_t from = skip_header(prompt, &x->text, begin);
-    bool open =
-        prompt->text.len > 0 && mk_reasoning_prompt_open(prompt->text.data, prompt->text.len, OPEN);
+    bool open = prompt->text.len > 0 && mk_parse_ends_in(prompt->text.data, prompt->text.len, OPEN);
     mk_buf_init(&out.text, prompt->text.len + len + MK_DATA_MAX_LINE + 64);
     mk_status st = add_range(&out, prompt, 0, prompt->text.len, err);
     if (st == MK_OK && open && thought >= answer) {

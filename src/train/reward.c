@@ -6,7 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/opt.h"
-#include "chat/reasoning.h"
+#include "chat/parse.h"
 #include "train/reward_int.h"
 
 enum { SPLIT_MAX = 64 << 20 };
@@ -276,9 +276,9 @@ typedef struct {
     mk_buf reasoning, answer;
 } halves;
 
-static void take_piece(void *arg, bool reasoning, const char *text, size_t n) {
+static void take_piece(void *arg, const mk_answer_event *ev) {
     halves *h = arg;
-    mk_buf_add(reasoning ? &h->reasoning : &h->answer, text, n);
+    mk_buf_add(ev->kind == MK_AE_REASONING ? &h->reasoning : &h->answer, ev->text, ev->n);
 }
 
 static bool contains(const char *text, size_t n, const char *what) {
@@ -287,18 +287,15 @@ static bool contains(const char *text, size_t n, const char *what) {
 
 static mk_status split(const mk_rewards *r, const mk_reward_input *in, halves *h, mk_reward_text *t,
                        mk_err *err) {
-    mk_reasoning s;
-    mk_status st = mk_reasoning_init(
-        &s, &(mk_reasoning_opts){.open = r->open, .close = r->close, .starts_inside = in->thinking},
-        err);
-    if (st == MK_OK && in->n_completion > 0) {
-        st = mk_reasoning_push(&s, in->completion, in->n_completion, take_piece, h, err);
-    }
-    bool open = st == MK_OK && mk_reasoning_inside(&s);
-    if (st == MK_OK) {
-        mk_reasoning_finish(&s, take_piece, h);
-    }
-    mk_reasoning_free(&s);
+    mk_parser *p;
+    MK_TRY(mk_parser_create(&(mk_parse_opts){.think_open = r->open,
+                                             .think_close = r->close,
+                                             .starts_inside = in->thinking},
+                            take_piece, h, &p, err));
+    mk_status st = mk_parser_push(p, in->completion, in->n_completion, err);
+    bool open = mk_parser_place(p) == MK_PLACE_REASONING;
+    st = st == MK_OK ? mk_parser_finish(p, err) : st;
+    mk_parser_destroy(p);
     if (st == MK_OK && (h->reasoning.failed || h->answer.failed)) {
         st = MK_FAIL(err, MK_ENOMEM, "no memory for a completion of %zu bytes", in->n_completion);
     }

@@ -1,0 +1,306 @@
+// Arguments of a call: JSON is checked and passed on, XML parameters are written as JSON.
+//
+// XML says nothing of types, so the tool's schema does: a parameter that can only be a string is
+// streamed; every other is kept until its end, and is JSON if it reads as JSON (or as Python's
+// True, False, None) of a type that the schema allows, else a string.
+#include <string.h>
+
+#include "chat/parse_int.h"
+
+void mk_args_init(mk_args *a, mk_buf *out) {
+    *a = (mk_args){.out = out};
+    mk_buf_init(&a->value, MK_PARSE_MAX_VALUE);
+}
+
+void mk_args_free(mk_args *a) {
+    mk_buf_free(&a->value);
+}
+
+void mk_args_begin(mk_args *a, const mk_call_syntax *s, mk_args_form form, const json_t *schema) {
+    mk_buf *out = a->out, value = a->value;
+    *a = (mk_args){.out = out, .value = value, .syntax = s, .schema = schema, .form = form};
+    mk_buf_clear(&a->value);
+    mk_json_feed_init(&a->json);
+    bool typed = s->body == MK_BODY_XML || s->body == MK_BODY_PYTHON;
+    if (typed) {
+        mk_buf_putc(out, '{');
+    } else if (form == MK_ARGS_NONE) {
+        mk_buf_puts(out, "{}");
+        a->state = MK_ARGS_DONE;
+    }
+    if (s->body == MK_BODY_PYTHON) {
+        a->kind[0] = '{';
+        a->depth = 1;
+        a->fresh = true;
+    }
+}
+
+void mk_json_add_escaped(mk_buf *b, const char *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)p[i];
+        if (c == '"' || c == '\\') {
+            mk_buf_putc(b, '\\');
+            mk_buf_putc(b, p[i]);
+        } else if (c == '\n') {
+            mk_buf_puts(b, "\\n");
+        } else if (c < 0x20) {
+            mk_buf_printf(b, "\\u%04x", c);
+        } else {
+            mk_buf_putc(b, p[i]);
+        }
+    }
+}
+
+// --- JSON ----------------------------------------------------------------------------------------
+
+static size_t step_object(mk_args *a, mk_view v) {
+    for (size_t i = 0; i < v.n; i++) {
+        mk_feed_result r = mk_json_feed_byte(&a->json, v.p[i], a->out);
+        if (r != MK_FEED_GO) {
+            a->state = r == MK_FEED_DONE ? MK_ARGS_DONE : MK_ARGS_BROKEN;
+            return r == MK_FEED_DONE ? i + 1 : i;
+        }
+    }
+    return v.n;
+}
+
+// One byte of what the string says.
+static mk_args_state take_inner(mk_args *a, char ch) {
+    if (!a->in_value && mk_is_space(ch)) {
+        return MK_ARGS_GO;
+    }
+    if (!a->in_value && ch != '{') {
+        return MK_ARGS_BROKEN;
+    }
+    a->in_value = true;
+    return mk_json_feed_byte(&a->json, ch, a->out) == MK_FEED_BAD ? MK_ARGS_BROKEN : MK_ARGS_GO;
+}
+
+// The closing quote: whole arguments, or none at all.
+static mk_args_state end_string(mk_args *a) {
+    if (!a->in_value) {
+        mk_buf_puts(a->out, "{}");
+        return MK_ARGS_DONE;
+    }
+    return mk_json_feed_whole(&a->json) ? MK_ARGS_DONE : MK_ARGS_BROKEN;
+}
+
+static size_t step_string(mk_args *a, mk_view v) {
+    for (size_t i = 0; i < v.n; i++) {
+        char inner[8];
+        size_t n = 0;
+        if (!a->first) {  // the opening quote
+            a->first = true;
+            continue;
+        }
+        mk_feed_result r = mk_json_unescape_byte(&a->text, v.p[i], inner, &n);
+        for (size_t k = 0; k < n && a->state == MK_ARGS_GO; k++) {
+            a->state = take_inner(a, inner[k]);
+        }
+        if (r == MK_FEED_BAD) {
+            a->state = MK_ARGS_BROKEN;
+        } else if (r == MK_FEED_DONE && a->state == MK_ARGS_GO) {
+            a->state = end_string(a);
+        }
+        if (a->state != MK_ARGS_GO) {
+            return a->state == MK_ARGS_DONE ? i + 1 : i;
+        }
+    }
+    return v.n;
+}
+
+// --- types ---------------------------------------------------------------------------------------
+enum {
+    T_STRING = 1,
+    T_NUMBER = 2,
+    T_BOOL = 4,
+    T_NULL = 8,
+    T_OBJECT = 16,
+    T_ARRAY = 32,
+    T_ANY = 63,
+    T_DEPTH = 8  // of anyOf in anyOf
+};
+
+static unsigned named_type(const char *name) {
+    static const struct {
+        const char *name;
+        unsigned bit;
+    } types[] = {{"string", T_STRING}, {"number", T_NUMBER}, {"integer", T_NUMBER},
+                 {"boolean", T_BOOL},  {"null", T_NULL},     {"object", T_OBJECT},
+                 {"array", T_ARRAY}};
+    for (size_t i = 0; name && i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(name, types[i].name) == 0) {
+            return types[i].bit;
+        }
+    }
+    return 0;
+}
+
+static unsigned type_of(const json_t *v) {
+    return json_is_string(v)    ? T_STRING
+           : json_is_number(v)  ? T_NUMBER
+           : json_is_boolean(v) ? T_BOOL
+           : json_is_object(v)  ? T_OBJECT
+           : json_is_array(v)   ? T_ARRAY
+                                : T_NULL;
+}
+
+// What the schema of a parameter allows; T_ANY if it does not say.
+static unsigned allowed(const json_t *schema, int depth) {
+    static const char *const unions[] = {"anyOf", "oneOf"};
+    const json_t *type = json_object_get(schema, "type"), *item;
+    unsigned bits = named_type(json_string_value(type));
+    size_t i;
+    json_array_foreach(type, i, item) {
+        bits |= named_type(json_string_value(item));
+    }
+    for (int u = 0; u < 2 && depth < T_DEPTH; u++) {
+        json_array_foreach(json_object_get(schema, unions[u]), i, item) {
+            bits |= allowed(item, depth + 1);
+        }
+    }
+    if (bits == 0) {
+        json_array_foreach(json_object_get(schema, "enum"), i, item) {
+            bits |= type_of(item);
+        }
+        const json_t *constant = json_object_get(schema, "const");
+        bits |= constant ? type_of(constant) : 0;
+    }
+    return bits ? bits : T_ANY;
+}
+
+static unsigned allowed_for(const mk_args *a, const char *key, size_t n) {
+    const json_t *all = json_object_get(a->schema, "properties");
+    return allowed(json_object_getn(all, key, n), 0);
+}
+
+static unsigned type_of_text(const char *p, size_t n) {
+    size_t k = mk_count_space(p, n);
+    char c = k < n ? p[k] : 0;
+    return c == '{'               ? T_OBJECT
+           : c == '['             ? T_ARRAY
+           : c == '"'             ? T_STRING
+           : c == 't' || c == 'f' ? T_BOOL
+           : c == 'n'             ? T_NULL
+                                  : T_NUMBER;
+}
+
+static void add_text(mk_args *a, const char *p, size_t n) {
+    mk_buf_putc(a->out, '"');
+    mk_json_add_escaped(a->out, p, n);
+    mk_buf_putc(a->out, '"');
+}
+
+// --- XML -----------------------------------------------------------------------------------------
+
+// A value that was kept, as JSON.
+static void add_value(mk_args *a, unsigned types) {
+    static const char *const words[][2] = {{"True", "true"}, {"False", "false"}, {"None", "null"}};
+    const char *p = a->value.data ? a->value.data : "";
+    size_t n = a->value.len;
+    for (size_t i = 0; i < 3; i++) {
+        bool same = strlen(words[i][0]) == n && memcmp(p, words[i][0], n) == 0;
+        if (same && (type_of_text(words[i][1], 1) & types)) {
+            mk_buf_puts(a->out, words[i][1]);
+            return;
+        }
+    }
+    // a quoted text is a string with quotes where strings are written bare, unless said otherwise
+    unsigned type = type_of_text(p, n);
+    bool fits = (type & types) && (type != T_STRING || a->as_json);
+    if (!fits || !mk_json_is_value(p, n, a->out)) {
+        add_text(a, p, n);
+    }
+}
+
+static size_t step_key(mk_args *a, mk_view v) {
+    const mk_call_syntax *s = a->syntax;
+    mk_head h = {.is_string = -1};
+    size_t n = 0, space = mk_count_space(v.p, v.n);
+    mk_match m = mk_match_tail(v, s, &n);
+    if (m == MK_NO && s->close) {  // the end of the call left out
+        m = mk_match_text((mk_view){v.p + space, v.n - space, v.last}, s->close);
+    }
+    if (m == MK_YES) {
+        mk_buf_putc(a->out, '}');
+        a->state = MK_ARGS_DONE;
+        return n;
+    }
+    size_t limit = v.n < MK_PARSE_MAX_HEAD ? v.n : MK_PARSE_MAX_HEAD;
+    mk_match k = mk_match_pattern((mk_view){v.p, limit, v.last || v.n > limit}, s->key, &h);
+    if (k != MK_YES) {
+        bool wait = (m == MK_MORE || k == MK_MORE) && v.n < MK_PARSE_MAX_HEAD;
+        a->state = wait ? MK_ARGS_GO : MK_ARGS_BROKEN;
+        return 0;
+    }
+    unsigned types = allowed_for(a, h.key, h.n_key);
+    mk_buf_puts(a->out, a->n_param++ > 0 ? ", \"" : "\"");
+    mk_json_add_escaped(a->out, h.key, h.n_key);
+    mk_buf_puts(a->out, "\": ");
+    a->in_value = a->first = true;
+    a->as_json = h.is_string == 0;
+    a->as_text = h.is_string == 1 || (h.is_string < 0 && types == T_STRING);
+    a->types = a->as_json ? T_ANY : types;
+    mk_buf_clear(&a->value);
+    if (a->as_text) {
+        mk_buf_putc(a->out, '"');
+    }
+    return h.n;
+}
+
+static void keep_value(mk_args *a, const char *p, size_t n) {
+    if (a->as_text) {
+        mk_json_add_escaped(a->out, p, n);
+    } else {
+        a->too_long = a->too_long || n > MK_PARSE_MAX_VALUE - a->value.len;
+        mk_buf_add(&a->value, p, n);
+    }
+}
+
+static size_t end_value(mk_args *a, size_t n) {
+    if (a->as_text) {
+        mk_buf_putc(a->out, '"');
+    } else {
+        add_value(a, a->types);
+    }
+    a->in_value = false;
+    return n;
+}
+
+static size_t step_value(mk_args *a, mk_view v) {
+    const mk_call_syntax *s = a->syntax;
+    size_t i = 0;
+    if (v.n > 0 && a->first) {
+        a->first = false;
+        i = s->lines && v.p[0] == '\n';
+    }
+    size_t done = i;
+    for (; i < v.n; i++) {
+        size_t at = i + (s->lines && v.p[i] == '\n');
+        mk_match m = mk_match_text((mk_view){v.p + at, v.n - at, v.last}, s->end_value);
+        if (m == MK_YES) {
+            keep_value(a, v.p + done, i - done);
+            return end_value(a, at + strlen(s->end_value));
+        }
+        if (m == MK_MORE) {
+            break;
+        }
+    }
+    keep_value(a, v.p + done, i - done);
+    return i;
+}
+
+size_t mk_args_xml(mk_args *a, mk_view v) {
+    return a->in_value ? step_value(a, v) : step_key(a, v);
+}
+
+size_t mk_args_step(mk_args *a, mk_view v) {
+    switch (a->syntax->body) {
+    case MK_BODY_XML:
+        return mk_args_xml(a, v);
+    case MK_BODY_PYTHON:
+        return mk_args_python(a, v);
+    default:
+        return a->form == MK_ARGS_STRING ? step_string(a, v) : step_object(a, v);
+    }
+}
