@@ -124,6 +124,7 @@ static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *me
     mk_jinja_text text = {0};
     MK_TRY(mk_chat_template_render(llm->template, messages, r->tools, &o, &text, err));
     mk_parse_detect(mk_chat_template_text_for(llm->template, r->tools), &p->parse);
+    p->parse.tools = r->tools;
     p->parse.no_reasoning = false;
     p->parse.starts_inside = text.text.len > 0 && p->parse.think_open &&
                              mk_parse_ends_in(text.text.data, text.text.len, p->parse.think_open);

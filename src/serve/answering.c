@@ -305,7 +305,6 @@ static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
         .ignore_eos = t->ask.ignore_eos,
         .n_logprob = t->ask.n_logprob,
         .think_budget = t->ask.think_budget,
-        .tools = t->ask.tool_choice == MK_TOOLS_NONE ? NULL : t->ask.tools,
         .grammar = b->grammar,
         .tenant = b->tenant,
         .event = on_event,
