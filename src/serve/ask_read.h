@@ -7,6 +7,9 @@
 #include "serve/ask.h"
 #include "serve/fields.h"
 
+// Adds "what: detail" to ask->unknown: something that was skipped.
+void mk_ask_note(mk_ask *a, const char *what, const char *detail);
+
 // --- limits and sampling -------------------------------------------------------------------------
 mk_status mk_read_stop(const mk_at *at, const json_t *v, void *ask, mk_err *err);  // one or a list
 // {"50256": -100} or [[50256, -100], [13, false]]

@@ -29,10 +29,11 @@ void mk_openai_add_usage(mk_buf *b, const mk_usage *u) {
                   (long long)u->n_prompt, (long long)u->n_generated,
                   (long long)(u->n_prompt + u->n_generated));
     mk_buf_printf(b,
-                  "\"prompt_tokens_details\":{\"cached_tokens\":%lld},"
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"cache_write_tokens\":%lld},"
                   "\"completion_tokens_details\":{\"reasoning_tokens\":%lld},"
                   "\"prompt_cache_hit_tokens\":%lld,\"prompt_cache_miss_tokens\":%lld}",
-                  (long long)u->n_cached, (long long)u->n_reasoning, (long long)u->n_cached,
+                  (long long)u->n_cached, (long long)(u->n_prompt - u->n_cached),
+                  (long long)u->n_reasoning, (long long)u->n_cached,
                   (long long)(u->n_prompt - u->n_cached));
 }
 

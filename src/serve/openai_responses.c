@@ -8,13 +8,6 @@
 
 // --- tools ---------------------------------------------------------------------------------------
 
-static void note(mk_ask *a, const char *what, const char *type) {
-    a->unknown = a->unknown ? a->unknown : json_array();
-    if (json_array_size(a->unknown) < 64) {
-        (void)json_array_append_new(a->unknown, json_sprintf("%s: %.60s", what, type));
-    }
-}
-
 // One function; those of a namespace get its name in front, and are found again by it.
 static mk_status add_function(mk_ask *a, const mk_at *at, const json_t *tool, const char *space,
                               mk_err *err) {
@@ -52,7 +45,7 @@ static mk_status add_namespace(mk_ask *a, const mk_at *at, const json_t *tool, m
     json_array_foreach((json_t *)(uintptr_t)list, i, member) {
         const char *type = json_string_value(json_object_get(member, "type"));
         if (type && strcmp(type, "function") != 0) {
-            note(a, "tools", type);
+            mk_ask_note(a, "tools", type);
         } else {
             MK_TRY(add_function(a, MK_NTH(MK_AT(at, "tools"), i), member, space, err));
         }
@@ -78,7 +71,7 @@ static mk_status read_tools(const mk_at *at, const json_t *v, void *ask, mk_err 
         if (strcmp(type, "namespace") == 0) {
             MK_TRY(add_namespace(a, here, tool, err));
         } else if (strcmp(type, "function") != 0) {
-            note(a, "tools", type);
+            mk_ask_note(a, "tools", type);
         } else if (f) {  // in the form of chat completions
             MK_TRY(add_function(a, MK_AT(here, "function"), f, NULL, err));
         } else {
@@ -129,7 +122,7 @@ static mk_status read_include(const mk_at *at, const json_t *v, void *ask, mk_er
         if (strcmp(s, "message.output_text.logprobs") == 0) {
             a->n_logprob = a->n_logprob < 0 ? 0 : a->n_logprob;
         } else if (strcmp(s, "reasoning.encrypted_content") != 0) {  // reasoning is not hidden here
-            note(a, "include", s);
+            mk_ask_note(a, "include", s);
         }
     }
     return MK_OK;

@@ -158,12 +158,7 @@ static mk_status output_item(input *in, const mk_at *at, const json_t *item, mk_
 static mk_status skipped_item(input *in, const mk_at *at, const json_t *item, mk_err *err) {
     (void)at;
     (void)err;
-    json_t **unknown = &in->ask->unknown;
-    *unknown = *unknown ? *unknown : json_array();
-    if (json_array_size(*unknown) < 64) {
-        (void)json_array_append_new(
-            *unknown, json_sprintf("input: %s", json_string_value(json_object_get(item, "type"))));
-    }
+    mk_ask_note(in->ask, "input", json_string_value(json_object_get(item, "type")));
     return MK_OK;
 }
 
