@@ -63,7 +63,7 @@ json_t *mk_ask_add_message(mk_ask *a, const char *role, json_t *content);
 // Adds a call to an assistant's message.
 void mk_message_add_call(json_t *message, const char *id, const char *name, json_t *arguments);
 // After all messages: several system messages at the beginning become one, tool results get the
-// names of what was called.
-void mk_ask_settle_messages(mk_ask *a);
+// names of what was called.  Errors: MK_ENOMEM.
+mk_status mk_ask_settle_messages(mk_ask *a, mk_err *err) MK_WARN_UNUSED;
 
 #endif

@@ -90,6 +90,7 @@ static size_t add_token(mk_buf *b, const mk_reply_info *info, int32_t id, float 
     mk_wire_number(b, mk_openai_logprob((double)logprob));
     mk_buf_puts(b, ",\"bytes\":");
     mk_wire_bytes(b, p, n);
+    b->failed = b->failed || text.failed;
     mk_buf_free(&text);
     return n;
 }
@@ -207,6 +208,7 @@ static void add_param(mk_buf *b, const char *msg) {
         p += n + (slash != NULL);
     }
     mk_wire_text(b, name.data);
+    b->failed = b->failed || name.failed;
     mk_buf_free(&name);
 }
 

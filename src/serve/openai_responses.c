@@ -14,7 +14,8 @@ static mk_status add_function(mk_ask *a, const mk_at *at, const json_t *tool, co
     mk_buf prefix;
     mk_buf_init(&prefix, 4096);
     mk_tool_full_name(space, "", &prefix);
-    mk_status st = mk_ask_add_tool(a, at, tool, prefix.data, err);
+    mk_status st = prefix.failed ? mk_at_fail(at, err, MK_ENOMEM, "no memory for the name")
+                                 : mk_ask_add_tool(a, at, tool, prefix.data, err);
     if (st == MK_OK && space) {
         json_t *spaces = json_object_get(a->given, "namespaces");
         if (!spaces) {
@@ -213,7 +214,7 @@ mk_status mk_openai_responses_parse(const json_t *body, mk_ask *a, mk_err *err) 
     if (!a->messages || (json_array_size(in) == 0 && !json_is_string(in) && !a->previous)) {
         (void)mk_ask_add_message(a, "user", json_string(""));  // a probe
     }
-    mk_ask_settle_messages(a);
+    MK_TRY(mk_ask_settle_messages(a, err));
     if (json_object_size(a->given) == 0) {
         json_decref(a->given);
         a->given = NULL;

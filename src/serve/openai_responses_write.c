@@ -422,6 +422,7 @@ static void text(mk_writer_state *w, const mk_answer_event *ev, mk_buf *out) {
     mk_buf_init(&logprobs, SIZE_MAX - 1);
     mk_openai_tokens_take(&w->wait, ev->kind, ev->n, &logprobs);
     delta(w, ev->text, ev->n, &logprobs, out);
+    out->failed = out->failed || logprobs.failed;
     mk_buf_free(&logprobs);
 }
 
@@ -538,6 +539,9 @@ static void responses_event(mk_writer_state *w, int choice, const mk_answer_even
     case MK_AE_N:
         break;
     }
+    // what was lost while it was collected
+    out->failed = out->failed || w->wait.items.failed || w->ids.failed || w->text.failed ||
+                  w->logprobs.failed || w->output.failed || w->tail.failed;
 }
 
 static void responses_finish(mk_writer_state *w, mk_buf *out) {
