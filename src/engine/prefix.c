@@ -14,12 +14,14 @@
 #include "engine/prefix.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "engine/prefix_disk.h"
 #include "engine/prefix_map.h"
+#include "model/fingerprint.h"
 
 typedef struct {
     bool used;
@@ -408,13 +410,21 @@ static mk_status alloc_parts(mk_prefix *p, mk_err *err) {
                         (long long)p->n_block);
 }
 
+static char *key_of_model(const mk_model *m, const char *more) {
+    char text[64];
+    more = more ? more : "";
+    snprintf(text, sizeof text, "%.16s-%016llx-%016llx", m->arch->name,
+             (unsigned long long)mk_model_state_key(m),
+             (unsigned long long)mk_hash64(more, strlen(more), 0));
+    return mk_strdup(text);
+}
+
 mk_status mk_prefix_create(const mk_prefix_opts *o, mk_prefix **out, mk_err *err) {
-    MK_ASSERT(o->model_key && strlen(o->model_key) <= MK_PREFIX_MODEL_MAX);
     mk_prefix *p = mk_zalloc(sizeof *p);
     p->kv = mk_engine_kv(o->engine);
     p->n_block = mk_kv_blocks_total(p->kv);
     p->max_depth = mk_kv_n_ctx(p->kv) / MK_KV_BLOCK + 1;
-    p->model_key = mk_strdup(o->model_key);
+    p->model_key = key_of_model(mk_engine_model(o->engine), o->model_key);
     p->kind = (mk_prefix_kind){.model_key = p->model_key,
                                .kv_type = (uint32_t)mk_kv_get_type(p->kv),
                                .block_bytes = mk_kv_block_bytes(p->kv),

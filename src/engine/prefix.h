@@ -28,7 +28,8 @@ typedef struct {
     mk_engine *engine;
     const char *dir;    // folder of blocks on disk; NULL: memory only
     uint64_t max_disk;  // bytes; > 0 if there is a folder
-    // what makes blocks of two models different: hash of weights and settings; at most 1024 bytes
+    // what makes blocks different besides the model, its files' times, its configuration and its
+    // adapters (mk_model_state_key), which are always told apart; may be NULL
     const char *model_key;
     int key_bits;  // of a key that count; 0: all 128 (tests ask for few, so that keys collide)
 } mk_prefix_opts;

@@ -176,8 +176,15 @@ static void serve_small(const rig *r, const char *path, uint64_t want, bool good
     assert_int_equal(access(path, F_OK), 0);  // written anew
 }
 
-static mk_prefix_kind kind_of(const rig *r) {
-    return (mk_prefix_kind){.model_key = "tiny model",
+// Of the files of a cache over r; the model's key is what this one says it is.
+static mk_prefix_kind kind_of(const rig *r, const uint8_t *file) {
+    static char key[128];
+    uint64_t n = 0;
+    memcpy(&n, file + 56, sizeof n);
+    assert_in_range(n, 1, sizeof key - 1);
+    memcpy(key, file + 128, n);
+    key[n] = 0;
+    return (mk_prefix_kind){.model_key = key,
                             .kv_type = (uint32_t)mk_kv_get_type(mk_engine_kv(r->engine)),
                             .block_bytes = mk_kv_block_bytes(mk_engine_kv(r->engine))};
 }
@@ -189,7 +196,7 @@ static void test_every_byte(void **state) {
     size_t n = 0;
     uint64_t want = 0;
     uint8_t *good = small_file(&r, path, &n, &want), *data = mk_try_alloc(n, 1);
-    mk_prefix_kind kind = kind_of(&r);
+    mk_prefix_kind kind = kind_of(&r, good);
     mk_prefix_run run;
     mk_err err = {0};
     memcpy(data, good, n);
@@ -267,12 +274,14 @@ static void test_lies(void **state) {
     size_t n = 0;
     uint64_t want = 0;
     uint8_t *good = small_file(&r, path, &n, &want);
-    mk_prefix_kind kind = kind_of(&r), other = kind;
+    mk_prefix_kind kind = kind_of(&r, good), other = kind;
     mk_prefix_run run, lie;
     mk_err err = {0};
     assert_int_equal(mk_prefix_file_parse(&kind, good, n, &run, &err), MK_OK);
     uint8_t *file = mk_try_alloc(n + 1024, 1), *data = mk_try_alloc(kind.block_bytes, 1);
     int32_t ids[64];
+    char other_key[128];
+    snprintf(other_key, sizeof other_key, "%s", kind.model_key);
     fill_ids(ids, 64, 99);
     for (int k = 0; k < 5; k++) {
         lie = run;
@@ -282,7 +291,8 @@ static void test_lies(void **state) {
         } else if (k == 1) {
             lie.tenant = 2;
         } else if (k == 2) {
-            other.model_key = "tiny modem";
+            other_key[0] ^= 1;
+            other.model_key = other_key;
         } else if (k == 3) {
             other.kv_type = MK_KV_F16;
         } else {
