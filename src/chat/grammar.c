@@ -25,8 +25,8 @@ struct mk_grammar {
 
 struct mk_grammar_state {
     mk_grammar *g;
-    mk_token_trie *trie;   // or NULL
-    uint32_t *at;          // [n_at] state after each position; at[0] is the start
+    mk_token_trie *trie;  // or NULL
+    uint32_t *at;         // [n_at] state after each position; at[0] is the start
     size_t n_at, cap_at;
     mk_grammar_state *next, *prev;
 };

@@ -102,8 +102,8 @@ static void add_same_length(mk_gb *b, mk_gnlist *out, uint32_t lo, uint32_t hi) 
 }
 
 static void add_range(mk_gb *b, mk_gnlist *out, uint32_t lo, uint32_t hi) {
-    static const mk_crange same[] = {{0x80, 0x7FF}, {0x800, 0xD7FF}, {0xE000, 0xFFFF},
-                                     {0x10000, LAST_CP}};
+    static const mk_crange same[] = {
+        {0x80, 0x7FF}, {0x800, 0xD7FF}, {0xE000, 0xFFFF}, {0x10000, LAST_CP}};
     for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++) {
         uint32_t from = lo > same[i].lo ? lo : same[i].lo, to = hi < same[i].hi ? hi : same[i].hi;
         if (from <= to) {

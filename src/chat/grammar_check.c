@@ -35,13 +35,18 @@ static uint8_t list_flag(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x) 
 static uint8_t flag_of(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x) {
     uint8_t any = 0;
     switch ((mk_g_kind)x->kind) {
-    case MK_G_EMPTY: return MK_GF_EMPTY | MK_GF_MATCHES;
-    case MK_G_NONE: return 0;
+    case MK_G_EMPTY:
+        return MK_GF_EMPTY | MK_GF_MATCHES;
+    case MK_G_NONE:
+        return 0;
     case MK_G_BYTES:
     case MK_G_RANGE:
-    case MK_G_SET: return MK_GF_MATCHES;
-    case MK_G_SEQ: return seq_flag(b, f, x);
-    case MK_G_LIST: return list_flag(b, f, x);
+    case MK_G_SET:
+        return MK_GF_MATCHES;
+    case MK_G_SEQ:
+        return seq_flag(b, f, x);
+    case MK_G_LIST:
+        return list_flag(b, f, x);
     case MK_G_ALT:
         for (uint32_t i = 0; i < x->n; i++) {
             any |= f->flag[b->kid[x->first + i]];
@@ -49,7 +54,8 @@ static uint8_t flag_of(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x) {
         return any;
     case MK_G_REPEAT:
         return x->min == 0 ? MK_GF_EMPTY | MK_GF_MATCHES : f->flag[x->first];
-    case MK_G_RULE: return rule_flag(b, f, x->first);
+    case MK_G_RULE:
+        return rule_flag(b, f, x->first);
     case MK_G_WORDS:  // sorted: the empty one is the first
         return b->kid[x->first + 1] == 0 ? MK_GF_EMPTY | MK_GF_MATCHES : MK_GF_MATCHES;
     }
@@ -59,7 +65,9 @@ static uint8_t flag_of(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x) {
 static uint32_t weight_of(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x) {
     uint64_t sum = 1;
     switch ((mk_g_kind)x->kind) {
-    case MK_G_BYTES: sum = x->n; break;
+    case MK_G_BYTES:
+        sum = x->n;
+        break;
     case MK_G_SEQ:
     case MK_G_ALT:
     case MK_G_LIST:
@@ -67,7 +75,9 @@ static uint32_t weight_of(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x)
             sum += f->weight[b->kid[x->first + i] & MK_G_KID];
         }
         break;
-    case MK_G_REPEAT: sum += f->weight[x->first]; break;
+    case MK_G_REPEAT:
+        sum += f->weight[x->first];
+        break;
     case MK_G_RULE: {
         const mk_grule *r = &b->rule[x->first];
         sum = r->keep ? BIG : f->weight[r->node];
@@ -78,7 +88,8 @@ static uint32_t weight_of(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x)
             sum += b->kid[x->first + i];
         }
         break;
-    default: break;
+    default:
+        break;
     }
     return sum > BIG ? BIG : (uint32_t)sum;
 }
@@ -130,9 +141,14 @@ static bool next_left(const mk_gb *b, const mk_gfacts *f, const mk_gnode *x, uin
         }
         *out = b->kid[x->first + i] & MK_G_KID;
         return true;
-    case MK_G_REPEAT: *out = x->first; return i == 0;
-    case MK_G_RULE: *out = b->rule[x->first].node; return i == 0;
-    default: return false;
+    case MK_G_REPEAT:
+        *out = x->first;
+        return i == 0;
+    case MK_G_RULE:
+        *out = b->rule[x->first].node;
+        return i == 0;
+    default:
+        return false;
     }
 }
 

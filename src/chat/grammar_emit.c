@@ -142,7 +142,9 @@ static mk_gn nonempty(emitter *e, mk_gn node) {
     mk_gn out = MK_GN_NONE;
     mk_gnlist alt = {0};
     switch ((mk_g_kind)x.kind) {
-    case MK_G_SEQ: out = nonempty_seq(e, x); break;
+    case MK_G_SEQ:
+        out = nonempty_seq(e, x);
+        break;
     case MK_G_ALT:
         for (uint32_t i = 0; i < x.n; i++) {
             mk_gnlist_add(e->b, &alt, nonempty(e, e->b->kid[x.first + i]));
@@ -154,12 +156,17 @@ static mk_gn nonempty(emitter *e, mk_gn node) {
         out = kid == MK_GN_NONE ? kid : mk_gb_repeat(e->b, kid, 1, x.max);
         break;
     }
-    case MK_G_RULE: out = nonempty_rule(e, x.first); break;
-    case MK_G_WORDS: out = mk_gb_words_rest(e->b, node); break;
+    case MK_G_RULE:
+        out = nonempty_rule(e, x.first);
+        break;
+    case MK_G_WORDS:
+        out = mk_gb_words_rest(e->b, node);
+        break;
     case MK_G_LIST:  // only JSON objects are lists, and they have braces around
         MK_GB_FAIL(e->b, MK_EUNSUPPORTED, "a list that may be empty is repeated");
         break;
-    default: break;
+    default:
+        break;
     }
     e->depth--;
     return out;
@@ -366,18 +373,35 @@ static uint32_t emit(emitter *e, mk_gn node, uint32_t next) {
     e->depth++;
     uint32_t pc = PC_FAIL;
     switch ((mk_g_kind)x.kind) {
-    case MK_G_EMPTY: pc = next; break;
-    case MK_G_NONE: break;
-    case MK_G_BYTES: pc = emit_bytes(e, x.first, x.n, next); break;
+    case MK_G_EMPTY:
+        pc = next;
+        break;
+    case MK_G_NONE:
+        break;
+    case MK_G_BYTES:
+        pc = emit_bytes(e, x.first, x.n, next);
+        break;
     case MK_G_RANGE:
         pc = put(e, (mk_ginsn){MK_I_RANGE, (uint8_t)x.min, (uint8_t)x.max, next, 0});
         break;
-    case MK_G_SET: pc = put(e, (mk_ginsn){.op = MK_I_SET, .x = next, .y = x.first}); break;
-    case MK_G_SEQ: pc = emit_seq(e, x, next); break;
-    case MK_G_ALT: pc = emit_alt(e, x, next); break;
-    case MK_G_REPEAT: pc = emit_repeat(e, x, next); break;
-    case MK_G_RULE: pc = emit_rule(e, x.first, next); break;
-    case MK_G_LIST: pc = emit_list(e, x, next); break;
+    case MK_G_SET:
+        pc = put(e, (mk_ginsn){.op = MK_I_SET, .x = next, .y = x.first});
+        break;
+    case MK_G_SEQ:
+        pc = emit_seq(e, x, next);
+        break;
+    case MK_G_ALT:
+        pc = emit_alt(e, x, next);
+        break;
+    case MK_G_REPEAT:
+        pc = emit_repeat(e, x, next);
+        break;
+    case MK_G_RULE:
+        pc = emit_rule(e, x.first, next);
+        break;
+    case MK_G_LIST:
+        pc = emit_list(e, x, next);
+        break;
     case MK_G_WORDS: {
         words w = {x.first, next};
         pc = emit_words(e, &w, 0, x.n / 2, 0);

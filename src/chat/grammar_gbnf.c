@@ -64,8 +64,8 @@ static void skip_space(parser *s, bool lines) {
 }
 
 static bool is_name_char(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
 }
 
 static size_t name_length(const parser *s) {
@@ -158,19 +158,28 @@ static uint32_t take_char(parser *s) {
     }
     char c = s->at < s->n ? s->p[s->at++] : '\0';
     switch (c) {
-    case 'n': return '\n';
-    case 'r': return '\r';
-    case 't': return '\t';
-    case 'x': return take_hex(s, 2);
-    case 'u': return take_hex(s, 4);
-    case 'U': return take_hex(s, 8);
+    case 'n':
+        return '\n';
+    case 'r':
+        return '\r';
+    case 't':
+        return '\t';
+    case 'x':
+        return take_hex(s, 2);
+    case 'u':
+        return take_hex(s, 4);
+    case 'U':
+        return take_hex(s, 8);
     case '\\':
     case '"':
     case '[':
     case ']':
     case '-':
-    case '^': return (uint8_t)c;
-    default: fail(s, MK_EUSAGE, "an unknown escape"); return 0;
+    case '^':
+        return (uint8_t)c;
+    default:
+        fail(s, MK_EUSAGE, "an unknown escape");
+        return 0;
     }
 }
 

@@ -121,8 +121,8 @@ typedef struct {
     size_t n;
 } mk_gword;
 mk_gn mk_gb_words(mk_gb *b, const mk_gword *w, size_t n);
-mk_gn mk_gb_words_rest(mk_gb *b, mk_gn words);       // without the first of them
-uint32_t mk_gb_rule(mk_gb *b, const char *name);     // a rule that is still to be set
+mk_gn mk_gb_words_rest(mk_gb *b, mk_gn words);    // without the first of them
+uint32_t mk_gb_rule(mk_gb *b, const char *name);  // a rule that is still to be set
 void mk_gb_rule_set(mk_gb *b, uint32_t rule, mk_gn node);
 mk_gn mk_gb_call(mk_gb *b, uint32_t rule);
 
@@ -145,8 +145,8 @@ typedef struct {
 } mk_cset;
 void mk_cset_free(mk_cset *s);
 void mk_cset_add(mk_gb *b, mk_cset *s, uint32_t lo, uint32_t hi);
-void mk_cset_sort(mk_cset *s);               // ascending, disjoint, without surrogates
-void mk_cset_invert(mk_gb *b, mk_cset *s);   // s must be sorted, and is afterwards
+void mk_cset_sort(mk_cset *s);              // ascending, disjoint, without surrogates
+void mk_cset_invert(mk_gb *b, mk_cset *s);  // s must be sorted, and is afterwards
 bool mk_cset_has(const mk_cset *s, uint32_t cp);
 mk_gn mk_gb_chars(mk_gb *b, mk_cset *s);       // one character of the set, as UTF-8
 mk_gn mk_gb_json_chars(mk_gb *b, mk_cset *s);  // ... as it stands in a JSON string
@@ -197,8 +197,8 @@ typedef struct {
     size_t n_set;
     uint32_t *start;  // per rule: pc
     size_t n_rule;
-    uint32_t root;              // rule
-    uint8_t class_of[256];      // bytes that no instruction tells apart share a class
+    uint32_t root;          // rule
+    uint8_t class_of[256];  // bytes that no instruction tells apart share a class
     uint8_t byte_of_class[256];
     unsigned n_class;
 } mk_gprog;
@@ -231,9 +231,9 @@ typedef struct {
     uint32_t hash;
     uint32_t depth;  // stacks: calls above it
     uint32_t canon[MK_G_LEVELS];
-    uint32_t after;                // stacks: 1 + state that returning from the rule leads to
-    uint32_t mask[MK_G_LEVELS];    // states: 1 + number of its mask
-    uint32_t local[MK_G_LEVELS];   // states: 1 + number of its local mask (grammar_mask.c)
+    uint32_t after;               // stacks: 1 + state that returning from the rule leads to
+    uint32_t mask[MK_G_LEVELS];   // states: 1 + number of its mask
+    uint32_t local[MK_G_LEVELS];  // states: 1 + number of its local mask (grammar_mask.c)
     uint8_t accept;
 } mk_gset;
 
@@ -246,11 +246,11 @@ typedef struct {  // interned sets of threads
     size_t n_slot;
 } mk_gsets;
 
-typedef struct {  // a call that the byte at hand has opened
+typedef struct {                // a call that the byte at hand has opened
     uint32_t rule, first_cont;  // 1 + index of its first continuation, in a list
     uint32_t stack;             // its number when interned, MK_G_INF before
     uint32_t depth;
-    bool returned;              // its rule has matched the empty text
+    bool returned;  // its rule has matched the empty text
 } mk_gcall;
 
 typedef struct {
@@ -259,7 +259,7 @@ typedef struct {
 } mk_gcont;
 
 typedef struct {
-    uint64_t *bit;  // n_words of the trie
+    uint64_t *bit;   // n_words of the trie
     uint32_t *hole;  // local: nodes of the trie at which the rule at hand is done
     size_t n_hole, cap_hole;
     bool plain;  // local: too many of them, walk the whole state instead

@@ -96,10 +96,8 @@ mk_gn mk_gb_json_any(mk_gb *b) {
     uint32_t rule;
     if (shared_rule(b, RULE_VALUE, "value", &rule)) {
         mk_gn call = mk_gb_call(b, rule);
-        mk_gn words = mk_gb_alt(b,
-                                (mk_gn[]){mk_gb_text(b, "true"), mk_gb_text(b, "false"),
-                                          mk_gb_text(b, "null")},
-                                3);
+        mk_gn words = mk_gb_alt(
+            b, (mk_gn[]){mk_gb_text(b, "true"), mk_gb_text(b, "false"), mk_gb_text(b, "null")}, 3);
         mk_gn kinds[] = {mk_gb_json_object(b), braces(b, "[", call, "]"), mk_gb_json_string(b),
                          mk_gb_json_number(b), words};
         mk_gb_rule_set(b, rule, mk_gb_alt(b, kinds, 5));
@@ -110,8 +108,8 @@ mk_gn mk_gb_json_any(mk_gb *b) {
 // The shortest digits that are read back as the same value.
 static char *dump(const json_t *value) {
     for (int digits = 15; digits < 17; digits++) {
-        char *text = json_dumps(
-            value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION((size_t)digits));
+        char *text =
+            json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION((size_t)digits));
         json_t *back = text == NULL ? NULL : json_loads(text, JSON_DECODE_ANY, NULL);
         bool same = back != NULL && json_equal(back, value);
         json_decref(back);

@@ -356,15 +356,22 @@ static void next_round(mk_gmachine *m, const mk_ginsn *x, const mk_gthread *t) {
 static void run(mk_gmachine *m, mk_gthread t) {
     const mk_ginsn *x = &m->prog->insn[t.pc];
     switch ((mk_g_op)x->op) {
-    case MK_I_RET: ret(m, t.stack); break;
-    case MK_I_FAIL: break;
+    case MK_I_RET:
+        ret(m, t.stack);
+        break;
+    case MK_I_FAIL:
+        break;
     case MK_I_FORK:
         for (uint32_t i = 0; i < x->y; i++) {
             push(m, m->prog->target[x->x + i], t.counts, t.stack);
         }
         break;
-    case MK_I_CALL: call(m, x->x, (mk_gthread){x->y, t.counts, t.stack}); break;
-    case MK_I_JUMP: push(m, m->prog->start[x->x], t.counts, t.stack); break;
+    case MK_I_CALL:
+        call(m, x->x, (mk_gthread){x->y, t.counts, t.stack});
+        break;
+    case MK_I_JUMP:
+        push(m, m->prog->start[x->x], t.counts, t.stack);
+        break;
     case MK_I_ENTER: {
         uint32_t counts = mk_gmachine_count(m, x->y, 0, t.counts);
         if (m->failed == MK_OK) {
@@ -372,8 +379,12 @@ static void run(mk_gmachine *m, mk_gthread t) {
         }
         break;
     }
-    case MK_I_TEST: test_loop(m, x, &t); break;
-    case MK_I_NEXT: next_round(m, x, &t); break;
+    case MK_I_TEST:
+        test_loop(m, x, &t);
+        break;
+    case MK_I_NEXT:
+        next_round(m, x, &t);
+        break;
     case MK_I_RANGE:
     case MK_I_SET:
     case MK_I_SWITCH:
@@ -512,7 +523,7 @@ uint32_t mk_gmachine_after(mk_gmachine *m, uint32_t stack) {
 // --- life ----------------------------------------------------------------------------------------
 static bool init_tables(mk_gmachine *m) {
     bool made;
-    mk_gmachine_count(m, MK_G_INF, 0, 0);  // counts 0: no loop is open
+    mk_gmachine_count(m, MK_G_INF, 0, 0);         // counts 0: no loop is open
     intern(m, &m->stacks, NULL, 0, true, &made);  // stack 0: the end
     for (uint32_t i = 0; i <= MK_GS_DEAD; i++) {  // states 0 and 1, which no set of threads is
         intern(m, &m->states, &(mk_gthread){MK_G_INF, i, 0}, 1, false, &made);

@@ -127,8 +127,8 @@ static mk_status get_local(mk_gmachine *m, mk_token_trie *t, int level, uint32_t
 }
 
 // Adds what threads group[0..n), which share a stack, allow.  Interning sorts the group.
-static mk_status add_group(mk_gmachine *m, mk_token_trie *t, int level, mk_gthread *group,
-                           size_t n, uint32_t mask) {
+static mk_status add_group(mk_gmachine *m, mk_token_trie *t, int level, mk_gthread *group, size_t n,
+                           uint32_t mask) {
     uint32_t stack = group[0].stack, whole = mk_gmachine_intern(m, group, n, false), lm = 0;
     for (size_t i = 0; i < n; i++) {
         group[i].stack = 0;

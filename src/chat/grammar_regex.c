@@ -1,5 +1,5 @@
-// Regular expressions of ECMA-262 (the dialect of JSON Schema's "pattern"), the part of them that is
-// regular: no lookaround, no backreferences, no word boundaries; "^" and "$" only where a whole
+// Regular expressions of ECMA-262 (the dialect of JSON Schema's "pattern"), the part of them that
+// is regular: no lookaround, no backreferences, no word boundaries; "^" and "$" only where a whole
 // alternative begins and ends.  There is no matching here and so no backtracking: a pattern becomes
 // nodes of a grammar.
 #include <string.h>
@@ -57,10 +57,9 @@ static void add_word(mk_gb *b, mk_cset *c) {
 }
 
 static void add_space(mk_gb *b, mk_cset *c) {
-    static const mk_crange space[] = {{9, 13},          {' ', ' '},       {0xA0, 0xA0},
-                                      {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029},
-                                      {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000},
-                                      {0xFEFF, 0xFEFF}};
+    static const mk_crange space[] = {
+        {9, 13},          {' ', ' '},       {0xA0, 0xA0},     {0x1680, 0x1680}, {0x2000, 0x200A},
+        {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
     for (size_t i = 0; i < sizeof(space) / sizeof(space[0]); i++) {
         mk_cset_add(b, c, space[i].lo, space[i].hi);
     }
@@ -71,12 +70,19 @@ static bool add_class(parser *s, mk_cset *c, uint32_t letter) {
     mk_cset x = {0};
     switch (letter) {
     case 'd':
-    case 'D': add_digits(s->b, &x); break;
+    case 'D':
+        add_digits(s->b, &x);
+        break;
     case 'w':
-    case 'W': add_word(s->b, &x); break;
+    case 'W':
+        add_word(s->b, &x);
+        break;
     case 's':
-    case 'S': add_space(s->b, &x); break;
-    default: return false;
+    case 'S':
+        add_space(s->b, &x);
+        break;
+    default:
+        return false;
     }
     mk_cset_sort(&x);
     if (letter < 'a') {
@@ -327,14 +333,21 @@ static bool take_quantifier(parser *s, uint32_t *min, uint32_t *max) {
 static mk_gn parse_atom(parser *s) {
     uint32_t c = take_char(s);
     switch (c) {
-    case '.': return dot(s);
-    case '[': return parse_set(s);
-    case '(': return parse_group(s);
-    case '\\': return parse_escape(s);
+    case '.':
+        return dot(s);
+    case '[':
+        return parse_set(s);
+    case '(':
+        return parse_group(s);
+    case '\\':
+        return parse_escape(s);
     case '*':
     case '+':
-    case '?': fail(s, MK_EUSAGE, "nothing to repeat"); return MK_GN_EMPTY;
-    default: return one_char(s, c);
+    case '?':
+        fail(s, MK_EUSAGE, "nothing to repeat");
+        return MK_GN_EMPTY;
+    default:
+        return one_char(s, c);
     }
 }
 
@@ -389,8 +402,7 @@ static mk_gn parse_sequence(parser *s, bool top, mk_gn anything) {
         *s->o->simple = (mk_re_simple){true, q.chars, q.min, q.max};
     }
     mk_gn body = mk_gnlist_seq(s->b, &l);
-    return mk_gb_seq3(s->b, q.start ? MK_GN_EMPTY : anything, body,
-                      q.end ? MK_GN_EMPTY : anything);
+    return mk_gb_seq3(s->b, q.start ? MK_GN_EMPTY : anything, body, q.end ? MK_GN_EMPTY : anything);
 }
 
 static mk_gn parse_alternatives(parser *s, bool top) {

@@ -4,8 +4,8 @@
 // white space is bounded, ...) and nothing that the schema forbids.  A keyword that cannot be
 // enforced is refused with its JSON pointer.
 //
-// A schema whose keywords meet others (allOf, anyOf beside properties, $ref with siblings) is merged
-// with them into one first (grammar_schema_merge.c).
+// A schema whose keywords meet others (allOf, anyOf beside properties, $ref with siblings) is
+// merged with them into one first (grammar_schema_merge.c).
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,9 +67,10 @@ bool mk_gschema_count(mk_gschema *c, const json_t *schema, const char *key, uint
 
 // --- references ----------------------------------------------------------------------------------
 static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                        : c >= 'A' && c <= 'F'   ? c - 'A' + 10
-                                                                 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 // One part of a pointer, decoded: %XX, ~0, ~1.
@@ -175,7 +176,7 @@ static const json_t *follow(mk_gschema *c, const json_t *schema) {
         mk_free(pointer);
         if (!mk_gschema_constrains(rest)) {
             schema = target;
-        } else if ((schema = mk_gschema_merge(c, target, rest)) == NULL) {
+        } else if ((schema = mk_gschema_merge(c, rest, target)) == NULL) {
             return NULL;
         }
     }
@@ -241,13 +242,21 @@ static mk_gn compile_all(mk_gschema *c, const json_t *schema) {
 }
 
 // --- values --------------------------------------------------------------------------------------
-enum { T_NULL = 1, T_BOOL = 2, T_INTEGER = 4, T_NUMBER = 8, T_STRING = 16, T_ARRAY = 32, T_OBJECT = 64,
-       T_ALL = 127 - T_INTEGER };
+enum {
+    T_NULL = 1,
+    T_BOOL = 2,
+    T_INTEGER = 4,
+    T_NUMBER = 8,
+    T_STRING = 16,
+    T_ARRAY = 32,
+    T_OBJECT = 64,
+    T_ALL = 127 - T_INTEGER
+};
 
 static const struct {
     const char *name;
     int type;
-} type_names[] = {{"null", T_NULL},     {"boolean", T_BOOL}, {"integer", T_INTEGER},
+} type_names[] = {{"null", T_NULL},     {"boolean", T_BOOL},  {"integer", T_INTEGER},
                   {"number", T_NUMBER}, {"string", T_STRING}, {"array", T_ARRAY},
                   {"object", T_OBJECT}};
 
@@ -266,16 +275,26 @@ static int implied_types(const json_t *schema) {
     static const struct {
         const char *key;
         int type;
-    } of[] = {{"properties", T_OBJECT},       {"required", T_OBJECT},
-              {"additionalProperties", T_OBJECT}, {"patternProperties", T_OBJECT},
-              {"propertyNames", T_OBJECT},    {"minProperties", T_OBJECT},
-              {"maxProperties", T_OBJECT},    {"items", T_ARRAY},
-              {"prefixItems", T_ARRAY},       {"additionalItems", T_ARRAY},
-              {"minItems", T_ARRAY},          {"maxItems", T_ARRAY},
-              {"minLength", T_STRING},        {"maxLength", T_STRING},
-              {"pattern", T_STRING},          {"format", T_STRING},
-              {"minimum", T_NUMBER},          {"maximum", T_NUMBER},
-              {"exclusiveMinimum", T_NUMBER}, {"exclusiveMaximum", T_NUMBER},
+    } of[] = {{"properties", T_OBJECT},
+              {"required", T_OBJECT},
+              {"additionalProperties", T_OBJECT},
+              {"patternProperties", T_OBJECT},
+              {"propertyNames", T_OBJECT},
+              {"minProperties", T_OBJECT},
+              {"maxProperties", T_OBJECT},
+              {"items", T_ARRAY},
+              {"prefixItems", T_ARRAY},
+              {"additionalItems", T_ARRAY},
+              {"minItems", T_ARRAY},
+              {"maxItems", T_ARRAY},
+              {"minLength", T_STRING},
+              {"maxLength", T_STRING},
+              {"pattern", T_STRING},
+              {"format", T_STRING},
+              {"minimum", T_NUMBER},
+              {"maximum", T_NUMBER},
+              {"exclusiveMinimum", T_NUMBER},
+              {"exclusiveMaximum", T_NUMBER},
               {"multipleOf", T_NUMBER}};
     int types = 0;
     for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
@@ -304,18 +323,24 @@ static int types_of(mk_gschema *c, const json_t *schema) {
 
 static bool has_type(const json_t *v, int types) {
     switch (json_typeof(v)) {
-    case JSON_NULL: return (types & T_NULL) != 0;
+    case JSON_NULL:
+        return (types & T_NULL) != 0;
     case JSON_TRUE:
-    case JSON_FALSE: return (types & T_BOOL) != 0;
-    case JSON_INTEGER: return (types & (T_NUMBER | T_INTEGER)) != 0;
+    case JSON_FALSE:
+        return (types & T_BOOL) != 0;
+    case JSON_INTEGER:
+        return (types & (T_NUMBER | T_INTEGER)) != 0;
     case JSON_REAL: {
         double x = json_real_value(v);
         return (types & T_NUMBER) != 0 ||
                ((types & T_INTEGER) != 0 && x > -1e15 && x < 1e15 && x == (double)(int64_t)x);
     }
-    case JSON_STRING: return (types & T_STRING) != 0;
-    case JSON_ARRAY: return (types & T_ARRAY) != 0;
-    default: return (types & T_OBJECT) != 0;
+    case JSON_STRING:
+        return (types & T_STRING) != 0;
+    case JSON_ARRAY:
+        return (types & T_ARRAY) != 0;
+    default:
+        return (types & T_OBJECT) != 0;
     }
 }
 
@@ -364,14 +389,29 @@ static mk_gn compile_types(mk_gschema *c, const json_t *schema) {
     for (int t = 1; t <= T_OBJECT && c->b->status == MK_OK; t *= 2) {
         mk_gn x = MK_GN_NONE;
         switch (types & t) {
-        case T_NULL: x = mk_gb_text(c->b, "null"); break;
-        case T_BOOL: x = mk_gb_alt2(c->b, mk_gb_text(c->b, "true"), mk_gb_text(c->b, "false")); break;
-        case T_INTEGER: x = mk_gschema_number(c, schema, true); break;
-        case T_NUMBER: x = mk_gschema_number(c, schema, false); break;
-        case T_STRING: x = mk_gschema_string(c, schema); break;
-        case T_ARRAY: x = mk_gschema_array(c, schema); break;
-        case T_OBJECT: x = mk_gschema_object(c, schema); break;
-        default: continue;
+        case T_NULL:
+            x = mk_gb_text(c->b, "null");
+            break;
+        case T_BOOL:
+            x = mk_gb_alt2(c->b, mk_gb_text(c->b, "true"), mk_gb_text(c->b, "false"));
+            break;
+        case T_INTEGER:
+            x = mk_gschema_number(c, schema, true);
+            break;
+        case T_NUMBER:
+            x = mk_gschema_number(c, schema, false);
+            break;
+        case T_STRING:
+            x = mk_gschema_string(c, schema);
+            break;
+        case T_ARRAY:
+            x = mk_gschema_array(c, schema);
+            break;
+        case T_OBJECT:
+            x = mk_gschema_object(c, schema);
+            break;
+        default:
+            continue;
         }
         mk_gnlist_add(c->b, &out, x);
     }

@@ -217,9 +217,12 @@ static json_t *joined_schemas(json_t *x, json_t *y) {
 static json_t *combine(const char *key, json_t *x, json_t *y) {
     bool x_is_more = json_number_value(x) > json_number_value(y);
     switch (kind_of(key)) {
-    case ANNOTATION: return json_incref(x);
-    case LARGER: return json_incref(x_is_more ? x : y);
-    case SMALLER: return json_incref(x_is_more ? y : x);
+    case ANNOTATION:
+        return json_incref(x);
+    case LARGER:
+        return json_incref(x_is_more ? x : y);
+    case SMALLER:
+        return json_incref(x_is_more ? y : x);
     case BOTH:
         if (json_is_true(x) || json_is_false(y)) {
             return json_incref(y);
@@ -227,7 +230,8 @@ static json_t *combine(const char *key, json_t *x, json_t *y) {
         return json_is_true(y) || json_is_false(x) ? json_incref(x) : all_of(x, y);
     case UNION:
         return json_is_object(x) && json_is_object(y) ? joined_schemas(x, y) : NULL;
-    default: break;
+    default:
+        break;
     }
     if (strcmp(key, "type") == 0) {
         return common_types(x, y);
@@ -244,25 +248,62 @@ static json_t *combine(const char *key, json_t *x, json_t *y) {
     return NULL;
 }
 
-static bool closed(const json_t *x) {
-    return json_is_false(json_object_get(x, "additionalProperties"));
-}
-
-// "additionalProperties": false forbids what the other schema alone names.
-static void drop_forbidden(json_t *out, const json_t *x, const json_t *y) {
+// What x says of properties that it does not name holds for those that only y names:
+// "additionalProperties": false forbids them.
+static void apply_extra(json_t *out, const json_t *x, const json_t *y) {
     const json_t *mine = json_object_get(x, "properties");
+    json_t *extra = json_object_get(x, "additionalProperties");
     json_t *theirs = json_object_get(y, "properties"), *v;
     const char *key;
-    if (!closed(x) || theirs == NULL || json_object_get(x, "patternProperties") != NULL) {
+    if (extra == NULL || json_is_true(extra) || !json_is_object(theirs) ||
+        json_object_get(x, "patternProperties") != NULL) {
         return;
     }
     json_t *kept = json_copy(json_object_get(out, "properties"));
     json_object_foreach(theirs, key, v) {
-        if (json_object_get(mine, key) == NULL) {
+        if (json_object_get(mine, key) != NULL) {
+            continue;
+        }
+        if (json_is_false(extra)) {
             json_object_del(kept, key);
+        } else {
+            json_object_set_new(kept, key, all_of(v, extra));
         }
     }
     json_object_set_new(out, "properties", kept);
+}
+
+static bool has_applicator(const json_t *x) {
+    return json_object_get(x, "$ref") != NULL || json_object_get(x, "allOf") != NULL ||
+           json_object_get(x, "anyOf") != NULL || json_object_get(x, "oneOf") != NULL;
+}
+
+// "unevaluatedProperties": false of a part speaks of the part alone: as additionalProperties, if
+// nothing else in it names properties.
+static const json_t *close_part(mk_gschema *c, const json_t *y) {
+    if (!json_is_false(json_object_get(y, "unevaluatedProperties"))) {
+        return y;
+    }
+    if (has_applicator(y)) {
+        MK_GS_FAIL(c, MK_EUNSUPPORTED, "unevaluatedProperties",
+                   "inside of a combination, together with combinations");
+        return NULL;
+    }
+    json_t *copy = mk_gschema_without(c, y, "unevaluatedProperties");
+    if (copy != NULL && json_object_get(copy, "additionalProperties") == NULL) {
+        json_object_set_new(copy, "additionalProperties", json_false());
+    }
+    return copy;
+}
+
+// items speaks of what is behind the prefixItems of its own schema.
+static bool items_clash(const json_t *x, const json_t *y) {
+    const json_t *items_x = json_object_get(x, "items"), *items_y = json_object_get(y, "items");
+    bool first_x = json_object_get(x, "prefixItems") != NULL || json_is_array(items_x);
+    bool first_y = json_object_get(y, "prefixItems") != NULL || json_is_array(items_y);
+    bool any_x = first_x || items_x != NULL, any_y = first_y || items_y != NULL;
+    return any_x && any_y &&
+           (first_x != first_y || json_is_array(items_x) || json_is_array(items_y));
 }
 
 // Two different values of "const" hold for nothing; other pairs go into an "allOf" that is merged
@@ -307,12 +348,20 @@ const json_t *mk_gschema_merge(mk_gschema *c, const json_t *x, const json_t *y) 
     if (out == NULL || !json_is_object(y)) {
         return out;
     }
+    if (items_clash(x, y)) {
+        MK_GS_FAIL(c, MK_EUNSUPPORTED, "items", "elements with schemas of their own, combined");
+        return NULL;
+    }
+    y = close_part(c, y);
+    if (y == NULL) {
+        return NULL;
+    }
     json_object_foreach((json_t *)(uintptr_t)y, key, v) {
         if (!mk_gb_work(c->b, 4) || !add_key(c, out, key, v)) {
             return NULL;
         }
     }
-    drop_forbidden(out, x, y);
-    drop_forbidden(out, y, x);
+    apply_extra(out, x, y);
+    apply_extra(out, y, x);
     return out;
 }

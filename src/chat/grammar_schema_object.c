@@ -200,8 +200,8 @@ static bool check_object(object *o) {
                    "supported with one pattern, and with no other properties or names");
         return false;
     }
-    if (o->names != NULL && (json_object_size(o->properties) > 0 ||
-                             json_array_size(o->required) > 0)) {
+    if (o->names != NULL &&
+        (json_object_size(o->properties) > 0 || json_array_size(o->required) > 0)) {
         MK_GS_FAIL(c, MK_EUNSUPPORTED, "propertyNames", "together with named properties");
         return false;
     }
@@ -302,6 +302,9 @@ mk_gn mk_gschema_object(mk_gschema *c, const json_t *schema) {
     o.patterns = json_object_get(schema, "patternProperties");
     o.extra = json_object_get(schema, "additionalProperties");
     o.names = json_object_get(schema, "propertyNames");
+    if (o.extra == NULL && json_is_false(json_object_get(schema, "unevaluatedProperties"))) {
+        o.extra = json_object_get(schema, "unevaluatedProperties");  // all else is merged by now
+    }
     o.space = mk_gb_json_space(b);
     o.colon = mk_gb_seq2(b, mk_gb_text(b, ":"), mk_gb_repeat(b, mk_gb_text(b, " "), 0, 1));
     o.separator = mk_gb_seq2(b, mk_gb_text(b, ","), o.space);
@@ -316,7 +319,8 @@ mk_gn mk_gschema_object(mk_gschema *c, const json_t *schema) {
         if (extra != MK_GN_NONE) {
             mk_gnlist_add(b, &o.kids, extra | MK_G_MANY);
         }
-        if (o.min > o.n_required || o.max < o.kids.n || (extra != MK_GN_NONE && o.max != MK_G_INF)) {
+        if (o.min > o.n_required || o.max < o.kids.n ||
+            (extra != MK_GN_NONE && o.max != MK_G_INF)) {
             MK_GS_FAIL(c, MK_EUNSUPPORTED, o.min > o.n_required ? "minProperties" : "maxProperties",
                        "together with named properties that may be missing");
         }

@@ -9,10 +9,12 @@
 
 // Formats are as strict as the standards they name, or stricter; lengths are in characters.
 #define YEAR_MONTH_DAY                                                                             \
-    "(([0-9]{4}-(01|03|05|07|08|10|12)-(0[1-9]|[12][0-9]|3[01]))|([0-9]{4}-(04|06|09|11)-(0[1-9]"   \
+    "(([0-9]{4}-(01|03|05|07|08|10|12)-(0[1-9]|[12][0-9]|3[01]))|([0-9]{4}-(04|06|09|11)-(0[1-9]"  \
     "|[12][0-9]|30))|([0-9]{4}-02-(0[1-9]|1[0-9]|2[0-8]))|([0-9]{2}(0[48]|[2468][048]|[13579]"     \
     "[26])-02-29))"
-#define TIME   "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+#define TIME                                                                                       \
+    "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]" \
+    ")"
 #define BYTE   "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 #define LABEL  "[A-Za-z0-9]([A-Za-z0-9-]{0,38}[A-Za-z0-9])?"
 #define URI_CH "[A-Za-z0-9._~!$&'()*+,;=:@/-]"
@@ -33,10 +35,12 @@ static const mk_gformat formats[] = {
      174},
     {"hostname", "(" LABEL "\\.){0,3}" LABEL, 1, 163},
     {"ipv4", BYTE "\\." BYTE "\\." BYTE "\\." BYTE, 7, 15},
-    {"ipv6",
-     "(" HEX4 ":){7}" HEX4 "|(" HEX4 ":){1,6}:" HEX4 "|::(" HEX4 ":){0,5}" HEX4 "|::", 2, 39},
-    {"uri", "[A-Za-z][A-Za-z0-9+.-]{0,10}://" LABEL "(\\." LABEL "){0,4}(:[0-9]{1,5})?(/" URI_CH
-            "{0,1000})?(\\?" URI_CH "{0,400})?(#" URI_CH "{0,200})?", 5, 2000},
+    {"ipv6", "(" HEX4 ":){7}" HEX4 "|(" HEX4 ":){1,6}:" HEX4 "|::(" HEX4 ":){0,5}" HEX4 "|::", 2,
+     39},
+    {"uri",
+     "[A-Za-z][A-Za-z0-9+.-]{0,10}://" LABEL "(\\." LABEL "){0,4}(:[0-9]{1,5})?(/" URI_CH
+     "{0,1000})?(\\?" URI_CH "{0,400})?(#" URI_CH "{0,200})?",
+     5, 2000},
 };
 
 const mk_gformat *mk_gformat_find(const char *name) {
@@ -67,8 +71,7 @@ static mk_gn bounded(mk_gschema *c, uint32_t min, uint32_t max) {
         }
     }
     mk_gn call = quoted(c, mk_gb_repeat(c->b, mk_gb_json_char(c->b), min, max));
-    if (c->b->status == MK_OK &&
-        c->n_bounded < sizeof(c->bounded) / sizeof(c->bounded[0])) {
+    if (c->b->status == MK_OK && c->n_bounded < sizeof(c->bounded) / sizeof(c->bounded[0])) {
         c->bounded[c->n_bounded].min = min;
         c->bounded[c->n_bounded].max = max;
         c->bounded[c->n_bounded++].rule = c->b->node[call].first;
@@ -101,8 +104,9 @@ static mk_gn by_pattern(mk_gschema *c, const json_t *pattern, uint32_t min, uint
         return quoted(c, x);
     }
     if (!simple.yes) {
-        MK_GS_FAIL(c, MK_EUNSUPPORTED, min > 0 ? "minLength" : "maxLength",
-                   "together with a pattern that is more than ^[...]{m,n}$; put the length into it");
+        MK_GS_FAIL(
+            c, MK_EUNSUPPORTED, min > 0 ? "minLength" : "maxLength",
+            "together with a pattern that is more than ^[...]{m,n}$; put the length into it");
         return MK_GN_EMPTY;
     }
     min = simple.min > min ? simple.min : min;
@@ -188,7 +192,8 @@ static bool lower(mk_gschema *c, const json_t *schema, mk_gbounds *o, bound_text
     if (min == NULL && over == NULL) {
         return true;
     }
-    o->open_min = min == NULL || (over != NULL && json_number_value(over) >= json_number_value(min));
+    o->open_min =
+        min == NULL || (over != NULL && json_number_value(over) >= json_number_value(min));
     o->min = t->min;
     return decimal(c, o->open_min ? "exclusiveMinimum" : "minimum", o->open_min ? over : min,
                    t->min);
@@ -219,9 +224,9 @@ static bool number_format(mk_gschema *c, const json_t *schema, mk_gbounds *o, bo
         o->max = o->max != NULL ? o->max : "2147483647";
         return true;
     }
-    bool known = name != NULL && (strcmp(name, "int64") == 0 ||
-                                  (!integer && (strcmp(name, "float") == 0 ||
-                                                strcmp(name, "double") == 0)));
+    bool known =
+        name != NULL && (strcmp(name, "int64") == 0 ||
+                         (!integer && (strcmp(name, "float") == 0 || strcmp(name, "double") == 0)));
     // a string's format beside a number in a list of types says nothing of the number
     if (!known && (name == NULL || mk_gformat_find(name) == NULL)) {
         MK_GS_FAIL(c, MK_EUNSUPPORTED, "format", "\"%.60s\" is not supported",

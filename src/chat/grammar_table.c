@@ -140,8 +140,7 @@ static void rewrite_sets(mk_gsets *to, const mk_gsets *s, const uint32_t *id, co
         e.first = (uint32_t)to->n_pool;
         for (uint32_t k = 0; k < e.n; k++) {
             mk_gthread t = s->pool[s->e[i].first + k];
-            to->pool[to->n_pool++] =
-                (mk_gthread){t.pc, r->count[t.counts], r->stack[t.stack]};
+            to->pool[to->n_pool++] = (mk_gthread){t.pc, r->count[t.counts], r->stack[t.stack]};
         }
         e.after = 0;
         for (int l = 0; l < MK_G_LEVELS; l++) {

@@ -128,7 +128,8 @@ mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void
 // A prompt as ids, and what its text means for the answer.
 typedef struct {
     mk_ids ids;  // owned; mk_ids_free
-    // how to read the answer; without a chat template it has no reasoning
+    // How to read the answer: without a chat template it has no reasoning.  Borrows from the model
+    // and the request (tools).
     mk_parse_opts parse;
 } mk_prompt;
 // Only reads the model: may run in several threads at once.  Errors: MK_ETEMPLATE, MK_EUSAGE,

@@ -9,12 +9,12 @@ enum { MAX_NAME = 256, MAX_TOOLS = 1024 };
 
 // --- tools ---------------------------------------------------------------------------------------
 
-// JSON as a string value.
+// JSON as a string value; NULL without memory.
 static json_t *json_as_text(const json_t *v) {
     mk_buf b;
     mk_buf_init(&b, SIZE_MAX - 1);
     mk_json_add(&b, v);
-    json_t *s = json_stringn(b.data ? b.data : "", b.len);
+    json_t *s = b.failed ? NULL : json_stringn(b.data ? b.data : "", b.len);
     mk_buf_free(&b);
     return s;
 }
@@ -33,15 +33,11 @@ static mk_status read_parameters(const mk_at *at, const json_t *v, void *to, mk_
     return MK_OK;
 }
 
-static void append_tool(mk_ask *a, const json_t *function, const tool_fields *t,
-                        const char *prefix) {
+static void append_tool(mk_ask *a, const tool_fields *t, json_t *description, const char *prefix) {
     json_t *f = json_object(), *tool = json_object();
     (void)json_object_set_new(f, "name", json_sprintf("%s%s", prefix ? prefix : "", t->name));
-    const json_t *text = json_object_get(function, "description");
-    if (text && !json_is_null(text)) {
-        (void)json_object_set_new(f, "description",
-                                  json_is_string(text) ? json_incref((json_t *)(uintptr_t)text)
-                                                       : json_as_text(text));
+    if (description) {
+        (void)json_object_set_new(f, "description", description);
     }
     // an empty schema has neither type nor properties, which templates look at
     json_t *p = t->parameters ? json_copy(t->parameters) : json_object();
@@ -75,7 +71,16 @@ mk_status mk_ask_add_tool(mk_ask *a, const mk_at *at, const json_t *function, co
         st = mk_at_fail(at, err, MK_EUSAGE, "expected at most %d tools", MAX_TOOLS);
     }
     if (st == MK_OK) {
-        append_tool(a, function, &t, prefix);
+        const json_t *text = json_object_get(function, "description");
+        json_t *description = NULL;
+        if (text && !json_is_null(text)) {
+            description =
+                json_is_string(text) ? json_incref((json_t *)(uintptr_t)text) : json_as_text(text);
+            st = description ? MK_OK : mk_at_fail(at, err, MK_ENOMEM, "no memory for the text");
+        }
+        if (st == MK_OK) {
+            append_tool(a, &t, description, prefix);
+        }
     }
     mk_free(t.name);
     return st;
@@ -326,7 +331,7 @@ mk_status mk_at_arguments(const mk_at *at, const json_t *v, json_t **out, mk_err
     } else {
         return mk_at_expected(at, err, v, "a string of JSON");
     }
-    return MK_OK;
+    return *out ? MK_OK : mk_at_fail(at, err, MK_ENOMEM, "no memory for the text");
 }
 
 json_t *mk_ask_add_message(mk_ask *a, const char *role, json_t *content) {
@@ -357,7 +362,7 @@ static const char *role_of(const json_t *m) {
     return json_string_value(json_object_get(m, "role"));
 }
 
-static void merge_system(mk_ask *a) {
+static mk_status merge_system(mk_ask *a, mk_err *err) {
     mk_buf b;
     mk_buf_init(&b, SIZE_MAX - 1);
     size_t n = 0, i;
@@ -373,7 +378,11 @@ static void merge_system(mk_ask *a) {
         mk_buf_add(&b, json_string_value(text), json_string_length(text));
         n++;
     }
-    json_t *merged = n > 1 && !b.failed ? json_array() : NULL;
+    if (b.failed) {
+        mk_buf_free(&b);
+        return MK_FAIL(err, MK_ENOMEM, "/messages: no memory for the text");
+    }
+    json_t *merged = n > 1 ? json_array() : NULL;
     if (merged) {
         m = json_array_get(a->messages, 0);
         (void)json_object_set_new(m, "content", json_stringn(b.data ? b.data : "", b.len));
@@ -385,10 +394,11 @@ static void merge_system(mk_ask *a) {
         a->messages = merged;
     }
     mk_buf_free(&b);
+    return MK_OK;
 }
 
-void mk_ask_settle_messages(mk_ask *a) {
-    merge_system(a);
+mk_status mk_ask_settle_messages(mk_ask *a, mk_err *err) {
+    MK_TRY(merge_system(a, err));
     json_t *names = json_object(), *m, *call;  // id -> name
     size_t i, j;
     json_array_foreach(a->messages, i, m) {
@@ -406,4 +416,5 @@ void mk_ask_settle_messages(mk_ask *a) {
         }
     }
     json_decref(names);
+    return MK_OK;
 }

@@ -2,11 +2,24 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/json.h"
+
+enum { MAX_NOTES = 64, MAX_NOTE = 80 };
+
+void mk_ask_note(mk_ask *a, const char *what, const char *detail) {
+    a->unknown = a->unknown ? a->unknown : json_array();
+    if (json_array_size(a->unknown) >= MAX_NOTES) {
+        return;
+    }
+    char text[MAX_NOTE];
+    (void)snprintf(text, sizeof text, "%s: %s", what, detail);
+    (void)json_array_append_new(a->unknown, mk_json_text(text, strlen(text)));
+}
 
 // --- limits and sampling -------------------------------------------------------------------------
 

@@ -7,6 +7,9 @@
 #include "serve/ask.h"
 #include "serve/fields.h"
 
+// Adds "what: detail" to ask->unknown: something that was skipped.
+void mk_ask_note(mk_ask *a, const char *what, const char *detail);
+
 // --- limits and sampling -------------------------------------------------------------------------
 mk_status mk_read_stop(const mk_at *at, const json_t *v, void *ask, mk_err *err);  // one or a list
 // {"50256": -100} or [[50256, -100], [13, false]]
@@ -60,7 +63,7 @@ json_t *mk_ask_add_message(mk_ask *a, const char *role, json_t *content);
 // Adds a call to an assistant's message.
 void mk_message_add_call(json_t *message, const char *id, const char *name, json_t *arguments);
 // After all messages: several system messages at the beginning become one, tool results get the
-// names of what was called.
-void mk_ask_settle_messages(mk_ask *a);
+// names of what was called.  Errors: MK_ENOMEM.
+mk_status mk_ask_settle_messages(mk_ask *a, mk_err *err) MK_WARN_UNUSED;
 
 #endif

@@ -140,8 +140,7 @@ static mk_status read_messages(const mk_at *at, const json_t *v, void *ask, mk_e
     json_array_foreach((json_t *)(uintptr_t)v, i, m) {
         MK_TRY(read_message(MK_NTH(at, i), m, a, err));
     }
-    mk_ask_settle_messages(a);
-    return MK_OK;
+    return mk_ask_settle_messages(a, err);
 }
 
 // --- tools and the rest --------------------------------------------------------------------------

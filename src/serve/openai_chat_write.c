@@ -193,6 +193,7 @@ static void stream_text(const mk_writer_state *w, int choice, const mk_answer_ev
         }
     }
     chunk_end(w, c, &logprobs, ev->kind, out);
+    out->failed = out->failed || logprobs.failed;
     mk_buf_free(&logprobs);
 }
 
@@ -269,11 +270,6 @@ static void body_choice(const mk_writer_state *w, int i, mk_buf *out) {
     add_ids(out, &c->ids);
     add_finish(out, c);
     mk_buf_putc(out, '}');
-    const mk_buf *const bufs[] = {&c->text, &c->reasoning, &c->calls, &c->text_logprobs,
-                                  &c->reasoning_logprobs};
-    for (size_t k = 0; k < sizeof bufs / sizeof bufs[0]; k++) {
-        out->failed = out->failed || bufs[k]->failed;
-    }
 }
 
 static void add_total(const mk_writer_state *w, mk_buf *out) {
@@ -334,6 +330,12 @@ static void call(const mk_writer_state *w, int choice, const mk_answer_event *ev
     }
 }
 
+// What was lost while an answer was collected makes all of it fail.
+static bool lost(const chat_choice *c) {
+    return c->wait.items.failed || c->ids.failed || c->text.failed || c->reasoning.failed ||
+           c->calls.failed || c->text_logprobs.failed || c->reasoning_logprobs.failed;
+}
+
 static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev, mk_buf *out) {
     chat_choice *c = &w->choice[choice];
     bool stream = w->info.ask->stream;
@@ -377,6 +379,7 @@ static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev
     case MK_AE_N:
         break;
     }
+    out->failed = out->failed || lost(c);
 }
 
 static void chat_finish(mk_writer_state *w, mk_buf *out) {

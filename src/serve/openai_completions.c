@@ -219,6 +219,7 @@ static int64_t add_token(mk_buf *b, const mk_reply_info *info, int32_t id) {
     } else {
         mk_buf_putc(b, '"');
     }
+    b->failed = b->failed || text.failed;
     mk_buf_free(&text);
     return n_char;
 }
@@ -363,6 +364,15 @@ static void fail(mk_writer_state *w, const mk_err *error, mk_buf *out) {
     }
 }
 
+// What was lost while an answer was collected makes all of it fail.
+static bool lost(const text_choice *c) {
+    bool any = c->ids.failed || c->text.failed;
+    for (int i = 0; i < N_LISTS; i++) {
+        any = any || c->wait.list[i].failed || c->kept.list[i].failed;
+    }
+    return any;
+}
+
 static void text_event(mk_writer_state *w, int choice, const mk_answer_event *ev, mk_buf *out) {
     text_choice *c = &w->choice[choice];
     if (w->failed) {
@@ -393,6 +403,7 @@ static void text_event(mk_writer_state *w, int choice, const mk_answer_event *ev
     default:
         break;
     }
+    out->failed = out->failed || lost(c);
 }
 
 static void add_total(const mk_writer_state *w, mk_buf *out) {

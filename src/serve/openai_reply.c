@@ -29,10 +29,11 @@ void mk_openai_add_usage(mk_buf *b, const mk_usage *u) {
                   (long long)u->n_prompt, (long long)u->n_generated,
                   (long long)(u->n_prompt + u->n_generated));
     mk_buf_printf(b,
-                  "\"prompt_tokens_details\":{\"cached_tokens\":%lld},"
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"cache_write_tokens\":%lld},"
                   "\"completion_tokens_details\":{\"reasoning_tokens\":%lld},"
                   "\"prompt_cache_hit_tokens\":%lld,\"prompt_cache_miss_tokens\":%lld}",
-                  (long long)u->n_cached, (long long)u->n_reasoning, (long long)u->n_cached,
+                  (long long)u->n_cached, (long long)(u->n_prompt - u->n_cached),
+                  (long long)u->n_reasoning, (long long)u->n_cached,
                   (long long)(u->n_prompt - u->n_cached));
 }
 
@@ -89,6 +90,7 @@ static size_t add_token(mk_buf *b, const mk_reply_info *info, int32_t id, float 
     mk_wire_number(b, mk_openai_logprob((double)logprob));
     mk_buf_puts(b, ",\"bytes\":");
     mk_wire_bytes(b, p, n);
+    b->failed = b->failed || text.failed;
     mk_buf_free(&text);
     return n;
 }
@@ -206,6 +208,7 @@ static void add_param(mk_buf *b, const char *msg) {
         p += n + (slash != NULL);
     }
     mk_wire_text(b, name.data);
+    b->failed = b->failed || name.failed;
     mk_buf_free(&name);
 }
 

@@ -8,20 +8,14 @@
 
 // --- tools ---------------------------------------------------------------------------------------
 
-static void note(mk_ask *a, const char *what, const char *type) {
-    a->unknown = a->unknown ? a->unknown : json_array();
-    if (json_array_size(a->unknown) < 64) {
-        (void)json_array_append_new(a->unknown, json_sprintf("%s: %.60s", what, type));
-    }
-}
-
 // One function; those of a namespace get its name in front, and are found again by it.
 static mk_status add_function(mk_ask *a, const mk_at *at, const json_t *tool, const char *space,
                               mk_err *err) {
     mk_buf prefix;
     mk_buf_init(&prefix, 4096);
     mk_tool_full_name(space, "", &prefix);
-    mk_status st = mk_ask_add_tool(a, at, tool, prefix.data, err);
+    mk_status st = prefix.failed ? mk_at_fail(at, err, MK_ENOMEM, "no memory for the name")
+                                 : mk_ask_add_tool(a, at, tool, prefix.data, err);
     if (st == MK_OK && space) {
         json_t *spaces = json_object_get(a->given, "namespaces");
         if (!spaces) {
@@ -52,7 +46,7 @@ static mk_status add_namespace(mk_ask *a, const mk_at *at, const json_t *tool, m
     json_array_foreach((json_t *)(uintptr_t)list, i, member) {
         const char *type = json_string_value(json_object_get(member, "type"));
         if (type && strcmp(type, "function") != 0) {
-            note(a, "tools", type);
+            mk_ask_note(a, "tools", type);
         } else {
             MK_TRY(add_function(a, MK_NTH(MK_AT(at, "tools"), i), member, space, err));
         }
@@ -78,7 +72,7 @@ static mk_status read_tools(const mk_at *at, const json_t *v, void *ask, mk_err 
         if (strcmp(type, "namespace") == 0) {
             MK_TRY(add_namespace(a, here, tool, err));
         } else if (strcmp(type, "function") != 0) {
-            note(a, "tools", type);
+            mk_ask_note(a, "tools", type);
         } else if (f) {  // in the form of chat completions
             MK_TRY(add_function(a, MK_AT(here, "function"), f, NULL, err));
         } else {
@@ -129,7 +123,7 @@ static mk_status read_include(const mk_at *at, const json_t *v, void *ask, mk_er
         if (strcmp(s, "message.output_text.logprobs") == 0) {
             a->n_logprob = a->n_logprob < 0 ? 0 : a->n_logprob;
         } else if (strcmp(s, "reasoning.encrypted_content") != 0) {  // reasoning is not hidden here
-            note(a, "include", s);
+            mk_ask_note(a, "include", s);
         }
     }
     return MK_OK;
@@ -220,7 +214,7 @@ mk_status mk_openai_responses_parse(const json_t *body, mk_ask *a, mk_err *err) 
     if (!a->messages || (json_array_size(in) == 0 && !json_is_string(in) && !a->previous)) {
         (void)mk_ask_add_message(a, "user", json_string(""));  // a probe
     }
-    mk_ask_settle_messages(a);
+    MK_TRY(mk_ask_settle_messages(a, err));
     if (json_object_size(a->given) == 0) {
         json_decref(a->given);
         a->given = NULL;

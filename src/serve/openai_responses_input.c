@@ -104,7 +104,10 @@ static mk_status reasoning_item(input *in, const mk_at *at, const json_t *item, 
     if (in->turn) {
         end_turn(in);
     }
-    if (st == MK_OK && b.len && !b.failed) {
+    if (st == MK_OK && b.failed) {
+        st = mk_at_fail(at, err, MK_ENOMEM, "no memory for the text");
+    }
+    if (st == MK_OK && b.len) {
         json_decref(in->reasoning);
         in->reasoning = json_stringn(b.data, b.len);
     }
@@ -130,9 +133,14 @@ static mk_status call_item(input *in, const mk_at *at, const json_t *item, mk_er
     mk_buf full;
     mk_buf_init(&full, 1 << 16);
     mk_tool_full_name(space, name, &full);
-    mk_message_add_call(assistant_turn(in), id, full.data ? full.data : name, arguments);
+    bool failed = full.failed;
+    if (failed) {
+        json_decref(arguments);
+    } else {
+        mk_message_add_call(assistant_turn(in), id, full.data ? full.data : name, arguments);
+    }
     mk_buf_free(&full);
-    return MK_OK;
+    return failed ? mk_at_fail(at, err, MK_ENOMEM, "no memory for the name") : MK_OK;
 }
 
 static mk_status output_item(input *in, const mk_at *at, const json_t *item, mk_err *err) {
@@ -158,12 +166,7 @@ static mk_status output_item(input *in, const mk_at *at, const json_t *item, mk_
 static mk_status skipped_item(input *in, const mk_at *at, const json_t *item, mk_err *err) {
     (void)at;
     (void)err;
-    json_t **unknown = &in->ask->unknown;
-    *unknown = *unknown ? *unknown : json_array();
-    if (json_array_size(*unknown) < 64) {
-        (void)json_array_append_new(
-            *unknown, json_sprintf("input: %s", json_string_value(json_object_get(item, "type"))));
-    }
+    mk_ask_note(in->ask, "input", json_string_value(json_object_get(item, "type")));
     return MK_OK;
 }
 

@@ -142,13 +142,23 @@ static void make_tail(mk_buf *b, const mk_ask *a) {
 
 static void add_usage(mk_buf *b, const mk_usage *u) {
     mk_buf_printf(b,
-                  "{\"input_tokens\":%lld,\"input_tokens_details\":{\"cached_tokens\":%lld},"
-                  "\"output_tokens\":%lld,",
-                  (long long)u->n_prompt, (long long)u->n_cached, (long long)u->n_generated);
+                  "{\"input_tokens\":%lld,\"input_tokens_details\":{\"cached_tokens\":%lld,"
+                  "\"cache_write_tokens\":%lld},\"output_tokens\":%lld,",
+                  (long long)u->n_prompt, (long long)u->n_cached,
+                  (long long)(u->n_prompt - u->n_cached), (long long)u->n_generated);
     mk_buf_printf(b, "\"output_tokens_details\":{\"reasoning_tokens\":%lld},\"total_tokens\":%lld,",
                   (long long)u->n_reasoning, (long long)(u->n_prompt + u->n_generated));
     mk_buf_printf(b, "\"prompt_cache_hit_tokens\":%lld,\"prompt_cache_miss_tokens\":%lld}",
                   (long long)u->n_cached, (long long)(u->n_prompt - u->n_cached));
+}
+
+// Codes that clients act upon: agents make room when a prompt is too long, and wait.
+static const char *failure_code(const mk_err *error) {
+    int http = mk_error_http_status(error->code);
+    if (error->code == MK_ECONTEXT || http == 429) {
+        return mk_openai_error_code(http, error);
+    }
+    return http < 500 ? "invalid_prompt" : "server_error";
 }
 
 static void add_response(const mk_writer_state *w, const char *status, mk_buf *b) {
@@ -165,9 +175,7 @@ static void add_response(const mk_writer_state *w, const char *status, mk_buf *b
     }
     mk_buf_puts(b, ",\"background\":false,\"error\":");
     if (w->error) {
-        int http = mk_error_http_status(w->error->code);
-        const char *code = mk_openai_error_code(http, w->error);
-        mk_buf_printf(b, "{\"code\":\"%s\",\"message\":", code ? code : "server_error");
+        mk_buf_printf(b, "{\"code\":\"%s\",\"message\":", failure_code(w->error));
         mk_wire_text(b, w->error->msg);
         mk_buf_putc(b, '}');
     } else {
@@ -414,6 +422,7 @@ static void text(mk_writer_state *w, const mk_answer_event *ev, mk_buf *out) {
     mk_buf_init(&logprobs, SIZE_MAX - 1);
     mk_openai_tokens_take(&w->wait, ev->kind, ev->n, &logprobs);
     delta(w, ev->text, ev->n, &logprobs, out);
+    out->failed = out->failed || logprobs.failed;
     mk_buf_free(&logprobs);
 }
 
@@ -530,6 +539,9 @@ static void responses_event(mk_writer_state *w, int choice, const mk_answer_even
     case MK_AE_N:
         break;
     }
+    // what was lost while it was collected
+    out->failed = out->failed || w->wait.items.failed || w->ids.failed || w->text.failed ||
+                  w->logprobs.failed || w->output.failed || w->tail.failed;
 }
 
 static void responses_finish(mk_writer_state *w, mk_buf *out) {

@@ -1,5 +1,5 @@
-// Grammars with vocabularies: masks against the plain definition (try every token), and answers made
-// of random allowed tokens.
+// Grammars with vocabularies: masks against the plain definition (try every token), and answers
+// made of random allowed tokens.
 //
 // As a program with an argument it serves tests/cli/test_grammar.py, which has an independent
 // validator: `walk SEED N` reads one schema per line and writes N random answers each;
@@ -147,12 +147,15 @@ static const char *const schemas[] = {
     "\"enum\":[\"red\",\"green\",\"blue\"]},\"maxItems\":3},\"note\":{\"type\":\"string\"}},"
     "\"required\":[\"name\",\"age\"],\"additionalProperties\":false}",
     "{\"$ref\":\"#/$defs/t\",\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":"
-    "\"number\"},\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/t\"}}},\"required\":[\"v\"]"
+    "\"number\"},\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/"
+    "t\"}}},\"required\":[\"v\"]"
     ",\"additionalProperties\":{\"type\":\"boolean\"}}}}",
-    "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"minLength\":3,\"maxLength\":5},\"minItems\":2,"
+    "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"minLength\":3,\"maxLength\":5},"
+    "\"minItems\":2,"
     "\"maxItems\":30}",
     "{\"anyOf\":[{\"type\":\"string\",\"pattern\":\"^[A-Z][a-z]{2,20}( [\\\\w]+)*$\"},{\"type\":"
-    "\"string\",\"format\":\"date-time\"},{\"type\":\"number\",\"minimum\":-2.5,\"maximum\":1.25}]}",
+    "\"string\",\"format\":\"date-time\"},{\"type\":\"number\",\"minimum\":-2.5,\"maximum\":1.25}]"
+    "}",
 };
 
 static void check_json(const mk_buf *out, const char *schema) {

@@ -220,6 +220,64 @@ static bool check_answer(const char *name, const mk_dialect *d, const json_t *c,
     return ok;
 }
 
+// --- without memory ------------------------------------------------------------------------------
+
+enum { MAX_SWEEP = 400 };
+
+// Every allocation fails once: an answer is the same, or known to be broken.
+static bool sweep_answer(const char *name, const mk_dialect *d, const json_t *c,
+                         const mk_ask *ask) {
+    mk_buf whole;
+    mk_buf_init(&whole, 1 << 24);
+    answer(d, c, ask, &whole);
+    bool ok = true, more = true;
+    for (int64_t k = 1; ok && more && k < MAX_SWEEP; k++) {
+        mk_buf got;
+        mk_buf_init(&got, 1 << 24);
+        mk_alloc_fail_at(k);
+        answer(d, c, ask, &got);
+        more = mk_alloc_fail_left() == 0;
+        mk_alloc_fail_at(0);
+        ok = got.failed ||
+             (got.len == whole.len && (got.len == 0 || memcmp(got.data, whole.data, got.len) == 0));
+        if (!ok) {
+            print_error("%s: allocation %d fails and the answer is not marked:\n%s\n", name, (int)k,
+                        got.data ? got.data : "");
+        }
+        mk_buf_free(&got);
+    }
+    mk_buf_free(&whole);
+    return ok;
+}
+
+static bool sweep_parse(const char *name, const mk_dialect *d, const json_t *body) {
+    mk_ask whole;
+    mk_ask_init(&whole);
+    mk_err err = {0};
+    mk_status st = d->parse(body, &whole, &err);
+    json_t *want = wire_ask_json(&whole);
+    bool ok = true, more = true;
+    for (int64_t k = 1; ok && more && k < MAX_SWEEP; k++) {
+        mk_ask got;
+        mk_ask_init(&got);
+        mk_alloc_fail_at(k);
+        mk_status now = d->parse(body, &got, &err);
+        more = mk_alloc_fail_left() == 0;
+        mk_alloc_fail_at(0);
+        json_t *have = wire_ask_json(&got);
+        ok = now == MK_OK ? st == MK_OK && json_equal(have, want) : st != MK_OK || more;
+        if (!ok) {
+            print_error("%s: allocation %d fails: %s, and the request is another\n", name, (int)k,
+                        mk_status_name(now));
+        }
+        json_decref(have);
+        mk_ask_free(&got);
+    }
+    json_decref(want);
+    mk_ask_free(&whole);
+    return ok;
+}
+
 // --- cases ---------------------------------------------------------------------------------------
 
 static bool check_refused(const char *name, const mk_dialect *d, const json_t *c, mk_status st,
@@ -286,8 +344,9 @@ static bool run_case(const char *file, const json_t *c) {
         ok = check_ask(name, json_object_get(c, "ask"), &ask) && ok;
     }
     if (st == MK_OK && json_object_get(c, "events")) {
-        ok = check_answer(name, d, c, &ask) && ok;
+        ok = check_answer(name, d, c, &ask) && sweep_answer(name, d, c, &ask) && ok;
     }
+    ok = sweep_parse(name, d, body ? body : empty) && ok;
     mk_ask_free(&ask);
     json_decref(empty);
     return ok;
