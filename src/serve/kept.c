@@ -170,6 +170,5 @@ mk_status mk_kept_continue(mk_store *s, const char *owner, mk_ask *ask, mk_err *
     json_decref(copy);
     json_decref(ask->messages);
     ask->messages = all;
-    mk_ask_settle_messages(ask);
-    return MK_OK;
+    return mk_ask_settle_messages(ask, err);
 }

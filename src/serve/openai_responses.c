@@ -186,6 +186,30 @@ static const mk_field rows[] = {
     {"context_management", MK_F_REFUSE, 0, .why = "prompts are never cut"},
 };
 
+static json_t *copy_messages(const json_t *messages, size_t from, size_t to) {
+    json_t *copy = to > from ? json_array() : NULL;
+    for (size_t i = from; i < to; i++) {
+        (void)json_array_append_new(copy, json_deep_copy(json_array_get(messages, i)));
+    }
+    return copy;
+}
+
+// Instructions hold for one request, the input for the conversation.
+static void split_messages(mk_ask *a, const json_t *body) {
+    size_t n = json_array_size(a->messages), k = 0;
+    const json_t *given = json_object_get(body, "instructions");
+    mk_ask alone;
+    mk_ask_init(&alone);
+    if (given && !json_is_null(given) && read_instructions(NULL, given, &alone, NULL) == MK_OK) {
+        k = json_array_size(alone.messages);
+    }
+    mk_ask_free(&alone);
+    json_decref(a->instructions);
+    json_decref(a->input);
+    a->instructions = copy_messages(a->messages, 0, k);
+    a->input = copy_messages(a->messages, k, n);
+}
+
 static void repeat_fields(mk_ask *a, const json_t *body) {
     static const char *const names[] = {
         "instructions", "metadata",         "tool_choice",       "text",           "reasoning",
@@ -213,6 +237,9 @@ mk_status mk_openai_responses_parse(const json_t *body, mk_ask *a, mk_err *err) 
     }
     if (!a->messages || (json_array_size(in) == 0 && !json_is_string(in) && !a->previous)) {
         (void)mk_ask_add_message(a, "user", json_string(""));  // a probe
+    }
+    if (a->keep || a->previous) {
+        split_messages(a, body);
     }
     MK_TRY(mk_ask_settle_messages(a, err));
     if (json_object_size(a->given) == 0) {

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -178,20 +177,6 @@ static mk_status open_database(mk_store *s, mk_err *err) {
 
 // --- the directory -------------------------------------------------------------------------------
 
-// Makes the folder and those above it, for their owner alone.
-static mk_status make_dir(const char *dir, mk_err *err) {
-    char *path = mk_path_join(dir, "");
-    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
-        *p = 0;
-        (void)mkdir(path, 0700);
-        *p = '/';
-    }
-    mk_free(path);
-    return mk_path_is_dir(dir)
-               ? MK_OK
-               : MK_FAIL(err, MK_EIO, "%s: cannot make this folder: %s", dir, strerror(errno));
-}
-
 // A file for its owner alone; SQLite gives its log the same rights.
 static int make_file(const char *path) {
     return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -233,7 +218,7 @@ static mk_status open_on_disk(mk_store *s, const char *dir, bool make, mk_err *e
         return MK_FAIL(err, MK_ENOTFOUND, "%s is not there: nothing has been kept in this folder",
                        s->path);
     }
-    MK_TRY(make_dir(dir, err));
+    MK_TRY(mk_folder_make_private(dir, err));
     MK_TRY(take_lock(s, dir, err));
     int fd = make_file(s->path);
     if (fd < 0) {
