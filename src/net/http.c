@@ -5,13 +5,8 @@
 // beside it without a race:
 //
 //   what                         how
-<<<<<<< HEAD
-//   hang-up while suspended      libmicrohttpd forgets the socket of a suspended connection; here it
-//                                stays in the set, for EPOLLRDHUP alone (level-triggered, no reads)
-=======
 //   hang-up while suspended      libmicrohttpd forgets the socket of a suspended connection; here
 //                                every connection is in the set, for EPOLLRDHUP alone (no reads)
->>>>>>> http
 //   slow requests                a deadline per connection, looked at four times a second
 //   connection limits            accept is ours: a client that is too many gets 503 or 429
 //   answers of other threads     they put the exchange on h->ready and write to an eventfd
@@ -73,11 +68,7 @@ void mk_http_watch(mk_http_conn *c) {
     }
 }
 
-<<<<<<< HEAD
-void mk_http_unwatch(mk_http_conn *c) {
-=======
 static void unwatch(mk_http_conn *c) {
->>>>>>> http
     if (c->watched) {
         set_remove(c->h, c->fd);
         c->watched = false;
@@ -260,27 +251,17 @@ static void on_connection(void *arg, struct MHD_Connection *mc, void **context,
         }
         h->conns = c;
         h->n_conns++;
-<<<<<<< HEAD
-        return;
-    }
-    mk_http_conn *c = *context;
-=======
         mk_http_watch(c);
         return;
     }
     mk_http_conn *c = *context;
     h->n_said_all -= c->said_all;
->>>>>>> http
     *(c->prev ? &c->prev->next : &h->conns) = c->next;
     if (c->next) {
         c->next->prev = c->prev;
     }
     h->n_conns--;
-<<<<<<< HEAD
-    mk_http_unwatch(c);
-=======
     unwatch(c);
->>>>>>> http
     char byte;
     ssize_t left = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     bool open = !c->broken && !h->stopping && (left > 0 || (left < 0 && errno == EAGAIN));
@@ -366,8 +347,6 @@ static int wait_ms(mk_http *h) {
     return ms;
 }
 
-<<<<<<< HEAD
-=======
 // --- the client's end ----------------------------------------------------------------------------
 
 // The client has closed its side, or all of the connection.
@@ -393,7 +372,6 @@ static void close_ended(mk_http *h) {
     }
 }
 
->>>>>>> http
 // --- the loop ------------------------------------------------------------------------------------
 
 static void handle_event(mk_http *h, mk_http_source *source) {
@@ -411,20 +389,9 @@ static void handle_event(mk_http *h, mk_http_source *source) {
     case MK_HTTP_SRC_LISTEN:
         accept_all(h);
         break;
-<<<<<<< HEAD
-    case MK_HTTP_SRC_CONN: {
-        mk_http_conn *c = what;
-        mk_http_unwatch(c);  // it would be reported for ever
-        if (c->x) {
-            mk_http_hung_up(c->x);
-        }
-        break;
-    }
-=======
     case MK_HTTP_SRC_CONN:
         client_said_all(h, what);
         break;
->>>>>>> http
     case MK_HTTP_SRC_LINGER:
         linger_read(h, what);
         break;
@@ -439,10 +406,7 @@ static void round_once(mk_http *h, int ms) {
     }
     resume_ready(h);
     MHD_run(h->daemon);
-<<<<<<< HEAD
-=======
     close_ended(h);
->>>>>>> http
     tick(h);
 }
 
@@ -450,12 +414,8 @@ static bool must_stop(mk_http *h) {
     pthread_mutex_lock(&h->lock);
     bool stop = h->want_stop;
     pthread_mutex_unlock(&h->lock);
-<<<<<<< HEAD
-    if (atomic_load(&h->closing)) {
-=======
     if (h->listen_fd >= 0 && atomic_load(&h->closing)) {
         accept_all(h);  // who has come before is still let in
->>>>>>> http
         close_listener(h);
     }
     return stop;
@@ -543,15 +503,9 @@ static void allow_files(int n_connections) {
 }
 
 static mk_status start_daemon(mk_http *h, mk_err *err) {
-<<<<<<< HEAD
-    // Memory per connection: the headers, the copies that libmicrohttpd makes of them, and a
-    // buffer for what is sent.  Pages that are not used cost nothing.
-    size_t memory = 2 * h->o.max_header + 65536;
-=======
     // Memory per connection: the headers, the table that libmicrohttpd makes of them, and a buffer
     // for what is sent.  It is cleared behind every request, so more would cost time.
     size_t memory = h->o.max_header + h->o.max_header / 2 + 16384;
->>>>>>> http
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL,
         mk_http_on_request, h, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
