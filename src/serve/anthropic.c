@@ -319,7 +319,7 @@ static mk_status read_messages(const mk_at *at, const json_t *v, void *to, mk_er
     for (size_t i = 0; i < json_array_size(v); i++) {
         MK_TRY(read_message(MK_NTH(at, i), json_array_get(v, i), ask, err));
     }
-    mk_ask_settle_messages(ask);
+    MK_TRY(mk_ask_settle_messages(ask, err));
     return read_end(at, v, ask, err);
 }
 

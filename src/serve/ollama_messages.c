@@ -176,7 +176,7 @@ mk_status mk_ollama_messages(const mk_at *at, const json_t *v, mk_ask *ask, mk_e
         st = read_message(MK_NTH(at, i), json_array_get(v, i), &r, err);
     }
     json_decref(r.open);
-    mk_ask_settle_messages(ask);
+    st = st == MK_OK ? mk_ask_settle_messages(ask, err) : st;
     mk_shape_end(ask);
     if (json_array_size(ask->messages) == 0) {
         json_decref(ask->messages);
