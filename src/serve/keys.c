@@ -423,15 +423,23 @@ mk_status mk_keys_begin(mk_keys *k, const char *id, int64_t *retry_s, mk_err *er
     return st;
 }
 
-void mk_keys_end(mk_keys *k, const char *id, int64_t n_token, mk_moment now) {
+static void spend(mk_keys *k, const char *id, int64_t n_token, mk_moment now, int n_ended) {
     pthread_mutex_lock(&k->lock);
     entry *e = entry_of(k, id);
     if (e) {
         turn_day(e, now.unix_s);
         e->used += n_token;
-        e->n_running -= e->n_running > 0;
+        e->n_running -= e->n_running > 0 ? n_ended : 0;
     }
     pthread_mutex_unlock(&k->lock);
+}
+
+void mk_keys_spend(mk_keys *k, const char *id, int64_t n_token, mk_moment now) {
+    spend(k, id, n_token, now, 0);
+}
+
+void mk_keys_end(mk_keys *k, const char *id, int64_t n_token, mk_moment now) {
+    spend(k, id, n_token, now, 1);
 }
 
 // --- tenants -------------------------------------------------------------------------------------

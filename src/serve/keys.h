@@ -73,6 +73,7 @@ mk_status mk_keys_admit(mk_keys *k, const char *id, mk_moment now, int64_t *retr
                         mk_err *err) MK_WARN_UNUSED;
 // An answer begins, or is refused as above.  Each that began ends once.
 mk_status mk_keys_begin(mk_keys *k, const char *id, int64_t *retry_s, mk_err *err) MK_WARN_UNUSED;
+void mk_keys_spend(mk_keys *k, const char *id, int64_t n_token, mk_moment now);
 void mk_keys_end(mk_keys *k, const char *id, int64_t n_token, mk_moment now);
 
 // --- tenants -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "chat/encode.h"
-#include "serve/service_int.h"
+#include "serve/books.h"
 
 #define UNUSED (void)r, (void)c
 
@@ -112,6 +112,8 @@ HANDLER(metrics) {
         {"http_refused_total", COUNTER, "refused by host, origin, key or load",
          (double)atomic_load(&s->n_refused)},
         {"http_gone_total", COUNTER, "clients that hung up", (double)atomic_load(&s->n_gone)},
+        {"ledger_failures_total", COUNTER, "answers that could not be written down",
+         (double)atomic_load(&s->n_unwritten)},
         {"http_open", GAUGE, "requests being answered", (double)mk_http_n_open(s->http)},
     };
     print_figures(&b, f, sizeof f / sizeof f[0], NULL);
@@ -257,8 +259,9 @@ HANDLER(detokenize) {
 }
 
 // Reads the body as an ask of this dialect, and makes its prompt.
-static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d, mk_ask *ask,
-                           served_model **m, mk_prompt *p, mk_err *err) {
+static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d,
+                           const caller *c, mk_ask *ask, served_model **m, mk_prompt *p,
+                           mk_err *err) {
     json_t *o = NULL;
     mk_status st = body_json(x, &o, err);
     st = st == MK_OK ? d->parse(o, ask, err) : st;
@@ -268,12 +271,13 @@ static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect 
     if (!*m) {
         return err->code;
     }
+    uint64_t tenant;
+    MK_TRY(mk_books_recall(s, c, (*m)->llm, ask, &tenant, err));
     mk_request q = mk_service_request(ask);
     return mk_llm_make_prompt((*m)->llm, &q, p, err);
 }
 
 HANDLER(apply_template) {
-    (void)c;
     mk_err err = {0};
     mk_ask ask;
     mk_prompt p = {0};
@@ -281,7 +285,7 @@ HANDLER(apply_template) {
     char *text = NULL;
     size_t n = 0;
     mk_ask_init(&ask);
-    mk_status st = prompt_of(s, x, &mk_dialect_openai_chat, &ask, &m, &p, &err);
+    mk_status st = prompt_of(s, x, &mk_dialect_openai_chat, c, &ask, &m, &p, &err);
     if (st == MK_OK) {
         mk_decode_opts d = {.skip_special = false};
         st = mk_tokenizer_decode(mk_llm_tokenizer(m->llm), p.ids.data, p.ids.n, d, &text, &n, &err);
@@ -299,13 +303,12 @@ HANDLER(apply_template) {
 }
 
 HANDLER(count_tokens) {
-    (void)c;
     mk_err err = {0};
     mk_ask ask;
     mk_prompt p = {0};
     served_model *m = NULL;
     mk_ask_init(&ask);
-    if (prompt_of(s, x, r->dialect, &ask, &m, &p, &err) == MK_OK) {
+    if (prompt_of(s, x, r->dialect, c, &ask, &m, &p, &err) == MK_OK) {
         mk_service_json(s, x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)p.ids.n));
     } else {
         fail(s, x, r, &err);
