@@ -384,9 +384,9 @@ static mk_status admit(entry *e, mk_moment now, int64_t *retry_s, mk_err *err) {
     }
     if (k->per_minute > 0) {
         fill_bucket(e, now.ns);
-        if (e->bucket < 1) {
+        if (e->bucket < 1 - 1e-6) {  // it fills by a sum that is rounded
             double wait = (1 - e->bucket) * 60 / (double)k->per_minute;
-            *retry_s = (int64_t)wait + 1;
+            *retry_s = (int64_t)wait + ((double)(int64_t)wait < wait);
             return MK_FAIL(err, MK_ELIMIT,
                            "this key may make %lld requests a minute; try again in %lld s",
                            (long long)k->per_minute, (long long)*retry_s);
