@@ -98,12 +98,36 @@ static mk_status read_search_result(const mk_at *at, const json_t *block, mk_tur
     return MK_OK;
 }
 
-// A picture that a tool took cannot be taken back by the user, and a refused request would end the
-// conversation for good: the model is told that it is missing.
+// What a tool brought cannot be taken back by the user, and a refused request would end the
+// conversation for good: the model is told what is missing.
+static void note_missing(mk_turn *t, const char *what) {
+    mk_turn_text(t, "\n", "[", 1);
+    mk_turn_text(t, "", what, strlen(what));
+    static const char rest[] = " omitted: this model reads text only]";
+    mk_turn_text(t, "", rest, sizeof rest - 1);
+}
+
 static mk_status read_tool_image(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
     (void)at, (void)block, (void)err;
-    static const char note[] = "[image omitted: this model reads text only]";
-    mk_turn_text(t, "\n", note, sizeof note - 1);
+    note_missing(t, "image");
+    return MK_OK;
+}
+
+static mk_status read_tool_document(const mk_at *at, const json_t *block, mk_turn *t, mk_err *err) {
+    const char *type = json_string_value(json_object_get(json_object_get(block, "source"), "type"));
+    if (type && strcmp(type, "text") == 0) {
+        return read_document(at, block, t, err);
+    }
+    note_missing(t, "document");
+    return MK_OK;
+}
+
+// A tool that was found among those not shown at first.
+static mk_status read_tool_reference(const mk_at *at, const json_t *block, mk_turn *t,
+                                     mk_err *err) {
+    const char *s;
+    MK_TRY(text_field(at, block, "tool_name", &s, err));
+    mk_turn_text(t, "\n", s, strlen(s));
     return MK_OK;
 }
 
@@ -152,8 +176,9 @@ static mk_status read_blocks(const mk_at *at, const json_t *v, const block_row *
 
 static const block_row result_blocks[] = {{"text", read_text},
                                           {"image", read_tool_image},
-                                          {"document", read_document},
+                                          {"document", read_tool_document},
                                           {"search_result", read_search_result},
+                                          {"tool_reference", read_tool_reference},
                                           {NULL, NULL}};
 
 // Chat templates know no failed result, so its text says it.
@@ -166,6 +191,7 @@ static void add_result(mk_turn *t, const char *id, const mk_turn *result, bool f
     mk_buf_puts(&b, failed && !says_so ? mark : "");
     mk_buf_add(&b, p, result->text.len);
     mk_turn_result(t, id, NULL, b.data, b.len);
+    t->failed = t->failed || b.failed || result->failed || result->text.failed;
     mk_buf_free(&b);
 }
 
@@ -235,8 +261,8 @@ static mk_status read_system(const mk_at *at, const json_t *v, void *to, mk_err 
     } else {
         st = read_blocks(at, v, system_blocks, &t, err);
     }
-    if (st == MK_OK && t.has_text) {
-        mk_turn_add(&t, true, ask->messages);
+    if (st == MK_OK && t.has_text && !mk_turn_add(&t, true, ask->messages)) {
+        st = mk_at_fail(at, err, MK_ENOMEM, "no memory for the text");
     }
     mk_turn_free(&t);
     return st;
@@ -264,25 +290,25 @@ static mk_status read_message(const mk_at *at, const json_t *v, mk_ask *ask, mk_
     mk_turn_init(&t, roles[k].role);
     const json_t *content = json_object_get(v, "content");
     mk_status st = read_blocks(MK_AT(at, "content"), content, roles[k].blocks, &t, err);
-    if (st == MK_OK) {
-        mk_turn_add(&t, true, ask->messages);
+    if (st == MK_OK && !mk_turn_add(&t, true, ask->messages)) {
+        st = mk_at_fail(at, err, MK_ENOMEM, "no memory for the message");
     }
     mk_turn_free(&t);
     return st;
 }
 
-// An assistant's text at the end is the beginning of the answer.
+// Calls at the end wait for their results; nobody can answer them but the client.
 static mk_status read_end(const mk_at *at, const json_t *list, mk_ask *ask, mk_err *err) {
-    const json_t *last = json_array_get(ask->messages, json_array_size(ask->messages) - 1);
-    if (strcmp(json_string_value(json_object_get(last, "role")), "assistant") != 0) {
-        return MK_OK;
+    mk_shape_end(ask);
+    size_t n = json_array_size(ask->messages);
+    if (n == 0) {
+        return mk_at_fail(at, err, MK_EUSAGE, "expected a message with content");
     }
-    if (json_object_get(last, "tool_calls")) {
+    if (json_object_get(json_array_get(ask->messages, n - 1), "tool_calls")) {
         return mk_at_fail(MK_NTH(at, json_array_size(list) - 1), err, MK_EUSAGE,
                           "the last message calls tools: a message with their tool_result must "
                           "follow");
     }
-    ask->continue_last = true;
     return MK_OK;
 }
 
@@ -294,7 +320,10 @@ static mk_status read_messages(const mk_at *at, const json_t *v, void *to, mk_er
     for (size_t i = 0; i < json_array_size(v); i++) {
         MK_TRY(read_message(MK_NTH(at, i), json_array_get(v, i), ask, err));
     }
-    mk_ask_settle_messages(ask);
+    if (!mk_shape_join(ask->messages)) {
+        return mk_at_fail(at, err, MK_ENOMEM, "no memory for the messages");
+    }
+    MK_TRY(mk_ask_settle_messages(ask, err));
     return read_end(at, v, ask, err);
 }
 
@@ -379,6 +408,9 @@ static mk_status read_metadata(const mk_at *at, const json_t *v, void *to, mk_er
         char *tenant = tenant_of(ask->tenant);
         mk_free(ask->tenant);
         ask->tenant = tenant;
+        if (!tenant) {
+            return mk_at_fail(at, err, MK_ENOMEM, "no memory for the name");
+        }
     }
     return MK_OK;
 }

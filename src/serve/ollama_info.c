@@ -122,8 +122,8 @@ static void add_info(mk_buf *out, const char *family, const char *key, int64_t v
     }
 }
 
-// context_length is the window that a client can use here: it sizes its prompts by it, and what does
-// not fit is refused.
+// context_length is the window that a client can use here: it sizes its prompts by it, and what
+// does not fit is refused.
 static void add_model_info(mk_buf *out, const mk_ollama_model *m) {
     const char *family = m->family ? m->family : "";
     mk_buf_puts(out, ",\"model_info\":{\"general.architecture\":");

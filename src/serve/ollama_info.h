@@ -25,10 +25,10 @@ typedef struct {
     const char *system;         // NULL
     int64_t n_bytes;            // of its files
     int64_t n_param;
-    int64_t n_ctx;    // the window it is served with
-    int64_t d_model;      // length of an embedding; 0: not told
-    int64_t n_layer;      // 0: not told
-    int64_t modified;     // of its files; seconds since 1970
+    int64_t n_ctx;     // the window it is served with
+    int64_t d_model;   // length of an embedding; 0: not told
+    int64_t n_layer;   // 0: not told
+    int64_t modified;  // of its files; seconds since 1970
     // capabilities beside completion
     bool tools, thinking, insert, embedding;
     // sampling that is recommended for it, as lines "temperature 0.6"; NULL
