@@ -1,13 +1,13 @@
 # The front door of minke.  `make help` lists what is behind it; CMake does the building.
 #
-# Two commands matter: `make run` (builds, then the model in models/ writes) and `make test` (everything is checked).
+# Two commands matter: `make run` (builds, then the model in models/ thinks and answers) and `make test` (everything is checked).
 
 BUILD := build
 JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
 
-# Settings a person may give: make run PROMPT="To be", make fuzz FUZZ_SECONDS=1800, make install PREFIX=/usr
-PROMPT       ?= ROMEO:
-RUN_FLAGS    ?=
+# Settings a person may give: make run PROMPT="Make 38 from 3 5 7", make fuzz FUZZ_SECONDS=1800, make install PREFIX=/usr
+PROMPT       ?= What is (37+58)*6-129?
+RUN_FLAGS    ?= --show-thinking
 BENCH_FLAGS  ?=
 FUZZ_SECONDS ?= 10
 FUZZ         ?=
@@ -18,7 +18,7 @@ export PROMPT FUZZ_SECONDS FUZZ JOBS
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make run [PROMPT="..."]   install what is missing, build, and let the model in models/ write'
+	@echo 'make run [PROMPT="..."]   install what is missing, build, and let the model in models/ think'
 	@echo 'make build                the program alone: $(BUILD)/minke'
 	@echo 'make test                 everything that CI checks; the last line is the sum'
 	@echo 'make check                unit tests only'

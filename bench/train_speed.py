@@ -81,7 +81,7 @@ def torch(a, shape, bf16):
 
 def peak(a):
     """FMA peak of all threads in float32, operations per second, as `minke bench` measures it."""
-    out = subprocess.run([str(a.minke), "bench", "-m", str(ROOT / "models/shakespeare"), "-p", "8", "-n", "0", "-r", "1",
+    out = subprocess.run([str(a.minke), "bench", "-m", str(ROOT / "models/thimble"), "-p", "8", "-n", "0", "-r", "1",
                           "--threads", str(a.threads), "--json"], check=True, capture_output=True, text=True).stdout
     return json.loads(out)["limits"][0]["f32_ops_per_second"]["median"]
 

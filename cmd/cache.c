@@ -78,20 +78,6 @@ char *cmd_cache_dir(const char *given) {
     return home ? mk_path_join(home, ".cache/minke") : NULL;
 }
 
-// Makes the folder and those above it.
-static mk_status make_dir(const char *dir, mk_err *err) {
-    char *path = mk_path_join(dir, "");
-    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
-        *p = 0;
-        (void)mkdir(path, 0700);
-        *p = '/';
-    }
-    mk_free(path);
-    return mk_path_is_dir(dir)
-               ? MK_OK
-               : MK_FAIL(err, MK_EIO, "%s: cannot make this folder: %s", dir, strerror(errno));
-}
-
 typedef struct {
     const char *dir;
     char **name;
@@ -396,7 +382,7 @@ static mk_status add(const cache_args *a, const char *dir, const char *word, mk_
     mk_model *m = NULL;
     mk_status st = cmd_find_model(word, &path, err);
     st = st == MK_OK ? mk_model_open(path, &m, err) : st;
-    st = st == MK_OK ? make_dir(dir, err) : st;
+    st = st == MK_OK ? mk_folder_make_private(dir, err) : st;
     if (st == MK_OK) {
         clear_leftovers(dir);
         st = add_model(a, m, dir, err);

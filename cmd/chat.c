@@ -159,6 +159,9 @@ static char *as_text(const chat *c) {
     return out ? out : mk_strdup("");
 }
 
+// A window with room for several answers; in a smaller one an answer may take all of it.
+#define LONG_WINDOW 1024
+
 // Without -n an answer may take half of the window that is left, so that a model that never stops
 // leaves room.
 static mk_status limit_answer(chat *c, mk_request *r, mk_err *err) {
@@ -168,7 +171,7 @@ static mk_status limit_answer(chat *c, mk_request *r, mk_err *err) {
     mk_ids ids = {0};
     MK_TRY(mk_llm_prompt_ids(c->llm, r, &ids, err));
     int64_t left = mk_engine_n_ctx(mk_llm_engine(c->llm)) - ids.n;
-    r->n_predict = left > 2 ? left / 2 : -1;
+    r->n_predict = left > LONG_WINDOW ? left / 2 : -1;
     mk_ids_free(&ids);
     return MK_OK;
 }
@@ -232,6 +235,7 @@ mk_status chat_answer(chat *c, mk_err *err) {
         printf("%s[stopped]%s\n", c->color ? "\033[2m" : "", c->color ? "\033[0m" : "");
     }
     (void)fflush(stdout);
+    cmd_warn_unanswered(&c->last);
     mk_free(text);
     if (st == MK_OK || c->last.n_generated > 0) {
         keep_answer(c);
@@ -294,6 +298,18 @@ static mk_status loop(chat *c, mk_err *err) {
     return c->tty ? MK_OK : last;
 }
 
+static void greet(const chat *c) {
+    const char *name = mk_path_base(mk_source_path(mk_llm_model(c->llm)->src));
+    const char *end = strstr(name, ".gguf");
+    printf("%.*s, window %lld tokens. /help lists the commands.\n",
+           end ? (int)(end - name) : (int)strlen(name), name,
+           (long long)mk_engine_n_ctx(mk_llm_engine(c->llm)));
+    if (!c->args->model.model) {
+        printf("%s%s.%s\n", c->color ? "\033[2m" : "", CMD_DEFAULT_ABOUT,
+               c->color ? "\033[0m" : "");
+    }
+}
+
 static mk_status converse(chat_args *a, mk_err *err) {
     chat c = {.args = a,
               .messages = json_array(),
@@ -305,9 +321,7 @@ static mk_status converse(chat_args *a, mk_err *err) {
             chat_add(&c, "system", a->system, strlen(a->system));
         }
         if (c.tty && !a->model.quiet) {
-            const char *path = mk_source_path(mk_llm_model(c.llm)->src);
-            printf("%s, window %lld tokens. /help lists the commands.\n", mk_path_base(path),
-                   (long long)mk_engine_n_ctx(mk_llm_engine(c.llm)));
+            greet(&c);
         }
         c.edit = chat_edit_open(c.tty);
         cmd_catch_interrupt();

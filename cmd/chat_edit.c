@@ -149,15 +149,6 @@ static void expand(const chat_edit *e, const char *line, size_t n, mk_buf *out) 
 
 // --- history -------------------------------------------------------------------------------------
 
-// Makes the folders of a path, readable by the owner only.
-static void make_folders(char *path) {
-    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
-        *p = 0;
-        (void)mkdir(path, 0700);
-        *p = '/';
-    }
-}
-
 // $XDG_STATE_HOME/minke/history, ~/.local/state/minke/history, or NULL.
 static char *history_path(void) {
     const char *state = mk_env("XDG_STATE_HOME"), *home = mk_env("HOME");
@@ -165,9 +156,11 @@ static char *history_path(void) {
         return NULL;
     }
     char *dir = state ? mk_strdup(state) : mk_path_join(home, ".local/state");
-    char *path = mk_path_join(dir, "minke/history");
+    char *folder = mk_path_join(dir, "minke"), *path = mk_path_join(folder, "history");
+    mk_err err;
+    (void)!mk_folder_make_private(folder, &err);  // without it there is no history, that is all
+    mk_free(folder);
     mk_free(dir);
-    make_folders(path);
     return path;
 }
 

@@ -240,13 +240,18 @@ typedef struct {
 // Sampling parameters for a ready model; *bias (mk_free) is the list that p->bias points to.
 mk_status cmd_sample_params(const cmd_sample_args *a, const mk_llm *llm, mk_sample_params *p,
                             mk_logit_bias **bias, mk_err *err) MK_WARN_UNUSED;
+// Says so if the thinking took all the tokens that there were.
+void cmd_warn_unanswered(const mk_answer *a);
 // Fills r->think and r->effort from the value of --think (NULL = the model's default).
 void cmd_set_think(mk_request *r, const char *think);
 
 // --- models --------------------------------------------------------------------------------------
-#define CMD_DEFAULT_MODEL "shakespeare"
-// Path of a model by file, folder or name (mk_free).  NULL name = CMD_DEFAULT_MODEL.  Errors:
-// MK_ENOTFOUND with the list of models that are there.
+#define CMD_DEFAULT_MODEL "thimble"
+#define CMD_DEFAULT_ABOUT                                                                          \
+    "The built-in model knows sums like (37+58)*6-129 and puzzles like: Make 24 from 3 5 7 9"
+// Path of a model by file, folder or name (mk_free); the file itself where a folder holds one GGUF
+// file.  NULL name = CMD_DEFAULT_MODEL.  Errors: MK_ENOTFOUND with the list of models that are
+// there, MK_EUSAGE (a folder with several GGUF files).
 mk_status cmd_find_model(const char *name, char **path, mk_err *err) MK_WARN_UNUSED;
 // Folder of the packed copies (mk_free): the one given, $XDG_CACHE_HOME/minke or ~/.cache/minke;
 // NULL if there is no home.
@@ -271,6 +276,10 @@ void cmd_split_adapter(const char *arg, char **path, double *scale);
 // terminal.
 mk_status cmd_write_model(mk_llm *llm, const char *out, const char *type, const char *what,
                           mk_err *err) MK_WARN_UNUSED;
+// Of a model from a GGUF file: tokenizer.json with its two companions and the chat template, into
+// the folder that the model is being written to, if the file carries a tokenizer.json; else warns.
+// Of a folder: nothing, mk_model_save_folder copies its files.
+mk_status cmd_save_words(const mk_llm *llm, const char *dir, mk_err *err) MK_WARN_UNUSED;
 #define CMD_TYPE_CHOICES "keep|f32|f16|bf16|q8_0"
 
 // --- input, output, signals ----------------------------------------------------------------------

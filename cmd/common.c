@@ -96,6 +96,15 @@ void cmd_set_think(mk_request *r, const char *think) {
     }
 }
 
+void cmd_warn_unanswered(const mk_answer *a) {
+    if (a->finish == MK_FINISH_LENGTH && a->n_reasoning > 0 && a->n_text == 0) {
+        mk_log_msg(MK_LOG_WARN,
+                   "no answer: the thinking was cut after %lld tokens, by -n or the end of the "
+                   "window",
+                   (long long)a->n_generated);
+    }
+}
+
 // --- opening -------------------------------------------------------------------------------------
 
 typedef struct {

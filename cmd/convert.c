@@ -47,7 +47,7 @@ const mk_opt_spec cmd_convert_spec = {
     .usage = "MODEL -o FILE.gguf|FOLDER/ [--type TYPE] [--adapter PATH]",
     .about = "Writes a GGUF file from a Hugging Face folder or another GGUF file, with tokenizer, "
              "chat template and sampling defaults; or a Hugging Face folder (from a GGUF file: "
-             "without tokenizer).",
+             "with its tokenizer only if that carries a tokenizer.json).",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
     .max_args = 1,
@@ -113,16 +113,15 @@ static mk_status folder_type(const mk_model *m, mk_dtype asked, mk_dtype *out, m
     return MK_OK;
 }
 
+static mk_status add_words(void *arg, const char *dir, mk_err *err) {
+    return cmd_save_words(((state *)arg)->llm, dir, err);
+}
+
 static mk_status write_folder(const mk_model *m, const char *out, const char *type, state *s,
                               mk_err *err) {
-    mk_save_opts o = {.step = on_step, .arg = s};
+    mk_save_opts o = {.files = add_words, .step = on_step, .arg = s};
     MK_TRY(folder_type(m, parse_type(type), &o.type, err));
-    MK_TRY(mk_model_save_folder(m, out, &o, err));
-    if (mk_source_is_gguf(m->src)) {
-        mk_log_msg(MK_LOG_WARN, "%s has no tokenizer.json: a GGUF file's tokenizer is not written",
-                   out);
-    }
-    return MK_OK;
+    return mk_model_save_folder(m, out, &o, err);
 }
 
 static mk_status write_gguf(const mk_model *m, const char *out, const char *type, state *s,

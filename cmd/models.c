@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "model/source.h"
 
 #define MAX_LISTED 64
 
@@ -35,15 +36,17 @@ static bool ends_with(const char *s, const char *tail) {
     return n >= m && strcmp(s + n - m, tail) == 0;
 }
 
-// A model folder has a config.json.
-static bool is_model(const char *path) {
-    if (mk_path_is_file(path)) {
-        return ends_with(path, ".gguf");
-    }
-    char *config = mk_path_join(path, "config.json");
-    bool ok = mk_path_is_file(config);
+// A folder with a config.json, or with GGUF files.
+static bool is_model_folder(const char *path) {
+    char *config = mk_path_join(path, "config.json"), *gguf = NULL;
+    bool ok = mk_path_is_file(config) || mk_source_gguf_in(path, &gguf, NULL) != MK_OK || gguf;
     mk_free(config);
+    mk_free(gguf);
     return ok;
+}
+
+static bool is_model(const char *path) {
+    return mk_path_is_file(path) ? ends_with(path, ".gguf") : is_model_folder(path);
 }
 
 // DIR/NAME or DIR/NAME.gguf; NULL if neither is a model.
@@ -114,8 +117,7 @@ static mk_status not_found(const char *name, char *const dirs[3], mk_err *err) {
     return st;
 }
 
-mk_status cmd_find_model(const char *name, char **path, mk_err *err) {
-    name = name ? name : CMD_DEFAULT_MODEL;
+static mk_status find(const char *name, char **path, mk_err *err) {
     if (mk_path_is_file(name) || (mk_path_is_dir(name) && is_model(name))) {
         *path = mk_strdup(name);
         return MK_OK;
@@ -134,6 +136,17 @@ mk_status cmd_find_model(const char *name, char **path, mk_err *err) {
     }
     for (int i = 0; i < 3; i++) {
         mk_free(dirs[i]);
+    }
+    return st;
+}
+
+mk_status cmd_find_model(const char *name, char **path, mk_err *err) {
+    char *file = NULL;
+    MK_TRY(find(name ? name : CMD_DEFAULT_MODEL, path, err));
+    mk_status st = mk_path_is_dir(*path) ? mk_source_gguf_in(*path, &file, err) : MK_OK;
+    if (st != MK_OK || file) {
+        mk_free(*path);
+        *path = file;
     }
     return st;
 }

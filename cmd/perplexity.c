@@ -3,7 +3,7 @@
 // The text is cut into windows of W tokens from its start, without overlap; in each the tokens 2..W
 // are predicted from those before them in the window.  What is left at the end, less than W tokens,
 // is not used (unless it is all there is).  No begin-of-text token is put in front.
-// models/shakespeare/README.md states the same for the reference number.
+// tests/golden/gen_thimble.py does the same for the reference number.
 #include "cmd.h"
 
 #include <math.h>

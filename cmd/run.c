@@ -236,6 +236,9 @@ static mk_status answer(mk_llm *llm, const run_args *a, mk_request *r, printer *
     if (st == MK_OK && a->json) {
         st = cmd_print_json(answer_object(&ans, p->logprobs), false, err);
     }
+    if (st == MK_OK) {
+        cmd_warn_unanswered(&ans);
+    }
     if (st == MK_OK && !a->json && !a->model.quiet &&
         (a->model.verbose || (isatty(2) && isatty(1)))) {
         print_speed(&ans);

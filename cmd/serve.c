@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -21,7 +22,9 @@ enum { DEFAULT_PORT = 8484, DRAIN_S = 30 };
 typedef struct {
     cmd_model_args model;
     const char *host, *unix_path, *key, *reasoning_field;
+    const char *prefix_dir;
     int64_t port, n_parallel, n_draft, max_waiting, drain;
+    double prefix_gb;
     mk_opt_list hosts, origins;
     bool no_key, prefix, json;
 } serve_args;
@@ -100,6 +103,20 @@ static const mk_opt opts[] = {
      .offset = offsetof(serve_args, prefix),
      .dflt = "on",
      .help = "keep what was computed for prompts that begin alike"},
+    {.name = "prefix-disk",
+     .type = MK_OPT_F64,
+     .offset = offsetof(serve_args, prefix_gb),
+     .dflt = "-1",
+     .min = -1,
+     .max = 1e6,
+     .arg = "GB",
+     .help = "of it on disk, found again after a restart; 0: none; below 0: a tenth of the free "
+             "space, at most 20"},
+    {.name = "prefix-dir",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, prefix_dir),
+     .arg = "DIR",
+     .help = "where; without it ~/.cache/minke/prefix"},
     {.name = "reasoning-field",
      .type = MK_OPT_STR,
      .offset = offsetof(serve_args, reasoning_field),
@@ -164,6 +181,33 @@ static void report(void *arg, uint64_t done, uint64_t total) {
     mk_service_loading(p->service, p->name, done, total);
 }
 
+// Folder of the prefix cache (mk_free), made if it is not there; NULL: none is wanted or can be
+// had.
+static char *prefix_folder(const serve_args *a, uint64_t *bytes) {
+    *bytes = 0;
+    if (!a->prefix || a->prefix_gb == 0) {
+        return NULL;
+    }
+    char *home = a->prefix_dir ? NULL : cmd_cache_dir(a->model.cache_dir);
+    char *dir = a->prefix_dir ? mk_strdup(a->prefix_dir)
+                : home        ? mk_path_join(home, "prefix")
+                              : NULL;
+    mk_free(home);
+    mk_err err;
+    struct statvfs fs;
+    if (dir && (mk_folder_make_private(dir, &err) != MK_OK || statvfs(dir, &fs) != 0)) {
+        mk_log_msg(MK_LOG_WARN, "no prefix cache on disk: %s cannot be made", dir);
+        mk_free(dir);
+        return NULL;
+    }
+    if (dir) {
+        double tenth = (double)fs.f_bavail * (double)fs.f_frsize / 10;
+        double most = a->prefix_gb > 0 ? a->prefix_gb * 1e9 : tenth < 20e9 ? tenth : 20e9;
+        *bytes = (uint64_t)most;
+    }
+    return dir;
+}
+
 static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_err *err) {
     a->model.model = given;
     mk_llm *llm = NULL;
@@ -178,15 +222,20 @@ static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_e
                          .loading = report,
                          .loading_arg = &p};
     mk_status st = cmd_open(&a->model, &how, &llm, err);
+    uint64_t prefix_bytes = 0;
+    char *dir = prefix_folder(a, &prefix_bytes);
     mk_service_model m = {.name = name,
                           .llm = llm,
                           .n_parallel = a->n_parallel,
                           .n_draft = (int)a->n_draft,
-                          .prefix = a->prefix};
+                          .prefix = a->prefix,
+                          .prefix_dir = dir,
+                          .prefix_bytes = prefix_bytes};
     st = st == MK_OK ? mk_service_add(s, &m, err) : st;
     if (st != MK_OK) {
         mk_llm_close(llm);
     }
+    mk_free(dir);
     mk_free(name);
     return st;
 }

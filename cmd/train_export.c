@@ -1,4 +1,5 @@
 // minke train export: the model of a checkpoint as a folder.
+#include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -84,7 +85,16 @@ static mk_status take_params(const mk_params *ps, const mk_ckpt *c, mk_err *err)
     return MK_OK;
 }
 
-// The folder that the run began from says what else belongs to the model.
+static mk_status add_words(void *arg, const char *dir, mk_err *err) {
+    const export_args *a = arg;
+    mk_llm *llm = NULL;
+    MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &llm, err));
+    mk_status st = cmd_save_words(llm, dir, err);
+    mk_llm_close(llm);
+    return st;
+}
+
+// What the run began from says what else belongs to the model.
 static mk_status write_model(const export_args *a, mk_model *m, mk_pool *pool, const mk_ckpt *c,
                              const char *out, mk_err *err) {
     mk_params *ps = NULL;
@@ -96,7 +106,9 @@ static mk_status write_model(const export_args *a, mk_model *m, mk_pool *pool, c
     mk_status st = take_params(ps, c, err);
     mk_params_destroy(ps);
     mk_save_opts o = {.type = strcmp(a->type, "bf16") == 0 ? MK_DTYPE_BF16 : MK_DTYPE_F32,
-                      .pool = pool};
+                      .pool = pool,
+                      .files = mk_source_is_gguf(m->src) ? add_words : NULL,
+                      .arg = (void *)(uintptr_t)a};
     return st == MK_OK ? mk_model_save_folder(m, out, &o, err) : st;
 }
 

@@ -65,11 +65,13 @@ static const mk_opt grpo_opts[] = {
     {.name = "retry",
      .type = MK_OPT_I64,
      .offset = offsetof(grpo_args, retry),
-     .dflt = "0",
-     .min = 0,
-     .max = 63,
+     .dflt = "-1",
+     .min = -1,
+     .max = 1 << 10,
      .arg = "N",
-     .help = "times to draw again when no group has anything to teach"},
+     .help =
+         "groups whose rewards are all equal are replaced by those of further prompts, of up to "
+         "N times --prompts; below 0: the variant's own (dapo 3, others 0)"},
     {.name = "clip-low",
      .type = MK_OPT_F64,
      .offset = offsetof(grpo_args, clip_low),
@@ -125,15 +127,29 @@ static bool not_interrupted(void *arg, int64_t n_done, int64_t n) {
 }
 
 // Rewards are part of what a run is made of.
-static json_t *grpo_recipe(const grpo_args *a) {
+static json_t *grpo_recipe(const grpo_args *a, const mk_grpo *g) {
     json_t *list = json_array();
     for (size_t i = 0; i < a->reward.n; i++) {
         json_array_append_new(list, json_string(a->reward.items[i]));
     }
-    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:f}", "reward", list, "variant", a->variant,
-                     "prompts", (json_int_t)a->prompts, "group", (json_int_t)a->group, "max_tokens",
-                     (json_int_t)a->max_tok, "inner", (json_int_t)a->inner, "temperature",
-                     a->temperature);
+    json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:f}", "reward", list, "variant",
+                          a->variant, "prompts", (json_int_t)a->prompts, "group",
+                          (json_int_t)a->group, "max_tokens", (json_int_t)a->max_tok, "inner",
+                          (json_int_t)a->inner, "temperature", a->temperature);
+    // these alone where they do something: runs that are older than the fields go on
+    if (mk_grpo_n_retry(g) > 0) {
+        json_object_set_new(o, "retry", json_integer(mk_grpo_n_retry(g)));
+    }
+    if (a->clip_low >= 0) {
+        json_object_set_new(o, "clip_low", json_real(a->clip_low));
+    }
+    if (a->clip_high >= 0) {
+        json_object_set_new(o, "clip_high", json_real(a->clip_high));
+    }
+    if (a->keep_truncated) {
+        json_object_set_new(o, "keep_truncated", json_true());
+    }
+    return o;
 }
 
 static mk_status run_grpo(cmd_training *t, const grpo_args *a, const mk_rewards *rewards,
@@ -161,11 +177,12 @@ static mk_status run_grpo(cmd_training *t, const grpo_args *a, const mk_rewards 
                       .n_eval = a->n_eval,
                       .samples = samples,
                       .n_sample = a->samples};
-    static const char *const extra[] = {"reward",    "length",        "truncated", "entropy",
-                                        "max_dlogp", "zero_variance", "accuracy",  NULL};
+    static const char *const extra[] = {"reward",  "length",    "truncated",
+                                        "entropy", "max_dlogp", "zero_variance",
+                                        "redrawn", "accuracy",  NULL};
     mk_status st = mk_grpo_create(&o, &g, err);
     if (st == MK_OK) {
-        json_t *recipe = grpo_recipe(a);
+        json_t *recipe = grpo_recipe(a, g);
         st = cmd_training_run(t, &mk_method_grpo, g, recipe, extra, err);
         json_decref(recipe);
     }
@@ -209,7 +226,7 @@ mk_status cmd_train_grpo(int argc, char *const *argv, mk_err *err) {
 typedef struct {
     cmd_model_args model;
     cmd_data_args data;
-    mk_opt_list reward;
+    mk_opt_list reward, forbid;
     int64_t n, group, max_tok, seed, show, n_seq;
     double temperature;
     bool json;
@@ -246,6 +263,11 @@ static const mk_opt score_opts[] = {
      .max = 999999999999999.0,
      .arg = "N",
      .help = "of sampling"},
+    {.name = "forbid",
+     .type = MK_OPT_LIST,
+     .offset = offsetof(score_args, forbid),
+     .arg = "TOKEN",
+     .help = "text of a token that must not be chosen; may be repeated"},
     CMD_OPT_PARALLEL(score_args, n_seq),
     {.name = "show",
      .type = MK_OPT_I64,
@@ -362,8 +384,21 @@ static mk_status score_all(const score_args *a, mk_samples *s, const mk_data *d,
     return MK_OK;
 }
 
+static mk_status forbidden_ids(const score_args *a, const mk_llm *llm, mk_ids *ids, mk_err *err) {
+    for (size_t i = 0; i < a->forbid.n; i++) {
+        const char *text = a->forbid.items[i];
+        int32_t id = mk_tokenizer_find(mk_llm_tokenizer(llm), text, strlen(text));
+        if (id < 0) {
+            return MK_FAIL(err, MK_EUSAGE, "--forbid: '%s' is no token of this model", text);
+        }
+        MK_TRY(mk_ids_push(ids, id, err));
+    }
+    return MK_OK;
+}
+
 static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     mk_rewards *rewards = NULL;
+    mk_ids forbid = {0};
     mk_llm *llm = NULL;
     mk_data *data = NULL;
     mk_samples *s = NULL;
@@ -374,10 +409,13 @@ static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     st = st == MK_OK ? cmd_open(&a->model, &how, &llm, err) : st;
     st =
         st == MK_OK ? cmd_read_data(&a->data, llm, MK_DATA_RL, r->args, r->n_args, &data, err) : st;
+    st = st == MK_OK ? forbidden_ids(a, llm, &forbid, err) : st;
     if (st == MK_OK) {
         mk_samples_opts so = {.engine = mk_llm_engine(llm),
                               .tokenizer = mk_llm_tokenizer(llm),
                               .rewards = rewards,
+                              .forbid_ids = forbid.data,
+                              .n_forbid = forbid.n,
                               .n_seq = a->n_seq - 1,  // one is mk_llm's own
                               .n_prompt = SCORE_PROMPTS,
                               .group = a->group,
@@ -390,6 +428,7 @@ static mk_status score(score_args *a, const mk_opt_result *r, mk_err *err) {
     st = st == MK_OK ? score_all(a, s, data, &c, err) : st;
     st = st == MK_OK ? print_tally(a, &c, rewards, err) : st;
     mk_samples_destroy(s);
+    mk_ids_free(&forbid);
     mk_data_destroy(data);
     mk_llm_close(llm);
     mk_rewards_destroy(rewards);

@@ -23,7 +23,7 @@ static const mk_opt opts[] = {
      .type = MK_OPT_STR,
      .offset = offsetof(preview_args, kind),
      .dflt = "auto",
-     .choices = "auto|text|chat|pair|rl",
+     .choices = "auto|text|chat|pair|label|rl",
      .arg = "KIND",
      .help =
          "what the files must be: for pretrain, sft, dpo or grpo; auto: what the first line is"},
@@ -60,7 +60,8 @@ const mk_opt_spec cmd_train_preview_spec = {
     .more = "A line is one of\n"
             "  {\"messages\": [...]}  {\"prompt\", \"completion\"}  {\"conversations\": [...]}\n"
             "  {\"instruction\", \"input\", \"output\"}  {\"text\"}\n"
-            "  {\"prompt\", \"chosen\", \"rejected\"}  {\"prompt\", \"answer\", ...}\n",
+            "  {\"prompt\", \"chosen\", \"rejected\"}  {\"prompt\", \"completion\", \"label\"}\n"
+            "  {\"prompt\", \"answer\", ...}\n",
     .opts = opts,
     .n_opts = MK_OPT_COUNT(opts),
     .min_args = 0,
@@ -115,6 +116,9 @@ static mk_status print_sample(const mk_tokenizer *t, const mk_data *d, int64_t i
             printf(" line %lld", (long long)s.line);
         }
         printf(", %lld tokens, %lld learned", (long long)s.seq[k].n, (long long)s.seq[k].n_target);
+        if (mk_data_get_kind(d) == MK_DATA_LABEL) {
+            printf(", %s", s.label ? "good" : "bad");
+        }
         if (s.weight != 1.0f) {
             printf(", weight %g", (double)s.weight);
         }
@@ -156,6 +160,9 @@ static json_t *sample_json(const mk_tokenizer *t, const mk_data *d, int64_t i) {
                                         : "sample",
                             seq_json(t, &s.seq[k]));
     }
+    if (mk_data_get_kind(d) == MK_DATA_LABEL) {
+        json_object_set_new(o, "label", json_boolean(s.label));
+    }
     if (s.json) {
         json_object_set_new(o, "data", json_loadb(s.json, s.n_json, JSON_ALLOW_NUL, NULL));
     }
@@ -188,7 +195,7 @@ static mk_status show(const preview_args *a, const mk_tokenizer *t, const mk_dat
 
 static mk_data_kind kind_of(const char *name) {
     int k = MK_DATA_AUTO;
-    while (k < MK_DATA_RL && strcmp(mk_data_kind_name((mk_data_kind)k), name) != 0) {
+    while (k < MK_DATA_LABEL && strcmp(mk_data_kind_name((mk_data_kind)k), name) != 0) {
         k++;
     }
     return (mk_data_kind)k;

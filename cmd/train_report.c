@@ -80,12 +80,6 @@ static mk_status write_page(const runs *r, const char *output, mk_err *err) {
 
 // --- TensorBoard ---------------------------------------------------------------------------------
 
-static mk_status make_dir(const char *path, mk_err *err) {
-    return mkdir(path, 0777) == 0 || (errno == EEXIST && mk_path_is_dir(path))
-               ? MK_OK
-               : MK_FAIL(err, MK_EIO, "%s: cannot be made: %s", path, strerror(errno));
-}
-
 // TensorBoard names a run after its folder: OUTDIR/RUN/events...; a second run of the name gets a
 // number.
 static char *folder_of(const runs *r, int i, const char *outdir) {
@@ -105,13 +99,13 @@ static char *folder_of(const runs *r, int i, const char *outdir) {
 }
 
 static mk_status write_events(const runs *r, const char *outdir, mk_err *err) {
-    MK_TRY(make_dir(outdir, err));
+    MK_TRY(mk_folder_make(outdir, err));
     mk_status st = MK_OK;
     for (int i = 0; i < r->n && st == MK_OK; i++) {
         char *dir = folder_of(r, i, outdir),
              *path = mk_path_join(dir, "events.out.tfevents.0000000000.minke");
         int64_t n = 0;
-        st = make_dir(dir, err);
+        st = mk_folder_make(dir, err);
         st = st == MK_OK ? mk_tb_write_run(r->run[i], path, &n, err) : st;
         if (st == MK_OK) {
             cmd_write_text(stdout, path, strlen(path));

@@ -14,14 +14,6 @@
 
 // --- folders -------------------------------------------------------------------------------------
 
-static mk_status make_dir(const char *path, mk_err *err) {
-    if (mkdir(path, 0777) != 0 && !mk_path_is_dir(path)) {
-        return MK_FAIL(err, MK_EIO, "%s: the folder cannot be made; its parent must be there",
-                       path);
-    }
-    return MK_OK;
-}
-
 static mk_status write_file(const char *path, const char *text, size_t n, mk_err *err) {
     mk_writer *w = NULL;
     MK_TRY(mk_writer_open(path, &w, err));
@@ -69,7 +61,7 @@ static mk_status make_start(const cmd_train_args *a, char **dir, mk_err *err) {
         return MK_FAIL(err, MK_EUSAGE,
                        "--config needs --tokenizer DIR, the words of the new model");
     }
-    MK_TRY(make_dir(*dir, err));
+    MK_TRY(mk_folder_make(*dir, err));
     MK_TRY(copy_words(a->tokenizer, *dir, err));
     return mk_model_init_folder(a->config, *dir, (uint64_t)a->seed, err);
 }
@@ -85,7 +77,7 @@ static mk_status find_start(cmd_training *t, mk_err *err) {
         return MK_FAIL(err, MK_EUSAGE, "expected a folder for the run: -o DIR");
     }
     if (a->out) {
-        MK_TRY(make_dir(a->out, err));
+        MK_TRY(mk_folder_make(a->out, err));
     }
     return a->config ? make_start(a, &t->dir, err) : cmd_find_model(a->model.model, &t->dir, err);
 }
@@ -341,11 +333,17 @@ static bool on_progress(void *arg, const mk_run_progress *p) {
     return !cmd_interrupted();
 }
 
+static mk_status add_words(void *arg, const char *dir, mk_err *err) {
+    return cmd_save_words(arg, dir, err);
+}
+
 // DIR/model, or DIR/adapter in PEFT's layout.
 static mk_status save_result(const cmd_training *t, mk_err *err) {
     char *dir = mk_path_join(t->a->out, t->adapters ? "adapter" : "model");
     mk_save_opts o = {.type = strcmp(t->a->type, "bf16") == 0 ? MK_DTYPE_BF16 : MK_DTYPE_F32,
-                      .pool = t->pool};
+                      .pool = t->pool,
+                      .files = add_words,
+                      .arg = t->llm};
     mk_status st = t->adapters ? mk_adapters_write_folder(t->adapters, dir, err)
                                : mk_model_save_folder(t->model, dir, &o, err);
     if (st == MK_OK && !t->a->model.quiet) {

@@ -16,7 +16,7 @@ static int print_part(void *arg, const minke_event *ev) {
     return 0;
 }
 
-static int talk(minke_chat *chat, const minke_sampling *how, minke_error *err) {
+static int talk(minke_chat *chat, minke_error *err) {
     char *line = NULL;
     size_t size = 0;
     int ok = 1;
@@ -24,10 +24,10 @@ static int talk(minke_chat *chat, const minke_sampling *how, minke_error *err) {
         minke_answer *a = NULL;
         line[strcspn(line, "\n")] = 0;
         ok = minke_chat_add(chat, "user", line, err) == MINKE_OK &&
-             minke_chat_answer(chat, how, print_part, NULL, &a, err) == MINKE_OK;
+             minke_chat_answer(chat, NULL, print_part, NULL, &a, err) == MINKE_OK;
         if (ok) {
             printf("\n");
-            fprintf(stderr, "(%lld of %lld prompt tokens were in the cache)\n",
+            fprintf(stderr, "\n(%lld of %lld prompt tokens were in the cache)\n",
                     (long long)a->n_cached, (long long)a->n_prompt);
         }
         minke_answer_free(a);
@@ -47,9 +47,7 @@ int main(int argc, char **argv) {
     int ok = minke_open(argv[1], NULL, &m, &err) == MINKE_OK &&
              minke_chat_new(m, argc > 2 ? argv[2] : NULL, &chat, &err) == MINKE_OK;
     if (ok) {
-        minke_sampling how = minke_sampling_of(m);
-        how.max_tokens = 60;
-        ok = talk(chat, &how, &err);
+        ok = talk(chat, &err);
     }
     if (!ok) {
         fprintf(stderr, "%s\n", err.text);

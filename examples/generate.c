@@ -1,4 +1,4 @@
-/* Continues a text.  Usage: generate MODEL [TEXT [TOKENS]] */
+/* Continues a text, without the model's chat template.  Usage: generate MODEL [TEXT [TOKENS]] */
 #include <minke.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,8 +27,8 @@ int main(int argc, char **argv) {
     how.max_tokens = argc > 3 ? strtol(argv[3], NULL, 10) : 100;
 
     minke_answer *a;
-    minke_status st =
-        minke_generate(m, argc > 2 ? argv[2] : "ROMEO:", &how, print_text, NULL, &a, &err);
+    const char *text = argc > 2 ? argv[2] : "<|user|>What is 7*8-9?<|assistant|>";
+    minke_status st = minke_generate(m, text, &how, print_text, NULL, &a, &err);
     if (st == MINKE_OK) {
         printf("\n");
         fprintf(stderr, "%lld tokens in %.0f ms\n", (long long)a->n_ids, a->generation_ms);

@@ -30,7 +30,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: logprobs MODEL [TEXT]\n");
         return 1;
     }
-    const char *text = argc > 2 ? argv[2] : "To be, or not to be";
+    const char *text = argc > 2 ? argv[2] : "7*8=56";
     minke_error err;
     minke_model *m = NULL;
     int32_t *ids = NULL;

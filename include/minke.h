@@ -24,16 +24,19 @@
  *   of threads.
  *
  *     minke_error err;
- *     minke_model *m;
- *     minke_answer *a;
- *     if (minke_open("models/shakespeare", NULL, &m, &err) != MINKE_OK) {
+ *     minke_model *m = NULL;
+ *     minke_chat *c = NULL;
+ *     minke_answer *a = NULL;
+ *     if (minke_open("models/thimble", NULL, &m, &err) == MINKE_OK &&
+ *         minke_chat_new(m, NULL, &c, &err) == MINKE_OK &&
+ *         minke_chat_add(c, "user", "What is 7*8-9?", &err) == MINKE_OK &&
+ *         minke_chat_answer(c, NULL, NULL, NULL, &a, &err) == MINKE_OK) {
+ *         printf("%s\n%s\n", a->reasoning, a->text);
+ *     } else {
  *         puts(err.text);
- *         return 1;
- *     }
- *     if (minke_generate(m, "ROMEO:", NULL, NULL, NULL, &a, &err) == MINKE_OK) {
- *         puts(a->text);
  *     }
  *     minke_answer_free(a);
+ *     minke_chat_free(c);
  *     minke_close(m);
  */
 #ifndef MINKE_H
@@ -89,7 +92,7 @@ typedef struct {
     const char *adapter; /* a LoRA adapter to compute with: a PEFT folder or a GGUF file; NULL */
 } minke_options;
 
-/* Loads a .gguf file or a Hugging Face folder.  options may be NULL. */
+/* Loads a .gguf file, a folder that holds one, or a Hugging Face folder.  options may be NULL. */
 minke_status minke_open(const char *path, const minke_options *options, minke_model **out,
                         minke_error *err);
 void minke_close(minke_model *m);
@@ -153,7 +156,8 @@ typedef struct {
 } minke_answer;
 void minke_answer_free(minke_answer *a);
 
-/* Continues a text as it is, without chat template.  sampling, fn may be NULL. */
+/* Continues a text as it is, without chat template: control tokens in it are recognised, and
+ * reasoning is not told from the answer.  sampling, fn may be NULL. */
 minke_status minke_generate(minke_model *m, const char *prompt, const minke_sampling *sampling,
                             minke_event_fn fn, void *arg, minke_answer **out, minke_error *err);
 

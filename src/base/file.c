@@ -179,6 +179,27 @@ bool mk_path_is_dir(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+mk_status mk_folder_make(const char *dir, mk_err *err) {
+    if (mkdir(dir, 0777) == 0 || (errno == EEXIST && mk_path_is_dir(dir))) {
+        return MK_OK;
+    }
+    return MK_FAIL(err, errno == ENOENT ? MK_ENOTFOUND : MK_EIO, "%s: cannot make this folder: %s",
+                   dir, strerror(errno));
+}
+
+mk_status mk_folder_make_private(const char *dir, mk_err *err) {
+    char *path = mk_path_join(dir, "");
+    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
+        *p = 0;
+        (void)mkdir(path, 0700);
+        *p = '/';
+    }
+    mk_free(path);
+    return mk_path_is_dir(dir)
+               ? MK_OK
+               : MK_FAIL(err, MK_EIO, "%s: cannot make this folder: %s", dir, strerror(errno));
+}
+
 char *mk_path_join(const char *dir, const char *name) {
     size_t n_dir = strlen(dir), n_name = strlen(name);
     bool slash = n_dir > 0 && dir[n_dir - 1] != '/';

@@ -36,6 +36,10 @@ mk_status mk_stream_read(FILE *f, size_t max_bytes, char **data, size_t *n_bytes
 
 bool mk_path_is_file(const char *path);
 bool mk_path_is_dir(const char *path);
+// Makes one folder; it may be there.  Errors: MK_ENOTFOUND (its parent is not there), MK_EIO.
+mk_status mk_folder_make(const char *dir, mk_err *err) MK_WARN_UNUSED;
+// Makes a folder for the owner alone, and those above it.  Errors: MK_EIO.
+mk_status mk_folder_make_private(const char *dir, mk_err *err) MK_WARN_UNUSED;
 char *mk_path_join(const char *dir, const char *name);  // mk_free
 // part behind the last '/'; points into path
 const char *mk_path_base(const char *path);

@@ -88,7 +88,9 @@ static mk_status set_up(generation *g, const mk_prompt *p, mk_err *err) {
         return MK_FAIL(err, MK_EUSAGE,
                        "the prompt is empty; the model needs at least one token to continue from");
     }
-    MK_TRY(mk_parser_create(&p->parse, take_part, g, &g->parser, err));
+    mk_parse_opts po = p->parse;
+    po.tools = NULL;
+    MK_TRY(mk_parser_create(&po, take_part, g, &g->parser, err));
     g->detok = mk_detok_create(llm->tokenizer, true);
     return mk_sampler_create(&g->r->sample, llm->model->hp.n_vocab,
                              mk_session_n_ctx(llm->session) + 1, &g->sampler, err);

@@ -109,6 +109,9 @@ static mk_status choose_kv_type(mk_llm *llm, mk_err *err) {
 mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk_err *err) {
     mk_engine_opts o = llm->engine_opts;
     o.n_ctx = n_ctx > 0 ? n_ctx : o.n_ctx;
+    if (o.n_block == 1) {
+        o.n_block = (o.n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK;  // of one window
+    }
     return mk_engine_plan(llm->model, &o, plan, err);
 }
 
@@ -121,6 +124,23 @@ static mk_status does_not_fit(const mk_llm *llm, const mk_memory_plan *p, int64_
         mk_source_path(llm->model->src), (double)p->total / 1e9, (double)p->weights / 1e9,
         (double)p->kv / 1e9, (long long)n_ctx, (double)p->scratch / 1e9, (double)room / 1e9,
         n_ctx > SMALLEST_WINDOW ? "; a smaller window (--ctx) may fit" : "");
+}
+
+// For serving, sequences share a pool of blocks: as many as all of them could need, or as fit into
+// the room that is left; one whole window in any case, which choose_window has made sure of.
+static mk_status choose_pool(mk_llm *llm, mk_err *err) {
+    mk_engine_opts *o = &llm->engine_opts;
+    int64_t window = (o->n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
+    int64_t most = window * (o->n_seq > 0 ? o->n_seq : 1);
+    mk_memory_plan p;
+    o->n_block = window;
+    MK_TRY(mk_llm_plan(llm, o->n_ctx, &p, err));
+    size_t room = mk_memory_available(), fixed = p.weights + p.scratch;
+    room -= room / 10;
+    size_t per_block = mk_model_kv_bytes_per_block(llm->model, o->kv_type);
+    int64_t fit = room > fixed ? (int64_t)((room - fixed) / per_block) : 0;
+    o->n_block = fit < window ? window : fit < most ? fit : most;
+    return MK_OK;
 }
 
 // The model's own window if it fits into nine tenths of the free memory, else the largest that
@@ -213,7 +233,11 @@ static mk_status open_llm(mk_llm *llm, mk_err *err) {
     if (llm->opts.adapter && !llm->opts.describe_only) {
         MK_TRY(read_adapter(llm, err));
     }
+    if (llm->opts.serve) {
+        llm->engine_opts.n_block = 1;  // sequences do not each need a window of their own
+    }
     MK_TRY(choose_window(llm, err));
+    MK_TRY(llm->opts.serve ? choose_pool(llm, err) : MK_OK);
     return llm->opts.describe_only ? MK_OK : start(llm, err);
 }
 

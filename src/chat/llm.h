@@ -4,9 +4,9 @@
 // knows text; the engine below knows ids only.  Threads: one at a time.  Events are delivered on
 // the calling thread.
 //
-//     mk_llm_opts o = MK_LLM_DEFAULTS;  o.model = "models/shakespeare";
+//     mk_llm_opts o = MK_LLM_DEFAULTS;  o.model = "models/thimble";
 //     MK_TRY(mk_llm_open(&o, &llm, err));
-//     mk_request r = {.prompt = "ROMEO:", .raw = true, .sample = mk_llm_sampling(llm), .n_predict = 100};
+//     mk_request r = {.prompt = "What is 7*8-9?", .sample = mk_llm_sampling(llm), .n_predict = -1};
 //     MK_TRY(mk_llm_generate(llm, &r, print_event, NULL, &answer, err));
 #ifndef MK_CHAT_LLM_H
 #define MK_CHAT_LLM_H
@@ -128,7 +128,8 @@ mk_status mk_llm_generate(mk_llm *llm, const mk_request *r, mk_event_fn fn, void
 // A prompt as ids, and what its text means for the answer.
 typedef struct {
     mk_ids ids;  // owned; mk_ids_free
-    // how to read the answer; without a chat template it has no reasoning
+    // How to read the answer: without a chat template it has no reasoning.  Borrows from the model
+    // and the request (tools).
     mk_parse_opts parse;
 } mk_prompt;
 // Only reads the model: may run in several threads at once.  Errors: MK_ETEMPLATE, MK_EUSAGE,

@@ -36,6 +36,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/buf.h"
 #include "chat/event.h"
 #include "text/tokenizer.h"
 
@@ -68,8 +69,8 @@ const mk_parse_format *mk_parse_format_at(int i);               // NULL behind t
 const char *mk_parse_format_name(const mk_parse_format *f);
 // Does a prompt end in this tag (white space behind it aside)?
 bool mk_parse_ends_in(const char *prompt, size_t n, const char *tag);
-// What to put behind unfinished reasoning so that the answer begins (a spent budget).
-const char *mk_parse_force_answer(const mk_parse_opts *o);
+// Appends what to put behind unfinished reasoning so that the answer begins (a spent budget).
+void mk_parse_force_answer(const mk_parse_opts *o, mk_buf *out);
 
 // --- parsing -------------------------------------------------------------------------------------
 // Called with REASONING, TEXT, TOOL_BEGIN, TOOL_ARGS, TOOL_END; texts have n > 0.

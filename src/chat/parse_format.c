@@ -283,8 +283,10 @@ const char *mk_parse_format_name(const mk_parse_format *f) {
     return f->name;
 }
 
-const char *mk_parse_force_answer(const mk_parse_opts *o) {
-    return o->format && o->format->force_answer ? o->format->force_answer
-           : o->think_close                     ? o->think_close
-                                                : "</think>";
+void mk_parse_force_answer(const mk_parse_opts *o, mk_buf *out) {
+    if (o->format && o->format->force_answer) {
+        mk_buf_puts(out, o->format->force_answer);
+    } else {
+        mk_buf_printf(out, "\n%s\n\n", o->think_close ? o->think_close : "</think>");
+    }
 }

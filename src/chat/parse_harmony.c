@@ -96,7 +96,7 @@ static mk_match match_header(mk_view v, header *h) {
 static mk_match match_call(mk_view v, const header *h, mk_head *call) {
     bool us = (h->n_to == 9 && memcmp(h->to, "assistant", 9) == 0) || h->n_to == 0;
     *call = (mk_head){.name = h->to, .n_name = h->n_to, .form = MK_ARGS_OBJECT};
-    if (us || h->n_to > MK_PARSE_MAX_NAME) {
+    if (us || !mk_good_call_name(h->to, h->n_to)) {
         return MK_NO;
     }
     size_t k = h->n + mk_count_space(v.p + h->n, v.n - h->n);

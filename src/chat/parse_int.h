@@ -75,6 +75,7 @@ typedef struct {
 } mk_offered;
 
 bool mk_offered_has(const mk_offered *o, const char *name, size_t n);
+bool mk_good_call_name(const char *p, size_t n);
 bool mk_is_space(char ch);
 size_t mk_count_space(const char *p, size_t n);
 mk_match mk_match_text(mk_view v, const char *text);

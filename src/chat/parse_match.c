@@ -220,7 +220,7 @@ static mk_match next_member(mk_view v, bool first, member *m) {
     return i < v.n ? MK_YES : MK_MORE;
 }
 
-static bool good_name(const char *p, size_t n) {
+bool mk_good_call_name(const char *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (!may_capture(1, p[i])) {
             return false;
@@ -276,7 +276,7 @@ static mk_match match_wrapped(mk_view v, bool bare, const mk_offered *offered, m
         if (is_name) {
             h->name = v.p + i + 1;
             h->n_name = n - 2;
-            if (!good_name(h->name, h->n_name) ||
+            if (!mk_good_call_name(h->name, h->n_name) ||
                 (bare && !mk_offered_has(offered, h->name, h->n_name))) {
                 return MK_NO;
             }
@@ -300,7 +300,7 @@ static mk_match match_keyed(mk_view v, mk_head *h) {
         return i == v.n ? MK_MORE : MK_NO;
     }
     mk_match r = next_member(from(v, i + 1), true, &m);
-    if (r != MK_YES || m.value == 0 || !good_name(m.key, m.n_key)) {
+    if (r != MK_YES || m.value == 0 || !mk_good_call_name(m.key, m.n_key)) {
         return r == MK_YES ? MK_NO : r;
     }
     h->name = m.key;

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/json.h"
 #include "chat/encode.h"
 #include "chat/llm_int.h"
 
@@ -114,6 +115,66 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
 
 // --- encoding ------------------------------------------------------------------------------------
 
+// A call of an assistant with its arguments as a value instead of a text; NULL: it has them so, or
+// they are no JSON object.
+static json_t *call_with_object(const json_t *call) {
+    const json_t *fn = json_object_get(call, "function");
+    const json_t *text = json_object_get(fn, "arguments");
+    json_t *args = NULL;
+    mk_err err;
+    if (!json_is_string(text) || mk_json_parse(json_string_value(text), json_string_length(text),
+                                               "arguments", &args, &err) != MK_OK) {
+        return NULL;
+    }
+    if (!json_is_object(args)) {
+        json_decref(args);
+        return NULL;
+    }
+    json_t *new_call = json_copy((json_t *)call), *new_fn = json_copy((json_t *)fn);
+    json_object_set_new(new_fn, "arguments", args);
+    json_object_set_new(new_call, "function", new_fn);
+    return new_call;
+}
+
+// Most templates want the arguments of past calls as a value; requests carry them as a text.  NULL:
+// there is nothing to change.
+static json_t *messages_with_objects(const json_t *messages) {
+    json_t *out = NULL, *m, *call;
+    size_t i, k;
+    json_array_foreach((json_t *)messages, i, m) {
+        const json_t *calls = json_object_get(m, "tool_calls");
+        json_t *new_calls = NULL;
+        json_array_foreach((json_t *)calls, k, call) {
+            json_t *c = call_with_object(call);
+            if (c) {
+                new_calls = new_calls ? new_calls : json_copy((json_t *)calls);
+                json_array_set_new(new_calls, k, c);
+            }
+        }
+        if (new_calls) {
+            json_t *new_m = json_copy(m);
+            json_object_set_new(new_m, "tool_calls", new_calls);
+            out = out ? out : json_copy((json_t *)messages);
+            json_array_set_new(out, i, new_m);
+        }
+    }
+    return out;
+}
+
+static mk_status render_text(const mk_llm *llm, const mk_request *r, const json_t *messages,
+                             const mk_chat_render_opts *o, mk_jinja_text *text, mk_err *err) {
+    json_t *changed = messages_with_objects(messages);
+    mk_status st = MK_ETEMPLATE;
+    if (changed) {
+        st = mk_chat_template_render(llm->template, changed, r->tools, o, text, err);
+        json_decref(changed);
+    }
+    // a few templates put them together as texts
+    return st == MK_ETEMPLATE
+               ? mk_chat_template_render(llm->template, messages, r->tools, o, text, err)
+               : st;
+}
+
 static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *messages,
                         mk_prompt *p, mk_err *err) {
     mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
@@ -122,8 +183,9 @@ static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *me
     o.extra = r->template_kwargs;
     o.limits.now = (int64_t)time(NULL);  // some templates tell the model the date
     mk_jinja_text text = {0};
-    MK_TRY(mk_chat_template_render(llm->template, messages, r->tools, &o, &text, err));
+    MK_TRY(render_text(llm, r, messages, &o, &text, err));
     mk_parse_detect(mk_chat_template_text_for(llm->template, r->tools), &p->parse);
+    p->parse.tools = r->tools;
     p->parse.no_reasoning = false;
     p->parse.starts_inside = text.text.len > 0 && p->parse.think_open &&
                              mk_parse_ends_in(text.text.data, text.text.len, p->parse.think_open);

@@ -4,12 +4,18 @@
 // events.  A speech belongs to two: whoever began it, and its job until `done`.
 #include "chat/provider.h"
 
+#include <dirent.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
+#include "base/file.h"
+#include "base/mathx.h"
 #include "chat/llm_int.h"
 #include "chat/stops.h"
+#include "model/pack_cache.h"
 
 enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24, MAX_SPACE = 2 };
 
@@ -25,11 +31,14 @@ struct mk_provider {
     int32_t space_id[2];   // newlines that may stand before an answer; -1
     pthread_mutex_t lock;  // of the trie
     mk_token_trie *trie;   // made when the first grammar comes
+    uint64_t secret;       // of ids
+    atomic_ullong n_call;
 };
 
 struct mk_speech {
     mk_provider *p;
-    mk_speech_opts o;  // prompt: NULL; stop: this->stop; tools, grammar: referenced
+    mk_speech_opts o;  // prompt: NULL; stop: this->stop; grammar: referenced
+    json_t *tools;     // referenced; NULL
     char **stop;
     pthread_mutex_t lock;
     mk_job *job;   // NULL once `done` has begun
@@ -65,10 +74,38 @@ static void send_text(mk_speech *s, const char *p, size_t n) {
     }
 }
 
+// 24 letters and digits: clients send it back, and it must not be guessed (serve remembers by it).
+static void make_call_id(mk_speech *s, char out[32]) {
+    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    uint64_t n = atomic_fetch_add(&s->p->n_call, 1), v = 0;
+    memcpy(out, "call_", 5);
+    for (int i = 0; i < 24; i++) {
+        v = i % 8 == 0 ? mk_rng_u64(s->p->secret, 3 * n + (uint64_t)i / 8) : v / 62;
+        out[5 + i] = digit[v % 62];
+    }
+    out[29] = 0;
+}
+
+static void begin_call(mk_speech *s, const mk_answer_event *ev) {
+    // what looked like the beginning of a stop text was not one: the text ends here
+    mk_buf_clear(&s->piece);
+    mk_stops_finish(&s->stops, &s->piece);
+    send_text(s, s->piece.data, s->piece.len);
+    char id[32];
+    mk_answer_event with_id = *ev;
+    make_call_id(s, id);
+    with_id.call_id = id;
+    send(s, &with_id);
+}
+
 // From the parser.  Stop texts are looked for in the text of the answer alone.
 static void on_part(void *arg, const mk_answer_event *ev) {
     mk_speech *s = arg;
     if (s->stopped) {
+        return;
+    }
+    if (ev->kind == MK_AE_TOOL_BEGIN) {
+        begin_call(s, ev);
         return;
     }
     if (ev->kind != MK_AE_TEXT) {
@@ -229,7 +266,7 @@ static void free_speech(mk_speech *s) {
     mk_parser_destroy(s->parser);
     mk_grammar_state_destroy(s->state);
     mk_grammar_unref(s->o.grammar);
-    json_decref((json_t *)s->o.tools);
+    json_decref(s->tools);
     mk_stops_free(&s->stops);
     mk_buf_free(&s->piece);
     pthread_mutex_destroy(&s->lock);
@@ -297,7 +334,7 @@ static mk_status get_trie(mk_provider *p, mk_token_trie **out, mk_err *err) {
 static mk_status start_parts(mk_speech *s, const mk_speech_opts *o, mk_err *err) {
     mk_provider *p = s->p;
     mk_parse_opts po = o->prompt->parse;
-    po.tools = po.no_reasoning ? NULL : o->tools;
+    po.tools = s->tools;
     MK_TRY(mk_parser_create(&po, on_part, s, &s->parser, err));
     s->detok = mk_detok_create(p->llm->tokenizer, true);
     if (!o->grammar) {
@@ -316,7 +353,7 @@ static mk_status make_speech(mk_provider *p, const mk_speech_opts *o, mk_speech 
     s->o = *o;
     s->o.prompt = NULL;
     s->n_ref = 2;
-    json_incref((json_t *)s->o.tools);
+    s->tools = json_incref((json_t *)o->prompt->parse.tools);
     if (s->o.grammar) {
         mk_grammar_ref(s->o.grammar);
     }
@@ -412,25 +449,74 @@ static mk_status find_marks(mk_provider *p, mk_err *err) {
     p->think_id = single_id(p, p->parse.think_open ? p->parse.think_open : "<think>");
     p->space_id[0] = single_id(p, "\n");
     p->space_id[1] = single_id(p, "\n\n");
-    const char *close = mk_parse_force_answer(&p->parse);
+    mk_buf close;
+    mk_buf_init(&close, 4096);
+    mk_parse_force_answer(&p->parse, &close);
     mk_encode_opts o = {.parse_special = true, .continues = true};
-    return mk_tokenizer_encode(p->llm->tokenizer, close, strlen(close), o, &p->close_ids, err);
+    mk_status st = mk_tokenizer_encode(p->llm->tokenizer, close.data ? close.data : "", close.len,
+                                       o, &p->close_ids, err);
+    mk_buf_free(&close);
+    return st;
+}
+
+// Names, sizes and times of the model's files: a file that was replaced is another model.
+static void add_file(mk_buf *key, const char *path) {
+    struct stat st;
+    if (stat(path, &st) == 0) {
+        mk_buf_printf(key, " %s %lld %lld.%09ld", path, (long long)st.st_size,
+                      (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    }
+}
+
+// What must be equal for keys and values on disk to be those that would be computed.
+static uint64_t model_key(const mk_llm *llm) {
+    mk_buf key;
+    mk_buf_init(&key, 1 << 20);
+    const char *path = mk_source_path(llm->model->src);
+    char *packed = mk_pack_cache_path(llm->model, "");  // holds a fingerprint of the weights
+    mk_buf_printf(&key, "%s %d", packed, (int)llm->engine_opts.kv_type);
+    mk_free(packed);
+    add_file(&key, path);
+    DIR *d = mk_source_is_gguf(llm->model->src) ? NULL : opendir(path);
+    uint64_t files = 0;  // in no order: their hashes are added
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        char *full = mk_path_join(path, e->d_name);
+        mk_buf one;
+        mk_buf_init(&one, 1 << 16);
+        if (e->d_name[0] != '.') {
+            add_file(&one, full);
+        }
+        files += one.len ? mk_hash64(one.data, one.len, 0) : 0;
+        mk_buf_free(&one);
+        mk_free(full);
+    }
+    if (d) {
+        closedir(d);
+    }
+    uint64_t h = mk_hash64(key.data, key.len, files);
+    mk_buf_free(&key);
+    return h;
 }
 
 static mk_status open_prefix(mk_provider *p, const mk_provider_opts *o, mk_err *err) {
     if (!o->prefix) {
         return MK_OK;
     }
+    char key[32];
+    snprintf(key, sizeof key, "%016llx", (unsigned long long)model_key(p->llm));
+    // an adapter changes keys and values, and nothing says which one it was
+    const char *dir = p->llm->adapters ? NULL : o->prefix_dir;
     mk_prefix_opts po = {.engine = p->llm->engine,
-                         .dir = o->prefix_dir,
-                         .max_disk = o->prefix_bytes,
-                         .model_key = mk_source_path(p->llm->model->src)};
+                         .dir = dir,
+                         .max_disk = dir ? o->prefix_bytes : 0,
+                         .model_key = key};
     return mk_prefix_create(&po, &p->prefix, err);
 }
 
 mk_status mk_provider_open(const mk_provider_opts *o, mk_provider **out, mk_err *err) {
     mk_provider *p = mk_zalloc(sizeof *p);
     p->llm = o->llm;
+    p->secret = o->secret;
     pthread_mutex_init(&p->lock, NULL);
     mk_status st = find_end_ids(p, err);
     st = st == MK_OK ? find_marks(p, err) : st;

@@ -27,6 +27,7 @@ typedef struct {
     bool prefix;             // keep what was computed
     const char *prefix_dir;  // on disk too; NULL
     uint64_t prefix_bytes;   // at most so much of it
+    uint64_t secret;         // random: ids of tool calls come from it
 } mk_provider_opts;
 
 mk_status mk_provider_open(const mk_provider_opts *o, mk_provider **out,
@@ -38,7 +39,8 @@ mk_sched *mk_provider_sched(const mk_provider *p);
 mk_prefix *mk_provider_prefix(const mk_provider *p);  // NULL without
 
 typedef struct {
-    const mk_prompt *prompt;  // from mk_llm_make_prompt; only read while beginning
+    // from mk_llm_make_prompt; only read while beginning; its tools are kept
+    const mk_prompt *prompt;
     mk_sample_params sample;
     int64_t n_predict;        // -1: until the window is full
     const char *const *stop;  // n_stop texts; copied
@@ -46,7 +48,6 @@ typedef struct {
     bool ignore_eos;
     int n_logprob;         // as in mk_request
     int64_t think_budget;  // tokens of reasoning at most, then it is closed; -1: none
-    const json_t *tools;   // offered; referenced as long as the speech lives; NULL
     mk_grammar *grammar;   // of the answer behind the reasoning; referenced; NULL
     uint64_t tenant;
     void (*event)(void *arg, const mk_answer_event *ev);

@@ -14,12 +14,14 @@
 #include "engine/prefix.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "engine/prefix_disk.h"
 #include "engine/prefix_map.h"
+#include "model/fingerprint.h"
 
 typedef struct {
     bool used;
@@ -41,9 +43,10 @@ struct mk_prefix {
     mk_prefix_kind kind;
     char *model_key;
     int64_t n_block, max_depth;  // of the pool; of a prompt
-    node *node;                  // [n_block]
-    int32_t *ids;                // [n_block, MK_KV_BLOCK]
-    candidate *candidate;        // [n_block]
+    uint64_t max_read;
+    node *node;            // [n_block]
+    int32_t *ids;          // [n_block, MK_KV_BLOCK]
+    candidate *candidate;  // [n_block]
     mk_prefix_map map;
     uint64_t clock;
     mk_u128 *keys;  // [max_depth], of the prompt at hand
@@ -299,19 +302,38 @@ static int64_t common_blocks(const lookup *l, const mk_prefix_found *f) {
 static void find_on_disk(mk_prefix *p, lookup *l) {
     mk_prefix_found f;
     bool more = true;
-    while (more && l->got < l->most &&
+    uint64_t n_read = 0;
+    while (more && l->got < l->most && n_read < p->max_read &&
            mk_prefix_disk_get(p->disk, l->tenant, p->keys[l->got], &f)) {
         int64_t n = common_blocks(l, &f);
         more = n > 0 && mk_prefix_make_room(p, n) > 0;
         for (int64_t i = 0; i < n && more; i++) {
             more = restore(p, l, f.run.data + (size_t)(f.at + i) * p->kind.block_bytes);
         }
+        n_read += (uint64_t)f.run.n * p->kind.block_bytes;
         mk_free(f.bytes);
     }
 }
 
+// What an attach before this one has given the sequence.  False: the tree does not know it any
+// more.
+static bool go_on(mk_prefix *p, lookup *l, int64_t n_block) {
+    const int32_t *table = mk_kv_table(p->kv, l->seq);
+    for (int32_t parent = -1; l->got < n_block; parent = l->at) {
+        l->at = table[l->got];
+        if (find_child(p, l->tenant, parent, p->keys[l->got], l->ids + l->got * MK_KV_BLOCK) !=
+            l->at) {
+            return false;
+        }
+        p->node[l->at].stamp = p->clock;
+        l->got++;
+    }
+    return true;
+}
+
 int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *ids, int64_t n) {
-    MK_ASSERT(n >= 1 && mk_kv_length(p->kv, seq) == 0);
+    int64_t before = mk_kv_length(p->kv, seq);
+    MK_ASSERT(n >= 1 && before % MK_KV_BLOCK == 0 && before < n);
     int64_t most = (n - 1) / MK_KV_BLOCK, window = mk_kv_n_ctx(p->kv) / MK_KV_BLOCK;
     lookup l = {seq, tenant, ids, most < window ? most : window, 0, -1};
     mk_u128 key = mk_prefix_root(&p->kind, tenant);
@@ -319,6 +341,9 @@ int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *
         p->keys[i] = key = mk_prefix_next(&p->kind, key, ids + i * MK_KV_BLOCK);
     }
     p->clock++;
+    if (!go_on(p, &l, before / MK_KV_BLOCK)) {
+        return before;
+    }
     find_in_memory(p, &l);
     int64_t in_memory = l.got;
     if (p->disk) {
@@ -326,10 +351,11 @@ int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *
         mk_prefix_disk_touch(p->disk, p->keys, l.got);
         save_rest(p, false);
     }
-    p->lookups++;
-    p->hit_tokens += l.got * MK_KV_BLOCK;
+    int64_t new_tokens = l.got * MK_KV_BLOCK - before;
+    p->lookups += before == 0;
+    p->hit_tokens += new_tokens;
     p->disk_hit_tokens += (l.got - in_memory) * MK_KV_BLOCK;
-    p->miss_tokens += n - l.got * MK_KV_BLOCK;
+    p->miss_tokens += (before == 0 ? n : 0) - new_tokens;
     return l.got * MK_KV_BLOCK;
 }
 
@@ -408,13 +434,22 @@ static mk_status alloc_parts(mk_prefix *p, mk_err *err) {
                         (long long)p->n_block);
 }
 
+static char *key_of_model(const mk_model *m, const char *more) {
+    char text[64];
+    more = more ? more : "";
+    snprintf(text, sizeof text, "%.16s-%016llx-%016llx", m->arch->name,
+             (unsigned long long)mk_model_state_key(m),
+             (unsigned long long)mk_hash64(more, strlen(more), 0));
+    return mk_strdup(text);
+}
+
 mk_status mk_prefix_create(const mk_prefix_opts *o, mk_prefix **out, mk_err *err) {
-    MK_ASSERT(o->model_key && strlen(o->model_key) <= MK_PREFIX_MODEL_MAX);
     mk_prefix *p = mk_zalloc(sizeof *p);
     p->kv = mk_engine_kv(o->engine);
     p->n_block = mk_kv_blocks_total(p->kv);
+    p->max_read = o->max_read ? o->max_read : UINT64_MAX;
     p->max_depth = mk_kv_n_ctx(p->kv) / MK_KV_BLOCK + 1;
-    p->model_key = mk_strdup(o->model_key);
+    p->model_key = key_of_model(mk_engine_model(o->engine), o->model_key);
     p->kind = (mk_prefix_kind){.model_key = p->model_key,
                                .kv_type = (uint32_t)mk_kv_get_type(p->kv),
                                .block_bytes = mk_kv_block_bytes(p->kv),

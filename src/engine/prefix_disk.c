@@ -305,7 +305,7 @@ mk_status mk_prefix_disk_open(const mk_prefix_disk_opts *o, mk_prefix_disk **out
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->work, NULL);
     pthread_cond_init(&d->idle, NULL);
-    mk_status st = mk_prefix_folder_make(d->dir, err);
+    mk_status st = mk_folder_make_private(d->dir, err);
     st = st == MK_OK ? mk_prefix_folder_scan(d, err) : st;
     if (st == MK_OK && d->dir_bytes > d->max_bytes) {
         mk_prefix_folder_sweep(d, 0);

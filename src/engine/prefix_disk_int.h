@@ -60,9 +60,8 @@ mk_u128 mk_prefix_entry_name(const mk_prefix_entry *e);  // the key in its name
 
 // --- folder (prefix_folder.c); not under the lock ------------------------------------------------
 char *mk_prefix_file_path(const mk_prefix_disk *d, mk_u128 last);  // mk_free
-// Makes the folder, adds files of this kind that are not known yet, and removes what has no
-// business there: damaged ones, and what killed processes left under other names.
-mk_status mk_prefix_folder_make(const char *dir, mk_err *err) MK_WARN_UNUSED;
+// Adds files of this kind that are not known yet, and removes what has no business there: damaged
+// ones, and what killed processes left under other names.
 mk_status mk_prefix_folder_scan(mk_prefix_disk *d, mk_err *err) MK_WARN_UNUSED;
 // Removes the oldest files, until `need` bytes more stay well below the limit.
 void mk_prefix_folder_sweep(mk_prefix_disk *d, uint64_t need);

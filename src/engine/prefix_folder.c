@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -110,19 +111,6 @@ mk_status mk_prefix_file_read(const char *path, size_t n_bytes, uint8_t **out, m
 }
 
 // --- scanning ------------------------------------------------------------------------------------
-
-mk_status mk_prefix_folder_make(const char *dir, mk_err *err) {
-    char *path = mk_path_join(dir, "");
-    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
-        *p = 0;
-        (void)mkdir(path, 0700);
-        *p = '/';
-    }
-    mk_free(path);
-    return mk_path_is_dir(dir)
-               ? MK_OK
-               : MK_FAIL(err, MK_EIO, "%s: cannot make this folder: %s", dir, strerror(errno));
-}
 
 static bool known(mk_prefix_disk *d, mk_u128 last) {
     pthread_mutex_lock(&d->lock);

@@ -290,5 +290,7 @@ void mk_sched_round(mk_sched *s) {
     s->figures.prompt_tokens += prompts;
     *(answers ? &s->figures.generation_s : &s->figures.prompt_s) += ms / 1e3;
     s->figures.busy_s += ms / 1e3;
+    s->figures.kv_blocks_used = mk_kv_blocks_used(mk_engine_kv(s->o.engine));
+    s->figures.kv_blocks_total = mk_kv_blocks_total(mk_engine_kv(s->o.engine));
     pthread_mutex_unlock(&s->lock);
 }

@@ -154,14 +154,6 @@ mk_status mk_folder_write(mk_folder_job *job, const char *dir, mk_err *err) {
 
 // --- the files beside it -------------------------------------------------------------------------
 
-mk_status mk_folder_make(const char *dir, mk_err *err) {
-    if (mkdir(dir, 0777) == 0 || (errno == EEXIST && mk_path_is_dir(dir))) {
-        return MK_OK;
-    }
-    return MK_FAIL(err, errno == ENOENT ? MK_ENOTFOUND : MK_EIO, "%s: cannot make this folder: %s",
-                   dir, strerror(errno));
-}
-
 static mk_status copy_file(const char *from, const char *to, mk_err *err) {
     mk_map map;
     mk_writer *w = NULL;

@@ -41,7 +41,6 @@ mk_status mk_folder_write(mk_folder_job *job, const char *dir, mk_err *err) MK_W
 mk_status mk_folder_put(mk_folder_job *job, const mk_hf_tensor *t, const float *values, int64_t n,
                         mk_writer *w, mk_err *err) MK_WARN_UNUSED;
 
-mk_status mk_folder_make(const char *dir, mk_err *err) MK_WARN_UNUSED;
 // config.json with the type; `config` is not changed.
 mk_status mk_folder_write_config(const json_t *config, mk_dtype type, const char *dir,
                                  mk_err *err) MK_WARN_UNUSED;

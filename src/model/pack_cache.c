@@ -1,4 +1,4 @@
-// Packed copies of models (pack_cache.h): fingerprint, checks, making.
+// Packed copies of models (pack_cache.h): names, checks, making.
 #include "model/pack_cache.h"
 
 #include <limits.h>
@@ -8,52 +8,10 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
-#include "base/mathx.h"
+#include "model/fingerprint.h"
 #include "model/load.h"
 
-// Bytes looked at for the fingerprint: two places in each of so many tensors.  Models have a few
-// hundred; folders with one tensor per expert have tens of thousands, of which every k-th is taken.
-enum { SAMPLE_BYTES = 64, SAMPLE_TENSORS = 2048 };
-
-// --- fingerprint ---------------------------------------------------------------------------------
-
-static void mix(uint64_t *h, const void *p, size_t n) {
-    *h = mk_hash64(p, n, *h);
-}
-
-static void mix_sample(uint64_t *h, const mk_tensor_view *v, size_t at) {
-    size_t n = v->n_bytes - at < SAMPLE_BYTES ? v->n_bytes - at : SAMPLE_BYTES;
-    mix(h, v->data + at, n);
-    if (v->map && v->map->data) {  // the kernel maps neighbours of a page that is touched
-        size_t from = (size_t)(v->data - v->map->data) + at, around = (size_t)1 << 17;
-        from = from > around ? from - around : 0;
-        size_t left = v->map->n_bytes - from;
-        mk_map_forget(v->map, from, left < 2 * around ? left : 2 * around);
-    }
-}
-
-static uint64_t fingerprint(const mk_model *m) {
-    const uint32_t version = MK_PACK_LAYOUT;
-    const uint8_t gguf = mk_source_is_gguf(m->src);
-    // the one number that decides how rows are ordered and is not seen in a layout
-    uint64_t h = (uint64_t)m->hp.d_head;
-    mix(&h, &version, sizeof version);
-    mix(&h, &gguf, sizeof gguf);
-    mix(&h, m->arch->name, strlen(m->arch->name));
-    int64_t n = mk_source_n_tensor(m->src), every = 1 + n / SAMPLE_TENSORS;
-    for (int64_t i = 0; i < n; i++) {
-        const mk_tensor_view *v = mk_source_tensor(m->src, i);
-        const uint32_t type = (uint32_t)v->dtype;
-        mix(&h, v->name, strlen(v->name) + 1);
-        mix(&h, &type, sizeof type);
-        mix(&h, v->shape, sizeof v->shape);
-        if (i % every == 0 && v->n_bytes > 0) {
-            mix_sample(&h, v, v->n_bytes / 3);
-            mix_sample(&h, v, v->n_bytes / 3 * 2);
-        }
-    }
-    return h;
-}
+// --- names ---------------------------------------------------------------------------------------
 
 // NAME-FINGERPRINT.mkpack; NAME is there for people, who may look into the folder.
 static char *path_of(const mk_model *m, const char *dir, uint64_t print) {
@@ -72,7 +30,7 @@ static char *path_of(const mk_model *m, const char *dir, uint64_t print) {
 }
 
 char *mk_pack_cache_path(const mk_model *m, const char *dir) {
-    return path_of(m, dir, fingerprint(m));
+    return path_of(m, dir, mk_model_fingerprint(m));
 }
 
 // --- the files it was made from ------------------------------------------------------------------
@@ -207,7 +165,7 @@ mk_status mk_pack_cache_attach(mk_model *m, const char *dir, mk_err *err) {
     if (!mk_path_is_dir(dir)) {
         return MK_FAIL(err, MK_ENOTFOUND, "%s: no such folder", dir);  // and no page was touched
     }
-    uint64_t print = fingerprint(m);
+    uint64_t print = mk_model_fingerprint(m);
     char *path = path_of(m, dir, print);
     mk_packfile *f = NULL;
     mk_status st = mk_packfile_open(path, &f, err);
@@ -291,7 +249,7 @@ static mk_status commit(const mk_model *m, mk_packfile_out *out, uint64_t print,
 
 mk_status mk_pack_cache_make(mk_model *m, const char *dir, mk_pool *pool, mk_packfile_step step,
                              void *arg, mk_err *err) {
-    uint64_t print = fingerprint(m);
+    uint64_t print = mk_model_fingerprint(m);
     char *path = path_of(m, dir, print);
     maker k = {.step = step, .arg = arg, .total = mk_load_bytes(m, NULL)};
     mk_status st = mk_packfile_create(path, &k.out, err);

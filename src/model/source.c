@@ -1,6 +1,7 @@
 // Opening a model's files and looking up tensors and configuration values in either format.
 #include "model/source.h"
 
+#include <dirent.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -98,12 +99,54 @@ static mk_status read_config(mk_source *s, mk_err *err) {
     return take_arch(s, name, strlen(name), "config.json", err);
 }
 
+// Part 2 and up of a split file; the first part stands for all.
+static bool is_later_part(const char *name) {
+    int part = 0, n = 0, end = 0;
+    size_t len = strlen(name), tail = strlen("-00001-of-00002.gguf");
+    return len > tail && sscanf(name + len - tail, "-%5d-of-%5d.gguf%n", &part, &n, &end) == 2 &&
+           (size_t)end == tail && part > 1;
+}
+
+mk_status mk_source_gguf_in(const char *dir, char **path, mk_err *err) {
+    DIR *d = opendir(dir);
+    const struct dirent *e;
+    int n_gguf = 0;
+    bool safetensors = false;
+    *path = NULL;
+    while (d && (e = readdir(d))) {
+        safetensors = safetensors || ends_with(e->d_name, ".safetensors");
+        if (ends_with(e->d_name, ".gguf") && e->d_name[0] != '.' && !is_later_part(e->d_name)) {
+            n_gguf++;
+            mk_free(*path);
+            *path = mk_path_join(dir, e->d_name);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+    if (n_gguf == 1 && !safetensors) {
+        return MK_OK;
+    }
+    mk_free(*path);
+    *path = NULL;
+    return safetensors || n_gguf == 0
+               ? MK_OK
+               : MK_FAIL(err, MK_EUSAGE, "%s holds %d .gguf files; give one of them", dir, n_gguf);
+}
+
 static mk_status open_folder(mk_source *s, mk_err *err) {
+    char *file = NULL;
+    MK_TRY(mk_source_gguf_in(s->path, &file, err));
+    if (file) {
+        mk_free(s->path);
+        s->path = file;
+        return open_gguf(s, err);
+    }
     s->config_path = mk_path_join(s->path, "config.json");
     if (!mk_path_is_file(s->config_path)) {
         return MK_FAIL(err, MK_ENOTFOUND,
                        "%s: no config.json in this folder; expected a Hugging Face model folder "
-                       "(config.json, *.safetensors, tokenizer.json) or a .gguf file",
+                       "(config.json, *.safetensors, tokenizer.json), or one .gguf file",
                        s->path);
     }
     MK_TRY(read_config(s, err));

@@ -1,5 +1,5 @@
 // Where a model comes from: one GGUF file (perhaps split) or one Hugging Face folder (config.json +
-// safetensors).
+// safetensors).  A folder without safetensors that holds one GGUF file stands for that file.
 //
 // Gives tensors by name and configuration values by key, with errors that name key, expected and
 // actual.  Immutable after opening.  Owns the maps; every view lives until mk_source_close.
@@ -18,6 +18,10 @@ typedef struct mk_source mk_source;
 // PATH is a folder or a .gguf file.  Other files (pickle, .bin, lone .safetensors) get an error
 // that says what is read.
 mk_status mk_source_open(const char *path, mk_source **out, mk_err *err) MK_WARN_UNUSED;
+// Path (mk_free) of the GGUF file that folder `dir` stands for, whatever else lies there; NULL if
+// it stands for none: no GGUF file, or safetensors.  Of a split file the first part.  Errors:
+// MK_EUSAGE (several to choose from).
+mk_status mk_source_gguf_in(const char *dir, char **path, mk_err *err) MK_WARN_UNUSED;
 // A configuration without tensors, for a model that is to be made: a file like config.json, or a
 // folder that holds one.
 mk_status mk_source_open_config(const char *path, mk_source **out, mk_err *err) MK_WARN_UNUSED;

@@ -5,8 +5,8 @@
 // beside it without a race:
 //
 //   what                         how
-//   hang-up while suspended      libmicrohttpd forgets the socket of a suspended connection; here it
-//                                stays in the set, for EPOLLRDHUP alone (level-triggered, no reads)
+//   hang-up while suspended      libmicrohttpd forgets the socket of a suspended connection; here
+//                                every connection is in the set, for EPOLLRDHUP alone (no reads)
 //   slow requests                a deadline per connection, looked at four times a second
 //   connection limits            accept is ours: a client that is too many gets 503 or 429
 //   answers of other threads     they put the exchange on h->ready and write to an eventfd
@@ -68,7 +68,7 @@ void mk_http_watch(mk_http_conn *c) {
     }
 }
 
-void mk_http_unwatch(mk_http_conn *c) {
+static void unwatch(mk_http_conn *c) {
     if (c->watched) {
         set_remove(c->h, c->fd);
         c->watched = false;
@@ -251,15 +251,17 @@ static void on_connection(void *arg, struct MHD_Connection *mc, void **context,
         }
         h->conns = c;
         h->n_conns++;
+        mk_http_watch(c);
         return;
     }
     mk_http_conn *c = *context;
+    h->n_said_all -= c->said_all;
     *(c->prev ? &c->prev->next : &h->conns) = c->next;
     if (c->next) {
         c->next->prev = c->prev;
     }
     h->n_conns--;
-    mk_http_unwatch(c);
+    unwatch(c);
     char byte;
     ssize_t left = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     bool open = !c->broken && !h->stopping && (left > 0 || (left < 0 && errno == EAGAIN));
@@ -345,6 +347,31 @@ static int wait_ms(mk_http *h) {
     return ms;
 }
 
+// --- the client's end ----------------------------------------------------------------------------
+
+// The client has closed its side, or all of the connection.
+static void client_said_all(mk_http *h, mk_http_conn *c) {
+    unwatch(c);  // it would be reported for ever
+    h->n_said_all += !c->said_all;
+    c->said_all = true;
+    if (c->x && c->x->asked) {
+        mk_http_hung_up(c->x);
+    }
+}
+
+// libmicrohttpd 0.9.75 waits for the next edge after a short read and so overlooks an end that came
+// together with the last bytes; such a connection would stay until it is idle for too long.
+static void close_ended(mk_http *h) {
+    for (mk_http_conn *c = h->n_said_all ? h->conns : NULL; c; c = c->next) {
+        char byte;
+        if (c->said_all && !c->broken && !(c->x && c->x->asked) &&
+            recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+            c->broken = true;
+            shutdown(c->fd, SHUT_RDWR);  // an edge
+        }
+    }
+}
+
 // --- the loop ------------------------------------------------------------------------------------
 
 static void handle_event(mk_http *h, mk_http_source *source) {
@@ -362,14 +389,9 @@ static void handle_event(mk_http *h, mk_http_source *source) {
     case MK_HTTP_SRC_LISTEN:
         accept_all(h);
         break;
-    case MK_HTTP_SRC_CONN: {
-        mk_http_conn *c = what;
-        mk_http_unwatch(c);  // it would be reported for ever
-        if (c->x) {
-            mk_http_hung_up(c->x);
-        }
+    case MK_HTTP_SRC_CONN:
+        client_said_all(h, what);
         break;
-    }
     case MK_HTTP_SRC_LINGER:
         linger_read(h, what);
         break;
@@ -384,6 +406,7 @@ static void round_once(mk_http *h, int ms) {
     }
     resume_ready(h);
     MHD_run(h->daemon);
+    close_ended(h);
     tick(h);
 }
 
@@ -391,7 +414,8 @@ static bool must_stop(mk_http *h) {
     pthread_mutex_lock(&h->lock);
     bool stop = h->want_stop;
     pthread_mutex_unlock(&h->lock);
-    if (atomic_load(&h->closing)) {
+    if (h->listen_fd >= 0 && atomic_load(&h->closing)) {
+        accept_all(h);  // who has come before is still let in
         close_listener(h);
     }
     return stop;
@@ -479,9 +503,9 @@ static void allow_files(int n_connections) {
 }
 
 static mk_status start_daemon(mk_http *h, mk_err *err) {
-    // Memory per connection: the headers, the copies that libmicrohttpd makes of them, and a
-    // buffer for what is sent.  Pages that are not used cost nothing.
-    size_t memory = 2 * h->o.max_header + 65536;
+    // Memory per connection: the headers, the table that libmicrohttpd makes of them, and a buffer
+    // for what is sent.  It is cleared behind every request, so more would cost time.
+    size_t memory = h->o.max_header + h->o.max_header / 2 + 16384;
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL,
         mk_http_on_request, h, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,

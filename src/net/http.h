@@ -29,7 +29,7 @@ typedef struct {
     const char *unix_path;  // listen on this socket file instead; NULL
     mk_http_handler handler;
     void *arg;
-    size_t max_body;      // bytes of a request body; 0 = 32 MiB; more: 413
+    size_t max_body;      // bytes of a request body; 0 = 32 MiB; more: 413; all together 8 times
     size_t max_header;    // bytes of request line and headers together; 0 = 32 KiB; more: 431
     size_t max_queue;     // bytes of a stream that wait for the client; 0 = 4 MiB
     int max_connections;  // 0 = 1024; more are turned away
@@ -58,8 +58,10 @@ uint64_t mk_http_serial(const mk_http_exchange *x);
 void mk_http_keep(mk_http_exchange *x);
 void mk_http_drop(mk_http_exchange *x);
 // Called once, on the server's thread, if the client goes before its answer is complete.  Setting
-// it after the client has gone calls it at once.  NULL takes it back; after that returns it is not
-// running.
+// it after the client has gone calls it at once, on the caller's thread.  NULL takes it back; after
+// that returns it is not running, so the caller may hold no lock that fn takes.  It is not called
+// any more after mk_http_reply, mk_http_end or mk_http_abort, but may still be running then: take
+// it back before arg is freed.
 void mk_http_on_gone(mk_http_exchange *x, void (*fn)(void *arg), void *arg);
 bool mk_http_gone(const mk_http_exchange *x);
 
@@ -67,6 +69,9 @@ bool mk_http_gone(const mk_http_exchange *x);
 typedef struct {
     const char *name, *value;
 } mk_http_field;
+
+// The answer may be given on any thread, by one at a time.  Who drops the last reference without
+// having given it leaves 500 to the client, or a stream that is cut.
 
 // The whole answer.  Once per exchange.  The body is copied.
 void mk_http_reply(mk_http_exchange *x, int status, const mk_http_field *headers, int n_headers,
@@ -77,7 +82,8 @@ void mk_http_begin(mk_http_exchange *x, int status, const mk_http_field *headers
 bool mk_http_write(mk_http_exchange *x, const void *p, size_t n);
 size_t mk_http_queued(const mk_http_exchange *x);
 void mk_http_end(mk_http_exchange *x);
-// Ends a stream so that the client sees that it is not complete.
+// Ends a stream so that the client sees that it is not complete: what is queued still goes out, the
+// last chunk does not.  (A client of HTTP/1.0 cannot see it.)  Before mk_http_begin: 500.
 void mk_http_abort(mk_http_exchange *x);
 
 #endif

@@ -120,7 +120,6 @@ void mk_http_hung_up(mk_http_exchange *x) {
 
 void mk_http_exchange_over(mk_http_exchange *x, bool complete) {
     mk_http_conn *c = x->conn;
-    mk_http_unwatch(c);
     c->x = NULL;
     c->deadline_ns = mk_now_ns() + (uint64_t)(x->h->o.idle_s + x->h->o.body_s) * MK_HTTP_NS_PER_S;
     pthread_mutex_lock(&x->lock);

@@ -40,6 +40,7 @@ typedef struct mk_http_conn {
     uint64_t deadline_ns;  // the request must be here by then; 0 = it is
     mk_http_exchange *x;   // the request on its way or being answered
     bool watched;          // its descriptor is in h->ep
+    bool said_all;         // the client has closed its side
     bool broken;           // nothing that we could still say would be read
 } mk_http_conn;
 
@@ -74,7 +75,7 @@ struct mk_http {
     mk_http_source src_daemon, src_wake, src_listen;
     uint64_t listen_again_ns;  // accepting pauses until then; 0 = it does not
     mk_http_conn *conns, *accepting;
-    int n_conns;
+    int n_conns, n_said_all;
     mk_http_linger *lingers;
     int n_lingers;
     uint64_t last_serial;
@@ -160,8 +161,7 @@ void mk_http_exchange_over(mk_http_exchange *x, bool complete);
 void mk_http_resume(mk_http_exchange *x);  // if it waits
 
 // --- http.c --------------------------------------------------------------------------------------
-void mk_http_watch(mk_http_conn *c);  // [loop] notice a hang-up
-void mk_http_unwatch(mk_http_conn *c);
+void mk_http_watch(mk_http_conn *c);           // [loop] notice a hang-up
 void mk_http_push_ready(mk_http_exchange *x);  // any thread; x->lock is held
 void mk_http_unref(mk_http *h);
 

@@ -186,13 +186,16 @@ static bool grow_body(mk_http_exchange *x, size_t need) {
     mk_http *h = x->h;
     size_t cap = x->body_cap ? x->body_cap : FIRST_BODY;
     while (cap < need + 1) {
-        cap *= 2;  // need is at most max_body
+        cap *= 2;
+    }
+    if (cap > h->o.max_body + 1) {
+        cap = h->o.max_body + 1;  // need is at most max_body
     }
     if (cap == x->body_cap) {
         return true;
     }
     size_t more = cap - x->body_cap;
-    if (atomic_fetch_add(&h->body_bytes, more) + more > MAX_BODIES * h->o.max_body + FIRST_BODY) {
+    if (atomic_fetch_add(&h->body_bytes, more) + more > MAX_BODIES * (h->o.max_body + 1)) {
         atomic_fetch_sub(&h->body_bytes, more);
         return false;
     }

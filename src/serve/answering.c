@@ -69,6 +69,7 @@ static mk_sample_params sampling_of(const mk_llm *llm, const mk_ask *a) {
     p.top_k = a->has_top_k ? q.top_k : p.top_k;
     p.min_p = a->has_min_p ? q.min_p : p.min_p;
     p.repetition_penalty = a->has_repetition ? q.repetition_penalty : p.repetition_penalty;
+    p.repetition_last_n = a->has_repetition ? q.repetition_last_n : p.repetition_last_n;
     p.presence_penalty = q.presence_penalty;
     p.frequency_penalty = q.frequency_penalty;
     p.seed = q.seed;
@@ -116,11 +117,43 @@ static void unlist_turn(turn *t) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static void reply_whole(turn *t) {
+enum { MAX_FIELDS = 8, MAX_IGNORED = 512 };
+
+// Headers of an answer: its type, who may read it, and which fields of the request were ignored.
+static int add_headers(turn *t, const char *type, mk_http_field f[MAX_FIELDS],
+                       char ignored[MAX_IGNORED]) {
     const char *cors = mk_service_cors(t->s, t->x);
-    const mk_http_field f[] = {{"Content-Type", "application/json"},
-                               {"Access-Control-Allow-Origin", cors}};
-    mk_http_reply(t->x, 200, f, cors ? 2 : 1, t->out.data, t->out.len);
+    int n = 0;
+    f[n++] = (mk_http_field){"Content-Type", type};
+    if (cors) {
+        f[n++] = (mk_http_field){"Access-Control-Allow-Origin", cors};
+        f[n++] = (mk_http_field){"Vary", "Origin"};
+    }
+    size_t at = 0, i;
+    json_t *name;
+    json_array_foreach(t->ask.unknown, i, name) {
+        const char *s = json_string_value(name);
+        for (size_t k = 0; s && s[k] && at + 3 < MAX_IGNORED; k++) {
+            ignored[at++] = s[k] > ' ' && s[k] < 127 ? s[k] : '?';
+        }
+        if (at + 3 >= MAX_IGNORED) {
+            break;
+        }
+        ignored[at++] = ' ';
+    }
+    ignored[at] = 0;
+    if (at > 0) {
+        ignored[at - 1] = 0;
+        f[n++] = (mk_http_field){"Minke-Ignored-Fields", ignored};
+    }
+    return n;
+}
+
+static void reply_whole(turn *t) {
+    mk_http_field f[MAX_FIELDS];
+    char ignored[MAX_IGNORED];
+    int n = add_headers(t, "application/json", f, ignored);
+    mk_http_reply(t->x, 200, f, n, t->out.data, t->out.len);
 }
 
 static void send_out(turn *t) {
@@ -246,15 +279,16 @@ typedef struct {
     mk_prompt prompt;
     mk_grammar *grammar;
     uint64_t tenant;
+    bool nothing;  // is asked: the model is wanted in memory, where it is (Ollama)
 } beginning;
 
 static void begin_stream(turn *t) {
-    const char *cors = mk_service_cors(t->s, t->x);
-    const mk_http_field f[] = {{"Content-Type", t->dialect->content_type},
-                               {"Cache-Control", "no-cache"},
-                               {"X-Accel-Buffering", "no"},
-                               {"Access-Control-Allow-Origin", cors}};
-    mk_http_begin(t->x, 200, f, cors ? 4 : 3);
+    mk_http_field f[MAX_FIELDS];
+    char ignored[MAX_IGNORED];
+    int n = add_headers(t, t->dialect->content_type, f, ignored);
+    f[n++] = (mk_http_field){"Cache-Control", "no-cache"};
+    f[n++] = (mk_http_field){"X-Accel-Buffering", "no"};
+    mk_http_begin(t->x, 200, f, n);
     t->streaming = true;
     t->last_ns = mk_now_ns();
 }
@@ -271,7 +305,6 @@ static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
         .ignore_eos = t->ask.ignore_eos,
         .n_logprob = t->ask.n_logprob,
         .think_budget = t->ask.think_budget,
-        .tools = t->ask.tool_choice == MK_TOOLS_NONE ? NULL : t->ask.tools,
         .grammar = b->grammar,
         .tenant = b->tenant,
         .event = on_event,
@@ -308,6 +341,21 @@ static void begin_all(turn *t, const beginning *b) {
     }
 }
 
+// The model is there: that is all that was asked.
+static void answer_nothing(turn *t) {
+    pthread_mutex_lock(&t->lock);
+    if (t->ask.stream) {
+        begin_stream(t);
+    }
+    for (int i = 0; i < t->ask.n; i++) {
+        t->dialect->event(t->writer, i, &(mk_answer_event){.kind = MK_AE_START}, &t->out);
+        t->dialect->event(t->writer, i, &(mk_answer_event){.kind = MK_AE_DONE}, &t->out);
+    }
+    t->n_left = 0;
+    pthread_mutex_unlock(&t->lock);
+    end_turn(t);
+}
+
 static mk_status read_ask(turn *t, mk_err *err) {
     size_t n = 0;
     const char *body = mk_http_body(t->x, &n);
@@ -326,6 +374,10 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
         return err->code;
     }
     MK_TRY(mk_constraints_get(t->s->constraints, &t->ask, &b->grammar, err));
+    if (!t->ask.messages && !t->ask.prompt && !t->ask.ids) {
+        b->nothing = true;
+        return MK_OK;
+    }
     mk_request r = mk_service_request(&t->ask);
     return mk_llm_make_prompt(t->model->llm, &r, &b->prompt, err);
 }
@@ -370,7 +422,11 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
         t->n_left = t->ask.n + 1;
         list_turn(t);
         mk_http_on_gone(x, on_gone, t);
-        begin_all(t, &b);
+        if (b.nothing) {
+            answer_nothing(t);
+        } else {
+            begin_all(t, &b);
+        }
     } else {
         atomic_fetch_add(&s->n_errors, 1);
         mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);

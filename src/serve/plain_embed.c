@@ -67,6 +67,10 @@ static mk_status ids_of(embedding *e, const json_t *v, size_t i, mk_err *err) {
 
 static void embed(void *arg) {
     embedding *e = arg;
+    mk_prefix *prefix = mk_provider_prefix(e->m->provider);
+    if (prefix) {
+        (void)mk_prefix_make_room(prefix, e->ids.n / MK_KV_BLOCK + 1);
+    }
     mk_pooling how = strcmp(e->pooling, "last") == 0 ? MK_POOLING_LAST : MK_POOLING_MEAN;
     e->st =
         mk_engine_embed(mk_llm_engine(e->m->llm), e->ids.data, e->ids.n, how, e->vector, &e->err);

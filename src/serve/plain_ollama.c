@@ -54,7 +54,6 @@ static void collect(const served_model *s, facts *f) {
         .template_text = t ? mk_chat_template_text(t) : NULL,
         .n_bytes = (int64_t)mk_source_file_bytes(model->src),
         .n_param = mk_model_n_param(model),
-        .n_ctx_model = model->hp.n_ctx_train,
         .n_ctx = mk_llm_engine_opts(s->llm)->n_ctx,
         .d_model = model->hp.d_model,
         .n_layer = model->hp.n_layer,

@@ -279,12 +279,13 @@ static void no_route(mk_service *s, mk_http_exchange *x, const char *path, bool 
 // A browser asks first whether it may.
 static void preflight(mk_service *s, mk_http_exchange *x) {
     const char *cors = mk_service_cors(s, x);
+    const char *headers = mk_http_header(x, "Access-Control-Request-Headers");
     const mk_http_field f[] = {{"Access-Control-Allow-Origin", cors},
                                {"Access-Control-Allow-Methods", "GET, POST, DELETE"},
-                               {"Access-Control-Allow-Headers",
-                                "authorization, content-type, x-api-key, anthropic-version"},
-                               {"Access-Control-Max-Age", "600"}};
-    mk_http_reply(x, cors ? 204 : 403, f, cors ? 4 : 0, "", 0);
+                               {"Access-Control-Allow-Headers", headers ? headers : "content-type"},
+                               {"Access-Control-Max-Age", "600"},
+                               {"Vary", "Origin"}};
+    mk_http_reply(x, cors ? 204 : 403, f, cors ? 5 : 0, "", 0);
 }
 
 // --- dispatch ------------------------------------------------------------------------------------

@@ -91,7 +91,8 @@ mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) 
                            .n_draft = m->n_draft,
                            .prefix = m->prefix,
                            .prefix_dir = m->prefix_dir,
-                           .prefix_bytes = m->prefix_bytes};
+                           .prefix_bytes = m->prefix_bytes,
+                           .secret = mk_rng_u64(s->boot, (uint64_t)n)};
     MK_TRY(mk_provider_open(&po, &to->provider, err));
     to->name = mk_strdup(m->name);
     to->llm = m->llm;

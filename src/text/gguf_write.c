@@ -169,3 +169,8 @@ void mk_tokenizer_to_gguf(const mk_tokenizer *t, int64_t n_rows, mk_gguf_out *o)
         mk_gguf_out_str(o, "tokenizer.huggingface.json", t->json, t->n_json);
     }
 }
+
+const char *mk_tokenizer_json(const mk_tokenizer *t, size_t *n) {
+    *n = t->n_json;
+    return t->json;
+}

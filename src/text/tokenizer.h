@@ -116,6 +116,10 @@ bool mk_tokenizer_add_bos(const mk_tokenizer *t);
 bool mk_tokenizer_is_eog(const mk_tokenizer *t,
                          int32_t id);  // ends a turn: eos, eot, eom, <|im_end|>, ...
 
+// The text of the tokenizer.json it was read from (a GGUF file may carry one); NULL where the keys
+// of GGUF can say all of it, or there was none.  Valid as long as t.
+const char *mk_tokenizer_json(const mk_tokenizer *t, size_t *n);
+
 // What a writer of GGUF files needs: the vocabulary as stored (raw pieces), scores, types, merges.
 struct mk_gguf_out;
 // n_rows: rows of the model's token table; more than there are tokens are padded with unused ones.

@@ -267,13 +267,6 @@ static mk_status write_file(const char *dir, const char *name, const char *p, si
     return st;
 }
 
-static mk_status make_folder(const char *dir, mk_err *err) {
-    return mkdir(dir, 0777) == 0 || (errno == EEXIST && mk_path_is_dir(dir))
-               ? MK_OK
-               : MK_FAIL(err, errno == ENOENT ? MK_ENOTFOUND : MK_EIO,
-                         "%s: cannot make this folder: %s", dir, strerror(errno));
-}
-
 mk_status mk_tok_trainer_write(const mk_tok_trainer *tr, const char *chat_template, const char *dir,
                                mk_err *err) {
     mk_buf json, config;
@@ -281,7 +274,7 @@ mk_status mk_tok_trainer_write(const mk_tok_trainer *tr, const char *chat_templa
     mk_buf_init(&config, 1 << 20);
     mk_status st = mk_hf_write_tokenizer(tr, &json, err);
     st = st == MK_OK ? mk_hf_write_config(tr, &config, err) : st;
-    st = st == MK_OK ? make_folder(dir, err) : st;
+    st = st == MK_OK ? mk_folder_make(dir, err) : st;
     st = st == MK_OK ? write_file(dir, "tokenizer_config.json", config.data, config.len, err) : st;
     if (st == MK_OK && chat_template) {
         st = write_file(dir, "chat_template.jinja", chat_template, strlen(chat_template), err);

@@ -16,7 +16,7 @@
 #include "train/data_store.h"
 
 const char *mk_data_kind_name(mk_data_kind k) {
-    static const char *const names[] = {"auto", "text", "chat", "pair", "rl"};
+    static const char *const names[] = {"auto", "text", "chat", "pair", "rl", "label"};
     return names[k];
 }
 
@@ -319,6 +319,7 @@ mk_data_sample mk_data_get(const mk_data *d, int64_t i) {
     mk_data_sample s = {.n_seq = r->n_seq,
                         .n_prompt = r->n_prompt,
                         .weight = r->weight,
+                        .label = r->label,
                         .file = d->file[r->file],
                         .line = r->line};
     int64_t at = r->at;
@@ -341,6 +342,7 @@ uint64_t mk_data_hash(const mk_data *d) {
         const mk_record *r = &d->rec[i];
         const int64_t v[] = {r->n[0], r->n[1], r->n_prompt, (int64_t)mk_f32_bits(r->weight)};
         h = mk_hash64(v, sizeof v, h);
+        h = r->label ? mk_hash64("label", 5, h) : h;
     }
     return h;
 }

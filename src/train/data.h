@@ -19,6 +19,7 @@
 //     chat  {"messages", "tools"?}, {"prompt", "completion", "tools"?}, {"conversations", "system"?, "tools"?},
 //           {"instruction", "input"?, "output", "system"?}, {"text"}
 //     pair  {"prompt", "chosen", "rejected", "tools"?}; without "prompt" where the other two are whole conversations
+//     label {"prompt", "completion", "label", "tools"?}: whether the completion is a good one, true or false
 //     rl    {"prompt", "answer", "checker"?, "tools"?} and any other field for the checker
 //
 // prompt, completion, chosen and rejected are strings or lists of messages.  "id" and, but for rl,
@@ -50,9 +51,10 @@ typedef enum {
     MK_DATA_TEXT,  // documents: every token is a target; cut into windows of max_len
     MK_DATA_CHAT,
     MK_DATA_PAIR,
-    MK_DATA_RL
+    MK_DATA_RL,
+    MK_DATA_LABEL  // single answers that are good or bad
 } mk_data_kind;
-const char *mk_data_kind_name(mk_data_kind k);  // "text", "chat", "pair", "rl"; "auto"
+const char *mk_data_kind_name(mk_data_kind k);  // "text", "chat", "pair", "rl", "label"; "auto"
 
 typedef enum {
     MK_LEARN_ASSISTANT,   // every assistant message
@@ -112,6 +114,7 @@ typedef struct {
     // Tokens in front of the first target; pair: equal in both sequences; rl: all.
     int64_t n_prompt;
     float weight;
+    bool label;        // label: the answer is a good one
     const char *json;  // rl: the line, one compact object, NUL-terminated; else NULL
     size_t n_json;
     const char *file;  // where it came from

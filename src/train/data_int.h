@@ -20,7 +20,8 @@ typedef enum {
     MK_FORM_SHAREGPT,
     MK_FORM_ALPACA,
     MK_FORM_PAIR,
-    MK_FORM_RL
+    MK_FORM_RL,
+    MK_FORM_LABEL
 } mk_form;
 
 // One side of an example: plain text, or a list of messages.
@@ -35,11 +36,13 @@ typedef struct {
     mk_data_kind kind;
     json_t *object;  // the line itself
     // text: answer alone.  messages, sharegpt: answer alone, the whole conversation.  completion,
-    // alpaca: prompt and answer.  pair: prompt, answer (chosen), rejected.  rl: prompt alone.
+    // alpaca, label: prompt and answer.  pair: prompt, answer (chosen), rejected.  rl: prompt
+    // alone.
     mk_side prompt, answer, rejected;
     const json_t *system;  // string; NULL
     const json_t *tools;   // array; NULL
     double weight;
+    bool label;
 } mk_line;
 
 // Reads one line; *out is freed with mk_line_free in every case.  Errors name the field.

@@ -10,7 +10,7 @@
 
 // --- fields --------------------------------------------------------------------------------------
 
-typedef enum { F_STR = 1, F_LIST = 2, F_NUM = 4, F_ANY = 8 } field_types;
+typedef enum { F_STR = 1, F_LIST = 2, F_NUM = 4, F_ANY = 8, F_BOOL = 16 } field_types;
 
 typedef struct {
     const char *name;
@@ -57,6 +57,12 @@ static const struct {
                     {{"prompt", F_STR | F_LIST, true},
                      {"answer", F_ANY, true},
                      {"tools", F_LIST, false}}},
+    [MK_FORM_LABEL] = {"prompt, completion and label",
+                       MK_DATA_LABEL,
+                       {{"prompt", F_STR | F_LIST, true},
+                        {"completion", F_STR | F_LIST, true},
+                        {"label", F_BOOL, true},
+                        {"tools", F_LIST, false}}},
 };
 #define N_FORM (sizeof forms / sizeof forms[0])
 
@@ -71,13 +77,15 @@ static bool has_text(const json_t *o, const char *key) {
 
 static bool type_fits(const json_t *v, int types) {
     return types & F_ANY || (json_is_string(v) && types & F_STR) ||
-           (json_is_array(v) && types & F_LIST) || (json_is_number(v) && types & F_NUM);
+           (json_is_array(v) && types & F_LIST) || (json_is_number(v) && types & F_NUM) ||
+           (json_is_boolean(v) && types & F_BOOL);
 }
 
 static const char *types_text(int types) {
     return types == (F_STR | F_LIST) ? "a string or a list of messages"
            : types == F_LIST         ? "a list"
            : types == F_NUM          ? "a number"
+           : types == F_BOOL         ? "true or false"
                                      : "a string";
 }
 
@@ -129,6 +137,13 @@ static mk_status find_form(const mk_data_opts *o, const json_t *line, mk_form *o
     }
     if (o->kind == MK_DATA_PAIR && prompt && !answer && !completion) {
         *out = MK_FORM_PAIR;
+        return MK_OK;
+    }
+    // for sft and pretrain it is a field that is not known, for a checker one like any other
+    bool label = completion && has(line, "label") && !has(line, "messages") &&
+                 o->kind != MK_DATA_CHAT && o->kind != MK_DATA_TEXT;
+    if (prompt && !answer && !pair && (label || o->kind == MK_DATA_LABEL)) {
+        *out = MK_FORM_LABEL;
         return MK_OK;
     }
     for (size_t i = 0; i < N_SIGN; i++) {
@@ -424,6 +439,8 @@ static mk_status read_form(const mk_data_opts *o, mk_line *l, mk_err *err) {
     case MK_FORM_MESSAGES:
         return read_side(o, v, "messages", true, &l->answer, err);
     case MK_FORM_COMPLETION:
+    case MK_FORM_LABEL:
+        l->label = json_is_true(json_object_get(v, "label"));
         MK_TRY(read_side(o, v, "prompt", false, &l->prompt, err));
         return read_side(o, v, "completion", true, &l->answer, err);
     case MK_FORM_SHAREGPT:

@@ -134,7 +134,8 @@ static mk_status add_text(const mk_data *d, const mk_side *side, mk_seq_ids *s, 
 static mk_status plain_ids(const mk_data *d, const mk_side *prompt, const mk_side *answer,
                            mk_seq_ids *s, mk_err *err) {
     MK_TRY(add_text(d, prompt, s, err));
-    MK_TRY(mk_seq_mark(s, d->o.learn == MK_LEARN_ALL, err));
+    bool all = d->o.learn == MK_LEARN_ALL && d->o.kind != MK_DATA_LABEL;
+    MK_TRY(mk_seq_mark(s, all, err));
     if (answer) {
         MK_TRY(add_text(d, answer, s, err));
         MK_TRY(mk_seq_end(d->o.tokenizer, s, err));
@@ -280,6 +281,7 @@ void mk_count_turns(mk_data_stats *s, const mk_turn_counts *c) {
 
 // --- pairs ---------------------------------------------------------------------------------------
 
+// The one sequence of a prompt and this answer.
 static mk_status pair_ids(mk_data *d, const mk_line *l, const mk_side *answer, mk_seq_ids *s,
                           mk_err *err) {
     if (is_plain(d, l)) {
@@ -350,6 +352,24 @@ static mk_status pair_sample(mk_data *d, const mk_line *l, mk_err *err) {
     return st;
 }
 
+// --- labels --------------------------------------------------------------------------------------
+
+static mk_status label_sample(mk_data *d, const mk_line *l, mk_err *err) {
+    mk_seq_ids s = {0};
+    mk_status st = pair_ids(d, l, &l->answer, &s, err);
+    int64_t n = d->n_rec;
+    if (st != MK_OK) {
+        mk_err_prefix(err, "\"completion\"");
+    } else {
+        st = mk_store_chat(d, s.ids.data, s.mask, s.ids.n, l->weight, err);
+    }
+    if (st == MK_OK && d->n_rec > n) {
+        d->rec[n].label = l->label;
+    }
+    mk_seq_free(&s);
+    return st;
+}
+
 // --- rl ------------------------------------------------------------------------------------------
 
 static mk_status prompt_ids(mk_data *d, const mk_line *l, mk_seq_ids *s, mk_err *err) {
@@ -408,6 +428,8 @@ mk_status mk_line_samples(mk_data *d, const mk_line *l, mk_err *err) {
         return pair_sample(d, l, err);
     case MK_FORM_RL:
         return rl_sample(d, l, err);
+    case MK_FORM_LABEL:
+        return label_sample(d, l, err);
     case MK_FORM_TEXT:
         return mk_text_samples(d, l->answer.text, l->answer.n_text, l->weight, err);
     default:

@@ -11,6 +11,7 @@ typedef struct {
     size_t json_at, n_json;
     float weight;
     int n_seq;
+    bool label;
 } mk_record;
 
 enum { MK_MAX_EOG = 64 };

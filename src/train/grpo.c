@@ -2,12 +2,14 @@
 //
 // A sampling serves n_inner updates, each on its share of the groups:
 //
-//   draw    completions, rewards, advantages; tokens of the sampling policy's log p are kept
+//   draw    completions, rewards; groups that teach nothing are replaced, in rounds; advantages.
+//           Tokens of the sampling policy's log p are kept
 //   step    weight of a token = [not clipped] * ratio * advantage * norm      (trainer.h's loss
 //           is sum(weight * -log p), so this is the gradient of the clipped objective)
 //
-// A checkpoint is made only where a sampling begins (`whole`), so a run that is resumed draws the
-// same completions from the same weights.
+// A checkpoint is made only where a sampling begins (`whole`), and its position in the data counts
+// every prompt that was drawn, replaced or not, so a run that is resumed draws the same completions
+// of the same prompts from the same weights.
 #include "train/grpo.h"
 
 #include <math.h>
@@ -17,6 +19,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/mathx.h"
+#include "train/steplog.h"
 
 typedef enum { NORM_SEQUENCE, NORM_LIMIT, NORM_TOKENS } norm_kind;
 
@@ -26,13 +29,14 @@ typedef struct {
     bool by_sequence;  // one ratio per completion
     norm_kind norm;    // 1 / (sequences * length), 1 / (sequences * max_tok), 1 / tokens
     double clip_low, clip_high;
+    int64_t n_retry;
 } variant;
 
 static const variant variants[] = {
-    {"grpo", true, false, NORM_SEQUENCE, 0.2, 0.2},
-    {"dr-grpo", false, false, NORM_LIMIT, 0.2, 0.2},
-    {"dapo", true, false, NORM_TOKENS, 0.2, 0.28},
-    {"gspo", true, true, NORM_SEQUENCE, 3e-4, 4e-4},
+    {"grpo", true, false, NORM_SEQUENCE, 0.2, 0.2, 0},
+    {"dr-grpo", false, false, NORM_LIMIT, 0.2, 0.2, 0},
+    {"dapo", true, false, NORM_TOKENS, 0.2, 0.28, 3},
+    {"gspo", true, true, NORM_SEQUENCE, 3e-4, 4e-4, 0},
 };
 #define N_VARIANT (sizeof variants / sizeof variants[0])
 
@@ -40,9 +44,11 @@ struct mk_grpo {
     mk_grpo_opts o;
     const variant *v;
     double clip_low, clip_high;
+    int64_t n_retry;
     mk_batcher *batcher;
     mk_samples *samples, *greedy;
-    int64_t *which;       // [n_prompt] samples of the data
+    int64_t *which;       // [n_prompt] samples of the data that are drawn next
+    int64_t *place;       // [n_prompt] groups that they replace
     double *advantage;    // [n_prompt * group]
     int64_t inner;        // updates made of this sampling
     int64_t *use, n_use;  // completions that are learned from, in order
@@ -56,7 +62,7 @@ struct mk_grpo {
     // sums of a step
     double norm, entropy_sum, max_dlogp;
     int64_t n_tok, n_clipped;
-    FILE *log;
+    mk_steplog *log;
 };
 
 // --- making --------------------------------------------------------------------------------------
@@ -96,6 +102,7 @@ static mk_status make_arrays(mk_grpo *g, mk_err *err) {
     size_t n = (size_t)g->o.n_prompt * (size_t)g->o.group, seqs = (size_t)g->o.n_seq,
            rows = (size_t)g->o.n_row + seqs;
     g->which = mk_try_alloc((size_t)g->o.n_prompt, sizeof *g->which);
+    g->place = mk_try_alloc((size_t)g->o.n_prompt, sizeof *g->place);
     g->advantage = mk_try_alloc(n, sizeof *g->advantage);
     g->use = mk_try_alloc(n, sizeof *g->use);
     g->seq = mk_try_alloc(seqs, sizeof *g->seq);
@@ -103,8 +110,8 @@ static mk_status make_arrays(mk_grpo *g, mk_err *err) {
     g->ids = mk_try_alloc(rows, sizeof *g->ids);
     g->mask = mk_try_alloc(rows, sizeof *g->mask);
     g->entropy = mk_try_alloc(rows, sizeof *g->entropy);
-    if (!g->which || !g->advantage || !g->use || !g->seq || !g->of || !g->ids || !g->mask ||
-        !g->entropy) {
+    if (!g->which || !g->place || !g->advantage || !g->use || !g->seq || !g->of || !g->ids ||
+        !g->mask || !g->entropy) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %zu completions", n);
     }
     return MK_OK;
@@ -133,11 +140,7 @@ static mk_status set_up(mk_grpo *g, mk_err *err) {
     MK_TRY(make_arrays(g, err));
     MK_TRY(mk_batcher_create(&bo, &g->batcher, err));
     MK_TRY(mk_samples_create(&so, &g->samples, err));
-    MK_TRY(g->o.eval ? mk_samples_create(&eo, &g->greedy, err) : MK_OK);
-    if (g->o.samples && !(g->log = fopen(g->o.samples, "a"))) {
-        return MK_FAIL(err, MK_EIO, "%s: cannot be opened for writing", g->o.samples);
-    }
-    return MK_OK;
+    return g->o.eval ? mk_samples_create(&eo, &g->greedy, err) : MK_OK;
 }
 
 mk_status mk_grpo_create(const mk_grpo_opts *o, mk_grpo **out, mk_err *err) {
@@ -147,6 +150,7 @@ mk_status mk_grpo_create(const mk_grpo_opts *o, mk_grpo **out, mk_err *err) {
     g->v = find_variant(o->variant);
     g->clip_low = o->clip_low >= 0 ? o->clip_low : g->v->clip_low;
     g->clip_high = o->clip_high >= 0 ? o->clip_high : g->v->clip_high;
+    g->n_retry = o->n_retry >= 0 ? o->n_retry : g->v->n_retry;
     mk_status st = set_up(g, err);
     if (st != MK_OK) {
         mk_grpo_destroy(g);
@@ -158,19 +162,21 @@ mk_status mk_grpo_create(const mk_grpo_opts *o, mk_grpo **out, mk_err *err) {
 
 void mk_grpo_destroy(mk_grpo *g) {
     if (g) {
-        void *blocks[] = {g->which, g->advantage, g->use,  g->seq,
-                          g->of,    g->ids,       g->mask, g->entropy};
+        void *blocks[] = {g->which, g->place, g->advantage, g->use,    g->seq,
+                          g->of,    g->ids,   g->mask,      g->entropy};
         for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
             mk_free(blocks[i]);
         }
         mk_batcher_destroy(g->batcher);
         mk_samples_destroy(g->samples);
         mk_samples_destroy(g->greedy);
-        if (g->log) {
-            (void)fclose(g->log);  // a copy of what the model said; the run does not need it
-        }
+        (void)mk_steplog_close(g->log, NULL);  // every line has been checked when it was written
         mk_free(g);
     }
+}
+
+int64_t mk_grpo_n_retry(const mk_grpo *g) {
+    return g->n_retry;
 }
 
 // --- sampling and advantages ---------------------------------------------------------------------
@@ -189,107 +195,154 @@ static void moments(const double *r, int64_t n, double *mean, double *std) {
 }
 
 #define STD_EPS 1e-4
+#define NO_STD  1e-9  // below it rewards are equal
 
-// Returns how many groups have nothing to teach.
-static int64_t advantages(mk_grpo *g) {
-    int64_t none = 0, n = g->o.group;
+static void advantages(mk_grpo *g) {
+    int64_t n = g->o.group;
     for (int64_t p = 0; p < g->o.n_prompt; p++) {
         double mean, std;
         moments(g->samples->reward + p * n, n, &mean, &std);
-        none += std < 1e-9;
         for (int64_t i = p * n; i < (p + 1) * n; i++) {
             double a = g->samples->reward[i] - mean;
-            g->advantage[i] = std < 1e-9 ? 0 : g->v->by_std ? a / (std + STD_EPS) : a;
+            g->advantage[i] = std < NO_STD ? 0 : g->v->by_std ? a / (std + STD_EPS) : a;
         }
     }
-    return none;
 }
 
-static void next_prompts(mk_grpo *g) {
-    mk_data_batch b;
+// Groups that teach nothing, into place[]; how many there are.
+static int64_t find_equal(mk_grpo *g) {
+    int64_t n = 0;
     for (int64_t p = 0; p < g->o.n_prompt; p++) {
+        double mean, std;
+        moments(g->samples->reward + p * g->o.group, g->o.group, &mean, &std);
+        if (std < NO_STD) {
+            g->place[n++] = p;
+        }
+    }
+    return n;
+}
+
+// Of all completions that a step has sampled.
+typedef struct {
+    int64_t n, n_tok, n_cut, n_group, n_equal, n_redrawn, n_redrawn_tok;
+    double mean, square;  // of the rewards: mean, sum of squared differences from it
+    double each[MK_REWARDS_MAX];
+} tally;
+
+static void count_group(const mk_grpo *g, int64_t p, tally *t) {
+    const mk_samples *s = g->samples;
+    int n_reward = mk_rewards_count(g->o.rewards);
+    for (int64_t i = p * g->o.group; i < (p + 1) * g->o.group; i++) {
+        double d = s->reward[i] - t->mean;  // Welford 1962
+        t->n++;
+        t->mean += d / (double)t->n;
+        t->square += d * (s->reward[i] - t->mean);
+        t->n_tok += s->item[i].n;
+        t->n_cut += !s->item[i].finished;
+        for (int r = 0; r < n_reward; r++) {
+            t->each[r] += s->each[i * n_reward + r];
+        }
+    }
+    t->n_group++;
+}
+
+static void log_tally(const mk_grpo *g, const tally *t, json_t *log) {
+    double n = (double)t->n;
+    json_object_set_new(log, "reward", json_real(t->mean));
+    json_object_set_new(log, "reward_std", json_real(sqrt(t->square / n)));
+    json_object_set_new(log, "length", json_real((double)t->n_tok / n));
+    json_object_set_new(log, "truncated", json_real((double)t->n_cut / n));
+    json_object_set_new(log, "zero_variance", json_real((double)t->n_equal / (double)t->n_group));
+    for (int r = 0; r < mk_rewards_count(g->o.rewards); r++) {
+        char name[128];
+        (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, r));
+        json_object_set_new(log, name, json_real(t->each[r] / n));
+    }
+    if (g->n_retry > 0) {
+        json_object_set_new(log, "redrawn", json_integer(t->n_redrawn));
+        json_object_set_new(log, "redrawn_tokens", json_integer(t->n_redrawn_tok));
+    }
+}
+
+static void next_prompts(mk_grpo *g, int64_t n) {
+    mk_data_batch b;
+    for (int64_t p = 0; p < n; p++) {
         mk_batcher_next(g->batcher, &b);
         g->which[p] = b.seq[0].sample;
     }
 }
 
-static void log_samples(mk_grpo *g, int64_t step) {
+// Groups that teach nothing are counted and replaced, as long as prompts are left to be drawn: in
+// every round the first ones, by the next prompts.  The seed of a round is its own, because in few
+// data a prompt comes a second time.
+static mk_status refill(mk_grpo *g, uint64_t seed, tally *t, mk_err *err) {
+    int64_t left = g->n_retry * g->o.n_prompt;
+    for (uint64_t round = 1;; round++) {
+        int64_t n_equal = find_equal(g), n = n_equal < left ? n_equal : left;
+        if (n == 0) {
+            t->n_equal += n_equal;
+            return MK_OK;
+        }
+        int64_t before = t->n_tok;
+        for (int64_t i = 0; i < n; i++) {
+            count_group(g, g->place[i], t);
+        }
+        t->n_redrawn_tok += t->n_tok - before;
+        t->n_redrawn += n;
+        t->n_equal += n;
+        next_prompts(g, n);
+        MK_TRY(mk_samples_redraw(g->samples, g->o.data, g->which, g->place, n,
+                                 mk_rng_u64(seed, round), err));
+        left -= n;
+    }
+}
+
+static json_t *sample_line(const mk_grpo *g, int64_t i, int64_t step, const char *prompt,
+                           size_t n) {
     const mk_samples *s = g->samples;
-    int64_t n_reward = mk_rewards_count(g->o.rewards);
-    for (int64_t k = 0; g->log && k < g->o.n_sample && k < s->n; k++) {
+    int n_reward = mk_rewards_count(g->o.rewards);
+    json_t *o = json_object();
+    json_object_set_new(o, "step", json_integer(step + 1));
+    json_object_set_new(o, "prompt", mk_json_text(prompt, n));
+    json_object_set_new(o, "completion", mk_json_text(s->text[i], s->n_text[i]));
+    json_object_set_new(o, "reward", json_real(s->reward[i]));
+    for (int r = 0; r < n_reward; r++) {
+        char name[128];
+        (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, r));
+        json_object_set_new(o, name, json_real(s->each[i * n_reward + r]));
+    }
+    return o;
+}
+
+static mk_status log_samples(mk_grpo *g, int64_t step, mk_err *err) {
+    const mk_samples *s = g->samples;
+    mk_status st = MK_OK;
+    for (int64_t k = 0; st == MK_OK && g->log && k < g->o.n_sample && k < s->n; k++) {
         int64_t i = k * (s->n / g->o.n_sample > 0 ? s->n / g->o.n_sample : 1);
         char *prompt = NULL;
         size_t n = 0;
-        mk_err none = {0};
-        if (mk_tokenizer_decode(g->o.tokenizer, s->item[i].prompt, s->item[i].n_prompt,
-                                (mk_decode_opts){false}, &prompt, &n, &none) != MK_OK) {
-            return;
-        }
-        json_t *o = json_object();
-        json_object_set_new(o, "step", json_integer(step + 1));
-        json_object_set_new(o, "prompt", mk_json_text(prompt, n));
-        json_object_set_new(o, "completion", mk_json_text(s->text[i], s->n_text[i]));
-        json_object_set_new(o, "reward", json_real(s->reward[i]));
-        for (int64_t r = 0; r < n_reward; r++) {
-            char name[128];
-            (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, (int)r));
-            json_object_set_new(o, name, json_real(s->each[i * n_reward + r]));
-        }
-        mk_buf b;
-        mk_buf_init(&b, (size_t)64 << 20);
-        mk_json_add(&b, o);
-        mk_buf_putc(&b, '\n');
-        if (!b.failed) {
-            (void)fwrite(b.data, 1, b.len, g->log);  // the run does not need it
-        }
-        mk_buf_free(&b);
+        MK_TRY(mk_tokenizer_decode(g->o.tokenizer, s->item[i].prompt, s->item[i].n_prompt,
+                                   (mk_decode_opts){false}, &prompt, &n, err));
+        json_t *o = sample_line(g, i, step, prompt, n);
+        st = mk_steplog_write(g->log, o, err);
         json_decref(o);
         mk_free(prompt);
     }
-    if (g->log) {
-        (void)fflush(g->log);
-    }
-}
-
-static void log_rewards(const mk_grpo *g, json_t *log, int64_t n_none) {
-    const mk_samples *s = g->samples;
-    int64_t n_reward = mk_rewards_count(g->o.rewards), n_tok = 0, cut = 0;
-    double mean, std;
-    moments(s->reward, s->n, &mean, &std);
-    for (int64_t i = 0; i < s->n; i++) {
-        n_tok += s->item[i].n;
-        cut += !s->item[i].finished;
-    }
-    json_object_set_new(log, "reward", json_real(mean));
-    json_object_set_new(log, "reward_std", json_real(std));
-    json_object_set_new(log, "length", json_real((double)n_tok / (double)s->n));
-    json_object_set_new(log, "truncated", json_real((double)cut / (double)s->n));
-    json_object_set_new(log, "zero_variance", json_real((double)n_none / (double)g->o.n_prompt));
-    for (int64_t r = 0; r < n_reward; r++) {
-        double sum = 0;
-        char name[128];
-        for (int64_t i = 0; i < s->n; i++) {
-            sum += s->each[i * n_reward + r];
-        }
-        (void)snprintf(name, sizeof name, "reward/%s", mk_rewards_name(g->o.rewards, (int)r));
-        json_object_set_new(log, name, json_real(sum / (double)s->n));
-    }
+    return st;
 }
 
 static mk_status draw(mk_grpo *g, int64_t step, json_t *log, mk_err *err) {
-    int64_t none = 0;
-    for (int64_t i = 0; i <= g->o.n_retry; i++) {
-        next_prompts(g);
-        MK_TRY(mk_samples_draw(g->samples, g->o.data, g->which, g->o.n_prompt,
-                               mk_rng_u64(g->o.seed, (uint64_t)(step * 64 + i)), err));
-        none = advantages(g);
-        if (none < g->o.n_prompt) {
-            break;
-        }
+    uint64_t seed = mk_rng_u64(g->o.seed, (uint64_t)step * 64);
+    tally t = {0};
+    next_prompts(g, g->o.n_prompt);
+    MK_TRY(mk_samples_draw(g->samples, g->o.data, g->which, g->o.n_prompt, seed, err));
+    MK_TRY(refill(g, seed, &t, err));
+    for (int64_t p = 0; p < g->o.n_prompt; p++) {
+        count_group(g, p, &t);
     }
-    log_rewards(g, log, none);
-    log_samples(g, step);
-    return MK_OK;
+    advantages(g);
+    log_tally(g, &t, log);
+    return log_samples(g, step, err);
 }
 
 // --- learning ------------------------------------------------------------------------------------
@@ -455,4 +508,9 @@ static bool whole(void *m) {
     return ((const mk_grpo *)m)->inner == 0;
 }
 
-const mk_method mk_method_grpo = {"grpo", step, evaluate, tell, seek, whole};
+static mk_status begin(void *m, int64_t done, mk_err *err) {
+    mk_grpo *g = m;
+    return g->o.samples && !g->log ? mk_steplog_open(g->o.samples, done, &g->log, err) : MK_OK;
+}
+
+const mk_method mk_method_grpo = {"grpo", step, evaluate, tell, seek, whole, begin};

@@ -30,14 +30,18 @@ typedef struct {
     int64_t n_inner;             // updates from the completions of one sampling; at least 1
     float temperature;           // > 0
     double clip_low, clip_high;  // < 0: the variant's own
-    // Groups whose rewards are all equal teach nothing and are left out; if all of a step are, that
-    // many more times other prompts are drawn.
+    // Dynamic sampling (DAPO, section 3.2).  A group whose rewards are all equal teaches nothing: a
+    // group of the next prompt takes its place, until every group has something to teach or
+    // n_retry * n_prompt further prompts have been drawn.  Those that remain are left out.
+    // < 0: the variant's own (dapo 3, others 0).
     int64_t n_retry;
     bool keep_truncated;  // completions cut by max_tok are learned from as well
     uint64_t seed;
-    int64_t n_eval;       // held-out prompts per evaluation; 0: all
-    const char *samples;  // JSONL file to which some completions of every step go; NULL
-    int64_t n_sample;     // how many of them
+    int64_t n_eval;  // held-out prompts per evaluation; 0: all
+    // JSONL file to which some completions of every step go, or NULL.  A run that is resumed cuts
+    // it back to its checkpoint, as it does its log.
+    const char *samples;
+    int64_t n_sample;                                        // how many of them
     bool (*progress)(void *arg, int64_t n_done, int64_t n);  // of sampling; may be NULL
     void *progress_arg;
 } mk_grpo_opts;
@@ -47,8 +51,13 @@ typedef struct {
 mk_status mk_grpo_create(const mk_grpo_opts *o, mk_grpo **out, mk_err *err) MK_WARN_UNUSED;
 void mk_grpo_destroy(mk_grpo *g);
 
-// Logs reward, reward/NAME of every function, reward_std, length, truncated, entropy,
-// clip_fraction, zero_variance, max_dlogp; evaluations accuracy (mean reward of greedy answers).
+int64_t mk_grpo_n_retry(const mk_grpo *g);  // with the variant's own filled in
+
+// Logs of everything that a step sampled, thrown away or not: reward, reward/NAME of every
+// function, reward_std, length, truncated, zero_variance (share of the groups).  So dynamic
+// sampling does not flatter them.  redrawn, redrawn_tokens: groups that others took the place of.
+// Of what is learned: tokens, entropy, clip_fraction, max_dlogp.  Evaluations: accuracy (mean
+// reward of greedy answers).
 extern const mk_method mk_method_grpo;
 
 #endif

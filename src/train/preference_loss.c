@@ -111,7 +111,7 @@ static mk_preference_value orpo(const mk_preference_rule *rule, const mk_prefere
 
 typedef struct {
     const char *name;
-    loss_fn fn;
+    loss_fn fn;  // NULL: of labels
     bool has_reference, has_smoothing;
     double beta, margin, sft;  // margin < 0: the loss has none
 } loss;
@@ -122,6 +122,7 @@ static const loss losses[] = {
     {"apo-zero", apo_zero, true, false, 0.1, -1, 0},
     {"simpo", simpo, false, true, 2, 1, 0},
     {"orpo", orpo, false, false, 0.1, -1, 1},
+    {"kto", NULL, true, false, 0.1, -1, 0},
 };
 #define N_LOSS (sizeof losses / sizeof losses[0])
 
@@ -138,7 +139,8 @@ mk_status mk_preference_check(mk_preference_rule *rule, mk_err *err) {
     const loss *l = find(rule->loss);
     if (!l) {
         return MK_FAIL(err, MK_EUSAGE,
-                       "unknown loss '%s', expected dpo, ipo, apo-zero, simpo or orpo", rule->loss);
+                       "unknown loss '%s', expected dpo, ipo, apo-zero, simpo, orpo or kto",
+                       rule->loss);
     }
     if (rule->margin >= 0 && l->margin < 0) {
         return MK_FAIL(err, MK_EUSAGE, "the loss %s has no margin; simpo has", l->name);
@@ -166,10 +168,30 @@ bool mk_preference_has_reference(const mk_preference_rule *rule) {
     return find(rule->loss)->has_reference;
 }
 
+bool mk_preference_has_labels(const mk_preference_rule *rule) {
+    return find(rule->loss)->fn == NULL;
+}
+
 mk_preference_value mk_preference_loss(const mk_preference_rule *rule,
                                        const mk_preference_pair *p) {
-    mk_preference_value v = find(rule->loss)->fn(rule, p);
+    loss_fn fn = find(rule->loss)->fn;
+    MK_ASSERT(fn);
+    mk_preference_value v = fn(rule, p);
     v.loss -= rule->sft * mean(p, 0);
     v.slope[0] -= rule->sft / (double)(p->n[0] > 0 ? p->n[0] : 1);
+    return v;
+}
+
+mk_preference_answer_value mk_preference_answer_loss(const mk_preference_rule *rule,
+                                                     const mk_preference_answer *a, double kl) {
+    double sign = a->good ? 1 : -1, n = (double)(a->n > 0 ? a->n : 1);
+    mk_preference_answer_value v = {.reward = rule->beta * (a->logp - a->ref)};
+    double h = sign * (v.reward - rule->beta * kl);
+    v.loss = sigmoid(-h);
+    v.slope = -sign * rule->beta * sigmoid(-h) * sigmoid(h);
+    if (a->good) {
+        v.loss -= rule->sft * a->logp / n;
+        v.slope -= rule->sft / n;
+    }
     return v;
 }

@@ -1,6 +1,8 @@
 // See rollout.h.
 #include "train/rollout.h"
 
+#include <math.h>
+
 #include "base/alloc.h"
 #include "base/mathx.h"
 
@@ -48,8 +50,17 @@ static int32_t draw(const float *z, int64_t n, float inverse, float lse, double 
     return last;  // u lies in what rounding took from the sum
 }
 
+static void forbid(const mk_rollout_opts *o, mk_mat logits) {
+    for (int64_t i = 0; i < logits.n_row; i++) {
+        for (int64_t k = 0; k < o->n_forbid; k++) {
+            logits.p[i * logits.stride + o->forbid_ids[k]] = -INFINITY;
+        }
+    }
+}
+
 static mk_status choose(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
     rollout *r = arg;
+    forbid(r->o, logits);
     float t = r->o->temperature > 0 ? r->o->temperature : 1;
     (void)err;
     for (int64_t i = 0; i < r->n_step; i++) {

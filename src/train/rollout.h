@@ -17,6 +17,9 @@ typedef struct {
     int64_t n_token;         // ids from here on are padding of the output matrix and never chosen
     const int32_t *end_ids;  // [n_end] ids that end a completion
     int64_t n_end;
+    // [n_forbid] ids that are never chosen; log-probabilities are then those among the rest
+    const int32_t *forbid_ids;
+    int64_t n_forbid;
     // Called now and then; false stops with MK_EINTR.  May be NULL.
     bool (*progress)(void *arg, int64_t n_done, int64_t n);
     void *progress_arg;

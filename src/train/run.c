@@ -2,84 +2,35 @@
 #include "train/run.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "train/steplog.h"
 
 typedef struct {
     const mk_run *r;
     int64_t step;        // done
     double best, score;  // score: of the evaluation at this step, or NaN
     int64_t n_worse;     // evaluations since the best
-    FILE *log;
-    bool due, asked;  // to save; to stop: both wait until the method is whole
+    mk_steplog *log;     // NULL: nothing is written
+    bool due, asked;     // to save; to stop: both wait until the method is whole
 } state;
 
 // --- log -----------------------------------------------------------------------------------------
 
-// Bytes of the lines up to `step`, of a log that may end in half a line.
-static size_t kept_bytes(const char *text, size_t n, int64_t step) {
-    size_t at = 0;
-    while (at < n) {
-        const char *end = memchr(text + at, '\n', n - at);
-        if (!end) {
-            break;
-        }
-        json_t *line = json_loadb(text + at, (size_t)(end - (text + at)), 0, NULL);
-        json_int_t s = json_integer_value(json_object_get(line, "step"));
-        bool keep = line && s <= step;
-        json_decref(line);
-        if (!keep) {
-            break;
-        }
-        at = (size_t)(end - text) + 1;
+// Of the run and of the method.
+static mk_status open_logs(state *s, mk_err *err) {
+    if (s->r->dir) {
+        char *path = mk_path_join(s->r->dir, "log.jsonl");
+        mk_status st = mk_steplog_open(path, s->step, &s->log, err);
+        mk_free(path);
+        MK_TRY(st);
     }
-    return at;
-}
-
-#define LOG_MAX        ((size_t)1 << 30)
-#define LINE_MAX_BYTES ((size_t)1 << 20)
-
-static mk_status open_log(state *s, mk_err *err) {
-    char *path = mk_path_join(s->r->dir, "log.jsonl"), *text = NULL;
-    size_t n = 0;
-    mk_status st = MK_OK;
-    if (access(path, F_OK) == 0) {
-        st = mk_file_read(path, LOG_MAX, &text, &n, err);
-        if (st == MK_OK && truncate(path, (off_t)kept_bytes(text, n, s->step)) != 0) {
-            st = MK_FAIL(err, MK_EIO, "%s: cannot be cut to step %lld", path, (long long)s->step);
-        }
-        mk_free(text);
-    }
-    if (st == MK_OK && !(s->log = fopen(path, "a"))) {
-        st = MK_FAIL(err, MK_EIO, "%s: cannot be opened for writing", path);
-    }
-    mk_free(path);
-    return st;
-}
-
-static mk_status write_line(state *s, const json_t *line, mk_err *err) {
-    if (!s->log) {
-        return MK_OK;
-    }
-    mk_buf b;
-    mk_buf_init(&b, LINE_MAX_BYTES);
-    mk_json_add(&b, line);
-    mk_buf_putc(&b, '\n');
-    bool ok = !b.failed && fwrite(b.data, 1, b.len, s->log) == b.len && fflush(s->log) == 0;
-    mk_buf_free(&b);
-    if (!ok) {
-        return MK_FAIL(err, MK_EIO,
-                       "%s/log.jsonl cannot be written (disk full?); the run can be resumed",
-                       s->r->dir);
-    }
-    return MK_OK;
+    return s->r->method->begin ? s->r->method->begin(s->r->method_arg, s->step, err) : MK_OK;
 }
 
 // --- checkpoints ---------------------------------------------------------------------------------
@@ -225,7 +176,7 @@ static mk_status one_step(state *s, bool *stop, mk_err *err) {
         st = p.evaluated ? evaluate(s, log, err) : MK_OK;
         *stop = last || (p.evaluated && r->patience > 0 && s->n_worse >= r->patience);
         s->due = s->due || *stop || (r->save_every > 0 && s->step % r->save_every == 0);
-        st = st == MK_OK ? write_line(s, log, err) : st;
+        st = st == MK_OK && s->log ? mk_steplog_write(s->log, log, err) : st;
         bool go_on = st != MK_OK || !r->progress || r->progress(r->progress_arg, &p);
         bool whole = !r->method->whole || r->method->whole(r->method_arg);
         s->asked = s->asked || !go_on;
@@ -247,13 +198,11 @@ mk_status mk_run_train(const mk_run *run, mk_err *err) {
     state s = {.r = run, .best = NAN};
     MK_TRY(mk_schedule_check(&run->schedule, err));
     mk_status st = resume(&s, err);
-    st = st == MK_OK && run->dir ? open_log(&s, err) : st;
+    st = st == MK_OK ? open_logs(&s, err) : st;
     bool stop = s.step >= run->schedule.n_step || (run->patience > 0 && s.n_worse >= run->patience);
     while (st == MK_OK && !stop) {
         st = one_step(&s, &stop, err);
     }
-    if (s.log && fclose(s.log) != 0 && st == MK_OK) {
-        st = MK_FAIL(err, MK_EIO, "%s/log.jsonl cannot be written (disk full?)", run->dir);
-    }
-    return st;
+    mk_status closed = mk_steplog_close(s.log, st == MK_OK ? err : NULL);
+    return st == MK_OK ? closed : st;
 }

@@ -7,7 +7,7 @@
 //
 // The folder of a run
 //   ckpt-NNNNNNNN.mkt   checkpoints (ckpt.h): parameters, moments, position in the data
-//   log.jsonl           one object per step and per evaluation
+//   log.jsonl           one object per step and per evaluation (steplog.h)
 //   model/              the result, a Hugging Face folder (made by the caller)
 //
 // States:  start -> step -> (evaluate) -> (save) -> step ... -> done
@@ -16,7 +16,8 @@
 //
 // Invariants
 //  1. a checkpoint holds all that later steps depend on; the log holds nothing they depend on;
-//  2. log lines of steps after the checkpoint that is resumed are dropped before new ones come;
+//  2. lines of steps after the checkpoint that is resumed are dropped before new ones come, of the
+//     log and of what the method writes;
 //  3. a step whose gradients are not finite changes nothing and ends the run with an error.
 #ifndef MK_TRAIN_RUN_H
 #define MK_TRAIN_RUN_H
@@ -38,6 +39,9 @@ typedef struct {
     // Whether the position says everything: false in the middle of something that only memory
     // holds, and then nothing is saved.  NULL: always.
     bool (*whole)(void *m);
+    // Once, before the first step of this process and after `seek`, if a checkpoint was there:
+    // `done` steps are.  Here a method opens the files it writes beside the log.  May be NULL.
+    mk_status (*begin)(void *m, int64_t done, mk_err *err);
 } mk_method;
 
 typedef struct {

@@ -12,13 +12,15 @@ static mk_status make_arrays(mk_samples *s, mk_err *err) {
     size_t n_reward = (size_t)mk_rewards_count(s->o.rewards);
     bool fits = mk_mul_size(n, (size_t)s->o.max_tok, &tok);
     s->item = mk_try_alloc(n, sizeof *s->item);
+    s->part = mk_try_alloc(n, sizeof *s->part);
     s->reward = mk_try_alloc(n, sizeof *s->reward);
     s->each = mk_try_alloc(n * (n_reward + 1), sizeof *s->each);
     s->text = mk_try_alloc(n, sizeof *s->text);
     s->n_text = mk_try_alloc(n, sizeof *s->n_text);
     s->ids = fits ? mk_try_alloc(tok, sizeof *s->ids) : NULL;
     s->logp = fits ? mk_try_alloc(tok, sizeof *s->logp) : NULL;
-    if (!s->item || !s->reward || !s->each || !s->text || !s->n_text || !s->ids || !s->logp) {
+    if (!s->item || !s->part || !s->reward || !s->each || !s->text || !s->n_text || !s->ids ||
+        !s->logp) {
         return MK_FAIL(err, MK_ENOMEM, "no memory for %zu completions of %lld tokens", n,
                        (long long)s->o.max_tok);
     }
@@ -67,8 +69,8 @@ static void forget_texts(mk_samples *s) {
 void mk_samples_destroy(mk_samples *s) {
     if (s) {
         forget_texts(s);
-        void *blocks[] = {s->item,   s->reward, s->each, s->text,
-                          s->n_text, s->ids,    s->logp, s->end_ids};
+        void *blocks[] = {s->item,   s->part, s->reward, s->each,   s->text,
+                          s->n_text, s->ids,  s->logp,   s->end_ids};
         for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
             mk_free(blocks[i]);
         }
@@ -121,22 +123,24 @@ static mk_status score_group(mk_samples *s, int64_t p, const mk_data_sample *lin
     return st;
 }
 
-mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *which,
-                          int64_t n_prompt, uint64_t seed, mk_err *err) {
-    MK_ASSERT(n_prompt <= s->o.n_prompt);
-    forget_texts(s);
-    s->n = n_prompt * s->o.group;
-    for (int64_t i = 0; i < s->n; i++) {
-        int64_t sample = which[i / s->o.group];
+// Fills the groups place[0..n_prompt), of which nothing is held; NULL: the first ones.
+static mk_status fill(mk_samples *s, const mk_data *data, const int64_t *which,
+                      const int64_t *place, int64_t n_prompt, uint64_t seed, mk_err *err) {
+    int64_t group = s->o.group, n = n_prompt * group;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t sample = which[i / group], k = i / group;
+        mk_rollout_item *item = &s->item[(place ? place[k] : k) * group + i % group];
         mk_data_sample line = mk_data_get(data, sample);
-        uint64_t of_prompt = mk_rng_u64(seed, (uint64_t)sample);
-        s->item[i].prompt = line.seq[0].ids;
-        s->item[i].n_prompt = line.seq[0].n;
-        s->item[i].seed = mk_rng_u64(of_prompt, (uint64_t)(i % s->o.group));
+        item->prompt = line.seq[0].ids;
+        item->n_prompt = line.seq[0].n;
+        item->seed = mk_rng_u64(mk_rng_u64(seed, (uint64_t)sample), (uint64_t)(i % group));
+        s->part[i] = *item;
     }
     mk_rollout_opts ro = {.engine = s->o.engine,
                           .n_seq = s->o.n_seq,
                           .temperature = s->o.temperature,
+                          .forbid_ids = s->o.forbid_ids,
+                          .n_forbid = s->o.n_forbid,
                           .max_tok = s->o.max_tok,
                           .n_token = mk_tokenizer_n_vocab(s->o.tokenizer),
                           .end_ids = s->end_ids,
@@ -145,12 +149,33 @@ mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *whi
                           .progress_arg = s->o.progress_arg};
     int64_t n_vocab = mk_engine_model(s->o.engine)->hp.n_vocab;
     ro.n_token = ro.n_token < n_vocab ? ro.n_token : n_vocab;
-    MK_TRY(mk_rollout(&ro, s->item, s->n, err));
-    for (int64_t p = 0; p < n_prompt; p++) {
-        mk_data_sample line = mk_data_get(data, which[p]);
+    MK_TRY(mk_rollout(&ro, s->part, n, err));
+    for (int64_t k = 0; k < n_prompt; k++) {
+        int64_t p = place ? place[k] : k;
+        memcpy(s->item + p * group, s->part + k * group, (size_t)group * sizeof *s->item);
+        mk_data_sample line = mk_data_get(data, which[k]);
         MK_TRY(score_group(s, p, &line, err));
     }
     return MK_OK;
+}
+
+mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *which,
+                          int64_t n_prompt, uint64_t seed, mk_err *err) {
+    MK_ASSERT(n_prompt <= s->o.n_prompt);
+    forget_texts(s);
+    s->n = n_prompt * s->o.group;
+    return fill(s, data, which, NULL, n_prompt, seed, err);
+}
+
+mk_status mk_samples_redraw(mk_samples *s, const mk_data *data, const int64_t *which,
+                            const int64_t *place, int64_t n_prompt, uint64_t seed, mk_err *err) {
+    for (int64_t i = 0; i < n_prompt * s->o.group; i++) {
+        int64_t at = place[i / s->o.group] * s->o.group + i % s->o.group;
+        MK_ASSERT(at < s->n);
+        mk_free(s->text[at]);
+        s->text[at] = NULL;
+    }
+    return fill(s, data, which, place, n_prompt, seed, err);
 }
 
 #define AT_ONCE 256

@@ -19,6 +19,8 @@ typedef struct {
     int64_t n_prompt;  // prompts at a time at most
     int64_t group, max_tok;
     float temperature;
+    const int32_t *forbid_ids;  // [n_forbid] never chosen; outlives this
+    int64_t n_forbid;
     bool (*progress)(void *arg, int64_t n_done, int64_t n);  // may be NULL
     void *progress_arg;
 } mk_samples_opts;
@@ -33,6 +35,7 @@ typedef struct {
     size_t *n_text;         // [n]
     int32_t *ids;           // behind item
     float *logp;
+    mk_rollout_item *part;  // [n] those that are sampled together
     int32_t *end_ids;
     int64_t n_end;
 } mk_samples;
@@ -45,6 +48,12 @@ void mk_samples_destroy(mk_samples *s);
 // and mk_rewards_score, with file and line of the prompt.
 mk_status mk_samples_draw(mk_samples *s, const mk_data *data, const int64_t *which,
                           int64_t n_prompt, uint64_t seed, mk_err *err) MK_WARN_UNUSED;
+
+// The same for some groups of the last draw alone: place[k] becomes completions of which[k], the
+// other groups stay.  After an error what is held is not to be used.
+mk_status mk_samples_redraw(mk_samples *s, const mk_data *data, const int64_t *which,
+                            const int64_t *place, int64_t n_prompt, uint64_t seed,
+                            mk_err *err) MK_WARN_UNUSED;
 
 // Mean reward over the first n samples of `data` (0: all), one draw of the whole group each.
 mk_status mk_samples_mean(mk_samples *s, const mk_data *data, int64_t n, uint64_t seed,

@@ -20,6 +20,11 @@ static mk_status make_batcher(const mk_supervised_opts *o, const mk_data *data, 
                               mk_batcher **out, mk_err *err) {
     mk_batcher_opts bo = {
         .data = data, .n_row = o->n_row, .n_item = o->n_seq, .shuffle = shuffle, .seed = o->seed};
+    mk_data_kind kind = mk_data_get_kind(data);
+    if (mk_data_n_sample(data) > 0 && kind != MK_DATA_TEXT && kind != MK_DATA_CHAT) {
+        return MK_FAIL(err, MK_EUSAGE, "data of kind %s, expected texts or conversations",
+                       mk_data_kind_name(kind));
+    }
     return mk_batcher_create(&bo, out, err);
 }
 
@@ -188,5 +193,5 @@ static mk_status seek(void *m, const json_t *at, mk_err *err) {
                            json_integer_value(json_object_get(at, "index")), err);
 }
 
-const mk_method mk_method_sft = {"sft", step, evaluate, tell, seek, NULL};
-const mk_method mk_method_pretrain = {"pretrain", step, evaluate, tell, seek, NULL};
+const mk_method mk_method_sft = {"sft", step, evaluate, tell, seek, NULL, NULL};
+const mk_method mk_method_pretrain = {"pretrain", step, evaluate, tell, seek, NULL, NULL};

@@ -11,14 +11,21 @@
 
 #include "minke.h"
 
-#define MODEL "models/shakespeare"
+#define MODEL  "models/thimble"
+#define ASKED  "<|user|>What is (37+58)*6-129?<|assistant|>"
+#define GOLDEN "tests/golden/models/llama"
+
+#define N_CTX 256
 
 static minke_model *model;
 
 static int open_model(void **state) {
     (void)state;
     minke_error err;
-    return minke_open(MODEL, &(minke_options){.n_thread = 2}, &model, &err) == MINKE_OK ? 0 : -1;
+    return minke_open(MODEL, &(minke_options){.n_thread = 2, .n_ctx = N_CTX}, &model, &err) ==
+                   MINKE_OK
+               ? 0
+               : -1;
 }
 
 static int close_model(void **state) {
@@ -44,14 +51,15 @@ static void test_facts(void **state) {
     (void)state;
     assert_string_equal(minke_version(), MINKE_VERSION);
     assert_string_equal(minke_status_name(MINKE_CONTEXT), "context overflow");
-    assert_int_equal(minke_n_vocab(model), 257);
-    assert_int_equal(minke_n_ctx(model), 512);
+    assert_int_equal(minke_n_vocab(model), 304);
+    assert_int_equal(minke_n_ctx(model), N_CTX);
     assert_true(minke_has_chat_template(model));
+    assert_true(minke_sampling_of(model).temperature == 0);
 }
 
 static void test_tokens_there_and_back(void **state) {
     (void)state;
-    static const char text[] = "caf\xc3\xa9\0<|endoftext|>";
+    static const char text[] = "caf\xc3\xa9\0<|end|>";
     size_t n = sizeof text - 1, n_back;
     int32_t *ids;
     int64_t n_ids;
@@ -95,19 +103,20 @@ static void test_generate(void **state) {
     how.max_tokens = 40;
     seen s = {.n = 0};
     minke_answer *a, *b;
-    assert_int_equal(minke_generate(model, "ROMEO:", &how, on_event, &s, &a, NULL), MINKE_OK);
+    assert_int_equal(minke_generate(model, ASKED, &how, on_event, &s, &a, NULL), MINKE_OK);
     assert_int_equal(a->finish, MINKE_LENGTH);
     assert_int_equal(a->n_ids, 40);
     assert_int_equal(s.n_token, 40);
     assert_int_equal(s.n, a->n_text);
     assert_memory_equal(s.text, a->text, a->n_text);
     assert_true(s.logprob < 0);
-    assert_int_equal(minke_generate(model, "ROMEO:", &how, NULL, NULL, &b, NULL), MINKE_OK);
+    assert_int_equal(minke_generate(model, ASKED, &how, NULL, NULL, &b, NULL), MINKE_OK);
     assert_string_equal(a->text, b->text);  // the same seed
-    assert_int_equal(b->n_cached, 5);       // all of the prompt but its last token
+    assert_int_equal(b->n_cached, b->n_prompt - 1);
     minke_answer_free(b);
+    how.temperature = 1.5;
     how.seed = 7;
-    assert_int_equal(minke_generate(model, "ROMEO:", &how, NULL, NULL, &b, NULL), MINKE_OK);
+    assert_int_equal(minke_generate(model, ASKED, &how, NULL, NULL, &b, NULL), MINKE_OK);
     assert_string_not_equal(a->text, b->text);
     minke_answer_free(a);
     minke_answer_free(b);
@@ -119,16 +128,16 @@ static void test_stopping(void **state) {
     minke_sampling how = minke_sampling_of(model);
     seen s = {.stop_after = 5};
     minke_answer *a;
-    assert_int_equal(minke_generate(model, "ROMEO:", &how, on_event, &s, &a, NULL), MINKE_OK);
+    assert_int_equal(minke_generate(model, ASKED, &how, on_event, &s, &a, NULL), MINKE_OK);
     assert_int_equal(a->finish, MINKE_CANCELLED);
     assert_int_equal(a->n_ids, 5);
     minke_answer_free(a);
-    static const char *const stop[] = {"e"};
+    static const char *const stop[] = {"="};
     how.stop = stop;
     how.n_stop = 1;
-    assert_int_equal(minke_generate(model, "ROMEO:", &how, NULL, NULL, &a, NULL), MINKE_OK);
+    assert_int_equal(minke_generate(model, ASKED, &how, NULL, NULL, &a, NULL), MINKE_OK);
     assert_int_equal(a->finish, MINKE_STOP);
-    assert_null(strchr(a->text, 'e'));
+    assert_null(strchr(a->text, '='));
     minke_answer_free(a);
 }
 
@@ -146,31 +155,63 @@ static void test_wrong_parameters(void **state) {
     memset(text, 'x', 1000);
     assert_int_equal(minke_generate(model, text, NULL, NULL, NULL, &a, &err), MINKE_CONTEXT);
     assert_non_null(strstr(err.text, "1000"));
-    assert_non_null(strstr(err.text, "512"));
+    assert_non_null(strstr(err.text, "256"));
     assert_null(a);
     free(text);
 }
 
+static minke_answer *ask(minke_chat *c, const char *text, const minke_sampling *how) {
+    minke_error err;
+    minke_answer *a = NULL;
+    assert_int_equal(minke_chat_add(c, "user", text, &err), MINKE_OK);
+    assert_int_equal(minke_chat_answer(c, how, NULL, NULL, &a, &err), MINKE_OK);
+    return a;
+}
+
+// A template that shows everything that was said.
 static void test_conversation(void **state) {
     (void)state;
-    minke_sampling how = minke_sampling_of(model);
-    how.max_tokens = 20;
     minke_error err;
+    minke_model *m;
     minke_chat *c;
-    minke_answer *a, *b;
-    assert_int_equal(minke_chat_new(model, "Be brief.", &c, &err), MINKE_OK);
-    assert_int_equal(minke_chat_add(c, "user", "ROMEO:", &err), MINKE_OK);
-    assert_int_equal(minke_chat_answer(c, &how, NULL, NULL, &a, &err), MINKE_OK);
-    assert_int_equal(a->n_prompt, strlen("Be brief.ROMEO:"));
-    assert_int_equal(minke_chat_add(c, "user", "JULIET:", &err), MINKE_OK);
-    assert_int_equal(minke_chat_answer(c, &how, NULL, NULL, &b, &err), MINKE_OK);
-    assert_int_equal(b->n_prompt, 15 + 20 + 7);
-    assert_true(b->n_cached >= 15 + 19);  // only what is new was computed
+    assert_int_equal(minke_open(GOLDEN, &(minke_options){.n_thread = 2}, &m, &err), MINKE_OK);
+    minke_sampling how = minke_sampling_of(m);
+    how.max_tokens = 20;
+    assert_int_equal(minke_chat_new(m, "Be brief.", &c, &err), MINKE_OK);
+    minke_answer *a = ask(c, "ROOM", &how);
+    minke_answer *b = ask(c, "JOURNEY", &how);
+    assert_true(b->n_prompt > a->n_prompt + a->n_ids);
+    assert_true(b->n_cached >= a->n_prompt);  // only what is new was computed
     minke_answer_free(b);
     minke_chat_reset(c);
-    assert_int_equal(minke_chat_add(c, "user", "ROMEO:", &err), MINKE_OK);
-    assert_int_equal(minke_chat_answer(c, &how, NULL, NULL, &b, &err), MINKE_OK);
+    b = ask(c, "ROOM", &how);
     assert_string_equal(a->text, b->text);
+    minke_answer_free(a);
+    minke_answer_free(b);
+    minke_chat_free(c);
+    minke_close(m);
+}
+
+// The built-in model's template shows the last question alone; its thinking is no part of the text.
+static void test_single_questions(void **state) {
+    (void)state;
+    enum { N_QUESTION = 9 };  // two words, a space and the sum
+    minke_error err;
+    minke_chat *c;
+    assert_int_equal(minke_chat_new(model, NULL, &c, &err), MINKE_OK);
+    minke_answer *a = ask(c, "What is 5*5+5?", NULL);
+    assert_int_equal(a->n_prompt, N_QUESTION + 2);
+    assert_int_equal(a->finish, MINKE_STOP);
+    assert_non_null(strstr(a->reasoning, "="));
+    assert_null(strstr(a->text, "="));
+    minke_answer *b = ask(c, "What is 12*13?", NULL);
+    assert_int_equal(b->n_prompt, N_QUESTION + 2);
+    assert_int_equal(b->n_cached, 1 + 3);
+    minke_answer_free(b);
+    minke_chat_reset(c);
+    b = ask(c, "What is 5*5+5?", NULL);
+    assert_string_equal(a->text, b->text);
+    assert_string_equal(a->reasoning, b->reasoning);
     assert_int_equal(minke_chat_add(c, "user", "\xff", &err), MINKE_USAGE);
     assert_int_equal(minke_chat_add(c, NULL, "x", &err), MINKE_USAGE);
     minke_answer_free(a);
@@ -205,7 +246,7 @@ static void test_logprobs_are_those_of_the_logits(void **state) {
     double got[64];
     minke_error err;
     assert_int_equal(
-        minke_tokenize(model, "To be, or not to be, that is the", 32, 1, &ids, &n, &err), MINKE_OK);
+        minke_tokenize(model, "37+58:15 9=95 95*6-129 95*6:30 5", 32, 1, &ids, &n, &err), MINKE_OK);
     rows r = {.ids = ids, .n = n, .stop_at = -1};
     assert_int_equal(minke_logprobs(model, ids, n, got, &err), MINKE_OK);
     assert_int_equal(minke_logits(model, ids, n, on_row, &r, &err), MINKE_OK);
@@ -230,6 +271,7 @@ int main(void) {
         cmocka_unit_test(test_stopping),
         cmocka_unit_test(test_wrong_parameters),
         cmocka_unit_test(test_conversation),
+        cmocka_unit_test(test_single_questions),
         cmocka_unit_test(test_logprobs_are_those_of_the_logits),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -9,7 +9,9 @@
 #include "base/json.h"
 #include "chat/llm.h"
 
-#define DIR "tests/golden/models/"
+#define DIR     "tests/golden/models/"
+#define THIMBLE "models/thimble"
+#define ASKED   "<|user|>What is (37+58)*6-129?<|assistant|>"
 
 static mk_llm *open_model(const char *path, int64_t n_ctx) {
     mk_llm_opts o = MK_LLM_DEFAULTS;
@@ -93,9 +95,15 @@ static bool collect(void *arg, const mk_event *ev) {
 // gives the same.
 static void test_stream_and_cache(void **state) {
     (void)state;
-    mk_llm *llm = open_model("models/shakespeare", 0);
-    mk_request r = {
-        .prompt = "ROMEO:\n", .sample = mk_llm_sampling(llm), .n_predict = 80, .n_logprob = 3};
+    mk_llm *llm = open_model(THIMBLE, 0);
+    mk_request r = {.prompt = ASKED,
+                    .raw = true,
+                    .sample = mk_llm_sampling(llm),
+                    .n_predict = 80,
+                    .ignore_eos = true,
+                    .n_logprob = 3};
+    assert_true(r.sample.temperature == 0);  // the file's recommendation
+    r.sample.temperature = 1.5f;
     r.sample.seed = 7;
     collector c = {0};
     mk_buf_init(&c.text, 1 << 20);
@@ -111,7 +119,7 @@ static void test_stream_and_cache(void **state) {
     assert_string_equal(a.text, b.text);
     mk_answer_free(&b);
     mk_llm_close(llm);
-    llm = open_model("models/shakespeare", 200);
+    llm = open_model(THIMBLE, 200);
     assert_int_equal(mk_llm_generate(llm, &r, NULL, NULL, &b, &err), MK_OK);
     assert_string_equal(a.text, b.text);
     r.sample.seed = 8;
@@ -126,8 +134,13 @@ static void test_stream_and_cache(void **state) {
 
 static void test_stop_cancel_window(void **state) {
     (void)state;
-    mk_llm *llm = open_model("models/shakespeare", 128);
-    mk_request r = {.prompt = "ROMEO:\n", .sample = greedy(), .n_predict = -1, .n_logprob = -1};
+    mk_llm *llm = open_model(THIMBLE, 128);
+    mk_request r = {.prompt = ASKED,
+                    .raw = true,
+                    .sample = greedy(),
+                    .n_predict = -1,
+                    .ignore_eos = true,
+                    .n_logprob = -1};
     mk_answer whole, cut;
     mk_err err = {0};
     assert_int_equal(mk_llm_generate(llm, &r, NULL, NULL, &whole, &err), MK_OK);
@@ -180,8 +193,9 @@ static bool take_first(void *arg, const mk_event *ev) {
 
 static void test_bias(void **state) {
     (void)state;
-    mk_llm *llm = open_model("models/shakespeare", 128);
-    mk_request r = {.prompt = "ROMEO:\nO", .sample = greedy(), .n_predict = 1, .n_logprob = 2};
+    mk_llm *llm = open_model(THIMBLE, 128);
+    mk_request r = {
+        .prompt = "37+58", .raw = true, .sample = greedy(), .n_predict = 1, .n_logprob = 2};
     first_token a = {0}, b = {0};
     mk_answer ans;
     mk_err err = {0};
@@ -237,7 +251,7 @@ static void test_user_text_is_text(void **state) {
 
 static void test_bad_requests(void **state) {
     (void)state;
-    mk_llm *llm = open_model("models/shakespeare", 128);
+    mk_llm *llm = open_model(THIMBLE, 128);
     mk_answer a;
     mk_err err = {0};
     const char *empty[] = {""};
@@ -255,7 +269,7 @@ static void test_bad_requests(void **state) {
     }
     mk_llm_close(llm);
     mk_llm_opts o = MK_LLM_DEFAULTS;
-    o.model = "models/shakespeare";
+    o.model = THIMBLE;
     o.n_ctx = (int64_t)1 << 40;
     assert_int_equal(mk_llm_open(&o, &llm, &err), MK_ENOMEM);
     assert_non_null(strstr(err.msg, "GB"));
@@ -267,8 +281,8 @@ static void test_bad_requests(void **state) {
 static void test_nothing_left(void **state) {
     (void)state;
     int64_t live = mk_alloc_live();
-    mk_llm *llm = open_model("models/shakespeare", 128);
-    mk_request r = {.prompt = "A", .sample = greedy(), .n_predict = 3, .n_logprob = -1};
+    mk_llm *llm = open_model(THIMBLE, 128);
+    mk_request r = {.prompt = "7", .sample = greedy(), .n_predict = 3, .n_logprob = -1};
     mk_answer a;
     mk_err err = {0};
     assert_int_equal(mk_llm_generate(llm, &r, NULL, NULL, &a, &err), MK_OK);

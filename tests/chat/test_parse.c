@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -67,12 +68,13 @@ static void assert_parses(const mk_parse_opts *o, const char *text, size_t a, si
 
 // The whole first, so that a wrong answer is told from one that depends on the cuts.
 static void assert_every_cut(const mk_parse_opts *o, const char *text, const char *want) {
-    size_t n = strlen(text), step = n > 160 ? 0 : 1;
+    size_t n = strlen(text);
+    bool pairs = n <= 120;
     assert_parses(o, text, 0, 0, false, want);
     assert_parses(o, text, 0, 0, true, want);
     for (size_t a = 0; a <= n; a++) {
         assert_parses(o, text, a, a, false, want);
-        for (size_t b = a; step > 0 && b <= n; b += step) {
+        for (size_t b = a; pairs && b <= n; b++) {
             assert_parses(o, text, a, b, false, want);
         }
     }
@@ -558,6 +560,74 @@ static void control_tokens(void **state) {
     }
 }
 
+// A byte-level vocabulary with the markers as control tokens.
+static mk_tokenizer *tokenizer_with(const char *const *control, int n) {
+    mk_err err = {0};
+    json_t *all;
+    mk_tokenizer *tok = NULL;
+    assert_int_equal(mk_json_file("tests/golden/tokenizers/llama3.json", 1 << 24, &all, &err),
+                     MK_OK);
+    for (int i = 0; i < n; i++) {
+        json_array_append_new(json_object_get(all, "added_tokens"),
+                              json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", 1001 + i,
+                                        "content", control[i], "special", 1, "single_word", 0,
+                                        "lstrip", 0, "rstrip", 0, "normalized", 0));
+    }
+    char *text = json_dumps(all, 0);
+    if (mk_tokenizer_from_json(text, strlen(text), &tok, &err) != MK_OK) {
+        fail_msg("%s", err.msg);
+    }
+    free(text);
+    json_decref(all);
+    return tok;
+}
+
+// Detokenizers leave control tokens out; the parser sees those that are its markers, and no others.
+static void tokens(void **state) {
+    (void)state;
+    static const char *const control[] = {"[TOOL_CALLS]", "[ARGS]", "[INST]"};
+    static const char text[] = "<|special|>Grüße 🙂[INST][TOOL_CALLS]f[ARGS]{\"a\": "
+                               "\"ß\"}[TOOL_CALLS]now[ARGS]{}</s>";
+    mk_tokenizer *tok = tokenizer_with(control, 3);
+    mk_err err = {0};
+    mk_ids ids = {0};
+    mk_encode_opts with = {.parse_special = true};
+    assert_int_equal(mk_tokenizer_encode(tok, text, sizeof text - 1, with, &ids, &err), MK_OK);
+    // the first byte of a character whose rest never comes, in front of a marker
+    int32_t half = -1;
+    for (int32_t id = 0; id < mk_tokenizer_n_vocab(tok) && half < 0; id++) {
+        size_t n;
+        const char *piece = mk_tokenizer_piece(tok, id, &n);
+        half = n == 1 && piece[0] == '\xC3' ? id : -1;
+    }
+    for (int broken = 0; broken < 2 && (!broken || half >= 0); broken++) {
+        mk_parser *p;
+        parse_events e;
+        mk_parse_opts o = {.format = mk_parse_format_find("mistral"), .tools = tools};
+        mk_detok *detok = mk_detok_create(tok, true);
+        parse_events_init(&e);
+        assert_int_equal(mk_parser_create(&o, parse_events_take, &e, &p, &err), MK_OK);
+        for (int64_t i = 0; i < ids.n; i++) {
+            if (broken && ids.data[i] == mk_tokenizer_find(tok, "[TOOL_CALLS]", 12)) {
+                assert_int_equal(mk_parse_token(p, detok, tok, half, &err), MK_OK);
+            }
+            assert_int_equal(mk_parse_token(p, detok, tok, ids.data[i], &err), MK_OK);
+        }
+        assert_int_equal(mk_parser_finish(p, &err), MK_OK);
+        parse_events_end(&e);
+        assert_string_equal(
+            e.line.data, broken
+                             ? "{T|Grüße 🙂\uFFFD}{C0 f|{\"a\": \"ß\"}}{T|\uFFFD}{C1 now|{}}"
+                             : "{T|Grüße 🙂}{C0 f|{\"a\": \"ß\"}}{C1 now|{}}");
+        mk_buf_free(&e.line);
+        mk_parser_destroy(p);
+        mk_detok_destroy(detok);
+    }
+    assert_true(half >= 0);
+    mk_ids_free(&ids);
+    mk_tokenizer_destroy(tok);
+}
+
 // --- where the next token stands -----------------------------------------------------------------
 static void places(void **state) {
     (void)state;
@@ -595,7 +665,9 @@ static void forced_answer(void **state) {
         bool harmony = strcmp(mk_parse_format_name(o.format), "gpt-oss") == 0;
         mk_buf text;
         mk_buf_init(&text, 1000);
-        mk_buf_printf(&text, "%sabc%sdone", harmony ? start : "", mk_parse_force_answer(&o));
+        mk_buf_printf(&text, "%sabc", harmony ? start : "");
+        mk_parse_force_answer(&o, &text);
+        mk_buf_puts(&text, "done");
         assert_every_cut(&o, text.data, "{R|abc}{T|done}");
         mk_buf_free(&text);
     }
@@ -608,8 +680,8 @@ int main(void) {
         cmocka_unit_test(strings_stream), cmocka_unit_test(bad_tags),
         cmocka_unit_test(prompt_end),     cmocka_unit_test(long_texts),
         cmocka_unit_test(long_values),    cmocka_unit_test(out_of_memory),
-        cmocka_unit_test(control_tokens), cmocka_unit_test(places),
-        cmocka_unit_test(forced_answer),
+        cmocka_unit_test(control_tokens), cmocka_unit_test(tokens),
+        cmocka_unit_test(places),         cmocka_unit_test(forced_answer),
     };
     return cmocka_run_group_tests(tests, load_tools, drop_tools);
 }

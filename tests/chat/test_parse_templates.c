@@ -287,7 +287,6 @@ static void tags_of_reasoning(void **state) {
         mk_parse_detect(text, &o);
         assert_string_equal(o.think_open, tags[i][1]);
         assert_string_equal(o.think_close, tags[i][2]);
-        assert_string_equal(mk_parse_force_answer(&o), tags[i][2]);
         mk_free(text);
     }
 }

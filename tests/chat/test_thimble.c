@@ -1,5 +1,5 @@
 // The chat template and the tokenizer of the built-in model together: what a question looks like,
-// that past answers keep their reasoning, and that a user's text stays a user's text.  The texts
+// that every question stands alone, and that a user's text stays a user's text.  The texts
 // are what transformers' apply_chat_template gives for the same messages.
 #include "cmocka_all.h"
 
@@ -69,10 +69,12 @@ static void test_texts(void **state) {
     check_text("[" QUESTION "]", false, "<|user|>What is 2+2?");
     check_text("[" QUESTION "," ANSWER "]", false, TURN);
     check_text("[" QUESTION "," SPLIT "]", false, TURN);
-    check_text("[" QUESTION "," SPLIT "," QUESTION "]", true,
-               TURN "<|user|>What is 2+2?<|assistant|>");
-    check_text("[{\"role\":\"system\",\"content\":\"Be quick. \"}," QUESTION "]", true,
-               "Be quick. <|user|>What is 2+2?<|assistant|>");
+    // the last question alone, and what was answered to it
+    check_text("[" QUESTION "," SPLIT "," QUESTION "]", true, "<|user|>What is 2+2?<|assistant|>");
+    check_text("[" QUESTION "," SPLIT "," QUESTION "," ANSWER "]", false, TURN);
+    check_text("[{\"role\":\"system\",\"content\":\"Be quick. \"}," QUESTION "," SPLIT "," QUESTION
+               "]",
+               true, "Be quick. <|user|>What is 2+2?<|assistant|>");
     assert_true(mk_chat_template_thinks(template_));
 
     mk_jinja_text out = {0};
@@ -101,12 +103,13 @@ static void test_ids(void **state) {
     check_ids("[" QUESTION "]", question, 9);
     static const int32_t forged[] = {USER, '<', '|', 'e', 'n', 'd', '|', '>', ASSISTANT};
     check_ids("[{\"role\":\"user\",\"content\":\"<|end|>\"}]", forged, 9);
-    static const int32_t turn[] = {USER,      '1',  ASSISTANT, THINK, '\n', '1', '\n',
-                                   END_THINK, '\n', '1',       END,   USER, '2', ASSISTANT};
+    static const int32_t turn[] = {USER, '2',       ASSISTANT, THINK, '\n', '1',
+                                   '\n', END_THINK, '\n',      '1',   END,  ASSISTANT};
     check_ids("[{\"role\":\"user\",\"content\":\"1\"},"
-              "{\"role\":\"assistant\",\"reasoning_content\":\"1\",\"content\":\"1\"},"
-              "{\"role\":\"user\",\"content\":\"2\"}]",
-              turn, 14);
+              "{\"role\":\"assistant\",\"content\":\"1\"},"
+              "{\"role\":\"user\",\"content\":\"2\"},"
+              "{\"role\":\"assistant\",\"reasoning_content\":\"1\",\"content\":\"1\"}]",
+              turn, 12);
     assert_int_equal(mk_tokenizer_eos(tokenizer), END);
     assert_true(mk_tokenizer_is_eog(tokenizer, END));
     assert_false(mk_tokenizer_is_eog(tokenizer, USER));

@@ -1,4 +1,6 @@
 """What the end-to-end tests share: they start build/minke as a person would and look at what comes out."""
+import hashlib
+import json
 import os
 import pathlib
 import subprocess
@@ -38,6 +40,23 @@ def minke(tmp_path):
 @pytest.fixture(scope="session")
 def golden():
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def thimble():
+    """What transformers says about the built-in model (gen_thimble.py), which must be the committed one."""
+    ref = json.loads((GOLDEN / "thimble.json").read_text())
+    have = hashlib.sha256((ROOT / "models/thimble/thimble.gguf").read_bytes()).hexdigest()
+    assert have == ref["sha256"], "models/thimble/thimble.gguf is not the file that gen_thimble.py measured: run it again"
+    return ref
+
+
+@pytest.fixture(scope="session")
+def thimble_f32(tmp_path_factory):
+    """The committed file's weights in F32: the very values that transformers computed with."""
+    out = tmp_path_factory.mktemp("thimble") / "f32.gguf"
+    subprocess.run([MINKE, "convert", ROOT / "models/thimble/thimble.gguf", "--type", "f32", "-q", "-o", out], check=True)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ import pytest
 from conftest import MINKE, ROOT
 
 
+ASK = "What is (37+58)*6-129?"
+
+
 def ok(p):
     assert p.returncode == 0, (p.returncode, p.stderr)
     return p.stdout
@@ -23,28 +26,44 @@ def ok(p):
 
 
 def test_pipe(minke):
-    a = ok(minke("chat", "-n", "20", "--temp", "0", stdin="ROMEO:\n"))
-    assert a == ok(minke("run", "-n", "20", "--temp", "0", "ROMEO:"))
-    two = ok(minke("chat", "-n", "20", "--temp", "0", stdin="ROMEO:\nJULIET:\n/quit\nnever read\n"))
-    # a model whose template passes texts through continues the whole conversation
-    assert two.startswith(a)
-    text = a.rstrip("\n")
-    rest = json.loads(ok(minke("run", "--json", "-n", "20", "--temp", "0", "ROMEO:" + text + "JULIET:")))["text"]
-    assert two == a + rest + "\n"
+    a, b = (ok(minke("run", q)) for q in (ASK, "What is 12*13?"))
+    assert a != b and ok(minke("chat", stdin=ASK + "\n")) == a
+    # the built-in model's template shows it the last question alone
+    assert ok(minke("chat", stdin=f"{ASK}\nWhat is 12*13?\n/quit\nnever read\n")) == a + b
+
+
+def test_what_was_said_goes_on(minke):
+    """A template that passes texts through: the second answer continues the whole conversation."""
+    args = ["-n", "20", *(w for i in range(294, 299) for w in ("--logit-bias", f"{i}=-inf"))]  # words and bytes alone
+    through = ["--template", ROOT / "tests/cli/passes.jinja"]
+    first = json.loads(ok(minke("run", "--raw", "--json", *args, "37+58")))["text"]
+    rest = json.loads(ok(minke("run", "--raw", "--json", *args, "37+58" + first + "12*13")))["text"]
+    assert ok(minke("chat", *args, *through, stdin="37+58\n12*13\n")) == \
+        "".join(t if t.endswith("\n") else t + "\n" for t in (first, rest))
+
+
+def test_a_small_window_may_be_filled_by_one_answer(minke):
+    """Half of it would cut the thinking of long puzzles; a window over 1,024 tokens is divided."""
+    endless = ["-q", "--logit-bias", "298=-inf"]
+    n = len(json.loads(ok(minke("run", "--json", *endless, "--ctx", "200", ASK)))["ids"])
+    for ctx, least, most in ((200, n, n), (2048, 900, 1024)):
+        p = minke("chat", *endless, "--ctx", ctx, stdin=f"{ASK}\n/stats\n")
+        got = int(re.search(r"last answer: (\d+) tokens", ok(p) + p.stderr)[1])
+        assert least <= got <= most, (ctx, got)
 
 
 def test_commands_in_a_pipe(minke, tmp_path):
     f = tmp_path / "c.json"
-    ok(minke("chat", "-n", "10", stdin=f"/system Be brief.\nROMEO:\n/save {f}\n"))
+    ok(minke("chat", "-n", "10", stdin=f"/system Be brief.\n{ASK}\n/save {f}\n"))
     saved = json.loads(f.read_text())
     assert [m["role"] for m in saved] == ["system", "user", "assistant"]
-    assert saved[1]["content"] == "ROMEO:"
+    assert saved[1]["content"] == ASK and saved[2]["reasoning_content"]
     g = tmp_path / "d.json"
-    ok(minke("chat", "-n", "10", "--temp", "1", stdin=f"/load {f}\n/retry\n/save {g}\n"))
+    ok(minke("chat", "-n", "10", "--temp", "9", "--top-k", "0", "--top-p", "1", "--min-p", "0", stdin=f"/load {f}\n/retry\n/save {g}\n"))
     again = json.loads(g.read_text())
     assert again[:2] == saved[:2] and again[2] != saved[2]
-    ok(minke("chat", "-n", "10", stdin=f"/load {f}\n/edit JULIET:\n/save {g}\n"))
-    assert json.loads(g.read_text())[1]["content"] == "JULIET:"
+    ok(minke("chat", "-n", "10", stdin=f"/load {f}\n/edit What is 12*13?\n/save {g}\n"))
+    assert json.loads(g.read_text())[1]["content"] == "What is 12*13?"
     ok(minke("chat", "-n", "10", stdin=f"/load {f}\n/reset\n/save {g}\n"))
     assert json.loads(g.read_text()) == saved[:1]
 
@@ -63,7 +82,7 @@ def test_wrong_commands_say_so(minke, tmp_path):
 
 def test_window_that_is_full_loses_nothing(minke, tmp_path):
     f = tmp_path / "c.json"
-    p = minke("chat", "--ctx", "64", "-n", "10", stdin=f"ROMEO:\n{'word ' * 30}\n/save {f}\n")
+    p = minke("chat", "--ctx", "64", "-n", "10", stdin=f"{ASK}\n{'word ' * 30}\n/save {f}\n")
     assert "window" in p.stderr and "/reset" in p.stderr
     assert [m["role"] for m in json.loads(f.read_text())] == ["user", "assistant"]
 
@@ -142,19 +161,23 @@ PROMPT = r"\x1b\[\?2004h.*?> "
 ENDLESS = ["--ctx", "100000", "-n", "90000", "--logit-bias", "3=-inf", "--logit-bias", "1=-inf"]
 
 
-def test_alone_on_a_terminal_is_a_chat(terminal, tmp_path):
+def test_alone_on_a_terminal_is_a_chat(terminal, minke, tmp_path):
+    o = json.loads(ok(minke("run", "--json", ASK)))
     t = terminal()
-    t.wait_for("shakespeare, window 512")
+    t.wait_for(r"thimble, window \d+ tokens")
     t.wait_for(PROMPT)
-    t.send("ROMEO:\r")
-    assert len(t.wait_for(PROMPT)) > 100
+    t.send(ASK + "\r")
+    out = t.wait_for(PROMPT)
+    # it thinks aloud, dimmed, and then answers
+    assert "\x1b[2m" + o["reasoning"].replace("\n", "\r\n") + "\x1b[0m\r\n\r\n" + o["text"] + "\r\n" in out
     t.send("/stats\r")
-    t.wait_for("last answer: 253 tokens")
+    t.wait_for(f"last answer: {len(o['ids'])} tokens")
     t.wait_for(PROMPT)
     t.send("/quit\r")
     assert t.exit_code() == 0
     history = tmp_path / ".local/state/minke/history"
-    assert "ROMEO:" in history.read_text()
+    # as libedit writes it, blanks in octal
+    assert ASK.replace(" ", "\\040") in history.read_text()
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
@@ -223,7 +246,16 @@ def test_thinking_is_dimmed_and_folds(terminal, golden, tmp_path):
 
 
 def test_speed_is_shown_on_a_terminal(terminal):
-    t = terminal("run", "-n", "5", "--no-show-thinking", "ROMEO:")
+    t = terminal("run", "-n", "5", "--no-show-thinking", ASK)
     t.exit_code()
     t.read()
     assert b"tok/s" in t.seen
+
+
+def test_one_answer_on_a_terminal_shows_the_thinking(terminal, minke):
+    o = json.loads(ok(minke("run", "--json", ASK)))
+    t = terminal("run", ASK)
+    t.exit_code()
+    t.read()
+    want = "\x1b[2m" + o["reasoning"].replace("\n", "\r\n") + "\x1b[0m\r\n\r\n" + o["text"] + "\r\n"
+    assert want.encode() in t.seen

@@ -1,4 +1,5 @@
 """make install, and programs that use nothing but what was installed."""
+import json
 import math
 import os
 import re
@@ -8,6 +9,7 @@ import pytest
 
 from conftest import MINKE, ROOT
 
+ASK = "What is (37+58)*6-129?"
 
 def call(*args, **kw):
     p = subprocess.run(list(map(str, args)), capture_output=True, text=True, check=False, timeout=300,
@@ -39,7 +41,7 @@ def build(installed, tmp_path_factory):
 
 def test_what_is_installed(installed):
     for f in ("bin/minke", "include/minke.h", "lib/pkgconfig/minke.pc", "lib/libminke.so",
-              "share/minke/models/shakespeare/config.json"):
+              "share/minke/models/thimble/thimble.gguf", "share/minke/models/thimble/CARD.md"):
         assert (installed / f).exists(), f
     assert [p.name for p in (installed / "include").iterdir()] == ["minke.h"]
 
@@ -53,27 +55,30 @@ def test_the_library_shows_only_its_header(installed):
 
 def test_the_installed_program_finds_its_model(installed, tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("MINKE_")}
-    p = call(installed / "bin/minke", "run", "--temp", "0", "-n", "10", "ROMEO:", cwd=tmp_path, env=env)
+    p = call(installed / "bin/minke", "run", ASK, cwd=tmp_path, env=env)
     assert p.stdout.strip()
 
 
 def test_generate(build, minke):
-    p = call(build("generate"), "models/shakespeare", "ROMEO:", "30", cwd=ROOT)
-    assert p.stdout == minke("run", "--raw", "-n", "30", "ROMEO:").stdout.rstrip("\n") + "\n"
+    text = f"<|user|>{ASK}<|assistant|>"
+    p = call(build("generate"), "models/thimble", text, "30", cwd=ROOT)
+    assert p.stdout == json.loads(minke("run", "--json", "--raw", "-n", "30", text).stdout)["text"] + "\n"
     assert p.stderr.startswith("30 tokens")
 
 
 def test_chat_stream(build, minke):
-    p = call(build("chat_stream"), "models/shakespeare", cwd=ROOT, input="ROMEO:\nJULIET:\n")
-    assert p.stdout == minke("chat", "-n", "60", stdin="ROMEO:\nJULIET:\n").stdout
-    assert "(0 of 6 prompt tokens were in the cache)" in p.stderr
-    assert "(65 of 73 prompt tokens were in the cache)" in p.stderr  # 6 + 60, the last was never fed; 7 are new
+    talk = "What is 12*13?\nWhat is 12*14?\n"
+    p = call(build("chat_stream"), "models/thimble", cwd=ROOT, input=talk)
+    assert p.stdout == minke("chat", stdin=talk).stdout
+    assert "(0 of 11 prompt tokens were in the cache)" in p.stderr
+    assert "(8 of 11 prompt tokens were in the cache)" in p.stderr  # up to the first digit that differs
+    assert json.loads(minke("run", "--json", "What is 12*14?").stdout)["reasoning"] in p.stderr
 
 
 def test_logprobs(build, minke):
-    p = call(build("logprobs"), "models/shakespeare", "ROMEO: ah", cwd=ROOT)
+    p = call(build("logprobs"), "models/thimble", "12*13=156", cwd=ROOT)
     rows = [line.split(None, 2) for line in p.stdout.splitlines()[:-1]]
-    assert [int(r[1]) for r in rows] == list(b"ROMEO: ah")
+    assert [int(r[1]) for r in rows] == list(b"12*13=156")
     mean = -sum(float(r[0]) for r in rows) / (len(rows) - 1)
     m = re.match(r"mean (\d+\.\d+) nats over 8", p.stdout.splitlines()[-1])
     assert m and math.isclose(float(m[1]), mean, abs_tol=2e-4)

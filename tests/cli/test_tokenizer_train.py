@@ -60,7 +60,7 @@ def test_digits_and_min_count(minke, tmp_path):
 def test_thimble_is_what_its_script_makes(minke, tmp_path):
     out = tmp_path / "tokenizer"
     subprocess.run([THIMBLE / "make-tokenizer", MINKE, out], check=True, timeout=60)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         assert (out / name).read_bytes() == (THIMBLE / "tokenizer" / name).read_bytes(), name
 
 

@@ -209,6 +209,21 @@ def test_adapters_are_trained_over_a_quantised_base(minke, data, tmp_path):
     assert [x["max_dlogp"] for x in log(tmp_path / "rl")] == [0, 0]
 
 
+def test_words_of_a_gguf_file_come_along(minke, golden, tmp_path):
+    """Where it carries a tokenizer.json, into the result and into what is exported from a checkpoint."""
+    base, data, run = tmp_path / "base.gguf", tmp_path / "x.jsonl", tmp_path / "run"
+    data.write_text('{"prompt": "Hi", "completion": "Hello."}\n')
+    assert minke("convert", golden / "models" / "deepseek_v3", "-o", base).returncode == 0
+    r = minke("train", "sft", "-m", base, "-o", run, "--steps", 1, "--batch-tokens", 128, "--max-len", 64, data)
+    assert r.returncode == 0, r.stderr
+    r = minke("train", "export", run, "-m", base, "-o", tmp_path / "out")
+    assert r.returncode == 0, r.stderr
+    for folder in (run / "model", tmp_path / "out"):
+        assert (folder / "tokenizer.json").read_bytes() == (golden / "models/deepseek_v3/tokenizer.json").read_bytes()
+        r = minke("run", "-m", folder, "-n", 4, "--", "Hi")
+        assert r.returncode == 0, r.stderr
+
+
 def test_updates_that_share_a_sampling_leave_the_policy(minke, data, tmp_path):
     """The difference of log-probabilities is 0 on the first update of a sampling and not on the second."""
     assert minke(*pretrain(data, tmp_path / "base", "deepseek", 30)).returncode == 0
@@ -245,13 +260,13 @@ def test_a_plan_is_shown_and_nothing_is_done(minke, data, tmp_path):
 
 
 @pytest.mark.parametrize("args, code, words", [
-    (["train", "sft", "-m", "shakespeare"], 1, "expected a folder for the run"),
-    (["train", "sft", "-m", "shakespeare", "-o", "{out}"], 1, "expected files with training data"),
-    (["train", "pretrain", "-m", "shakespeare", "--config", "x", "-o", "{out}"], 1, "expected one of them"),
-    (["train", "grpo", "-m", "shakespeare", "-o", "{out}", "{rl}"], 1, "--steps N"),
-    (["train", "grpo", "-m", "shakespeare", "-o", "{out}", "--steps", "1", "--reward", "nonsense", "{rl}"], 1,
+    (["train", "sft", "-m", "thimble"], 1, "expected a folder for the run"),
+    (["train", "sft", "-m", "thimble", "-o", "{out}"], 1, "expected files with training data"),
+    (["train", "pretrain", "-m", "thimble", "--config", "x", "-o", "{out}"], 1, "expected one of them"),
+    (["train", "grpo", "-m", "thimble", "-o", "{out}", "{rl}"], 1, "--steps N"),
+    (["train", "grpo", "-m", "thimble", "-o", "{out}", "--steps", "1", "--reward", "nonsense", "{rl}"], 1,
      "nonsense"),
-    (["train", "sft", "-m", "shakespeare", "-o", "{out}", "--batch-tokens", "64", "{sft}"], 1, "--batch-tokens"),
+    (["train", "sft", "-m", "thimble", "-o", "{out}", "--batch-tokens", "64", "{sft}"], 1, "--batch-tokens"),
     (["train", "dance"], 1, "unknown method"),
 ])
 def test_wrong_use_is_explained(minke, data, tmp_path, args, code, words):

@@ -28,6 +28,10 @@ def data(tmp_path_factory):
     pairs = [json.dumps(x) + "\n" for x in pairs if x["chosen"] != x["rejected"]]
     (d / "pairs.jsonl").write_text("".join(pairs[:40]))
     (d / "eval.jsonl").write_text("".join(pairs[40:48]))
+    for name, part in (("labels", pairs[:40]), ("eval-labels", pairs[40:48])):
+        labels = [{"prompt": x["prompt"], "completion": x[side], "label": side == "chosen"}
+                  for x in map(json.loads, part) for side in ("chosen", "rejected")]
+        (d / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in labels))
     return d
 
 
@@ -40,8 +44,9 @@ def base(data):
 
 
 def dpo(data, base, out, loss="dpo", steps=6, extra=()):
+    files = ("labels.jsonl", "eval-labels.jsonl") if loss == "kto" else ("pairs.jsonl", "eval.jsonl")
     return ["train", "dpo", "-m", base, "-o", out, "--loss", loss, "--steps", steps, "--batch-tokens", 320, "--lr", "1e-3",
-            "--save-every", 2, "--eval", data / "eval.jsonl", *extra, data / "pairs.jsonl"]
+            "--save-every", 2, "--eval", data / files[1], *extra, data / files[0]]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -57,11 +62,27 @@ def test_every_loss_learns(minke, data, base, tmp_path, loss):
         assert lines[0]["reward_chosen"] == lines[0]["reward_rejected"] == 0  # it is its own reference, to the last bit
 
 
-def test_killed_runs_keep_their_reference(minke, data, base, tmp_path):
+def test_labels_are_learned(minke, data, base, tmp_path):
+    """Good answers become more probable, against bad ones; also where an update has several batches."""
+    for name, extra in (("run", []), ("parts", ["--batch-tokens", 160, "--accum", 2, "-t", 2])):
+        r = minke(*dpo(data, base, tmp_path / name, "kto", 8, ["--beta", "0.5", "--undesirable", "1.25", *extra]))
+        assert r.returncode == 0, r.stderr
+        lines = log(tmp_path / name)
+        assert lines[0]["kl"] == lines[0]["reward_chosen"] == lines[0]["reward_rejected"] == 0  # to the last bit
+        assert 0.5 <= lines[0]["loss"] <= 0.625  # half of the weights
+        assert lines[-1]["eval_margin"] > 0 and lines[-1]["eval_loss"] < 0.5625 and "eval_kl" in lines[-1]
+        assert all(x["kl"] >= 0 for x in lines)  # above 0: tests/train/test_preference_kto.c
+    r = minke(*dpo(data, base, tmp_path / "run", "kto", 8, ["--beta", "0.5"]))
+    assert r.returncode == 1 and "undesirable = 1.25, now it is 1" in r.stderr
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_killed_runs_keep_their_reference(minke, data, base, tmp_path, loss):
     steps, rng = 16, random.Random(5)
     extra = ["--eval-every", 5, "-t", 1]
-    assert minke(*dpo(data, base, tmp_path / "whole", steps=steps, extra=[*extra, "-t", 2])).returncode == 0
-    args = dpo(data, base, tmp_path / "killed", steps=steps, extra=extra)
+    r = minke(*dpo(data, base, tmp_path / "whole", loss, steps, [*extra, "-t", 2]))
+    assert r.returncode == 0, r.stderr
+    args = dpo(data, base, tmp_path / "killed", loss, steps, extra)
     for n in (3, 8):  # and then left alone
         p = start(args)
         wait_for_lines(p, tmp_path / "killed", n)
@@ -88,6 +109,7 @@ def test_another_start_is_another_reference(minke, data, base, tmp_path):
     (["--margin", "1"], "the loss dpo has no margin"),
     (["--smoothing", "0.5"], "label smoothing is 0.5"),
     (["--loss", "ppo"], "dpo"),
+    (["--desirable", "2"], "the loss dpo has no weights of labels"),
     (["--batch-tokens", "60"], "pairs.jsonl line"),
 ])
 def test_wrong_use_is_explained(minke, data, base, tmp_path, extra, words):
@@ -98,3 +120,9 @@ def test_wrong_use_is_explained(minke, data, base, tmp_path, extra, words):
 def test_other_data_is_refused(minke, data, base, tmp_path):
     r = minke("train", "dpo", "-m", base, "-o", tmp_path / "run", data / "sft.jsonl")
     assert r.returncode == 5 and "expected data of kind pair" in r.stderr, r.stderr
+    r = minke("train", "dpo", "-m", base, "-o", tmp_path / "run", data / "labels.jsonl")
+    assert r.returncode == 5 and "expected data of kind pair, got kind label" in r.stderr, r.stderr
+    r = minke("train", "dpo", "--loss", "kto", "-m", base, "-o", tmp_path / "run", data / "pairs.jsonl")
+    assert r.returncode == 5 and "expected data of kind label, got kind pair" in r.stderr, r.stderr
+    r = minke("train", "pretrain", "-m", base, "-o", tmp_path / "run", "--steps", 1, data / "labels.jsonl")
+    assert r.returncode == 1 and "data of kind label, expected texts" in r.stderr, r.stderr

@@ -38,6 +38,15 @@ def test_learned_tokens_stand_in_brackets(minke, tmp_path):
     assert out.count("[[") == 1 and "<|im_start|>[[user\nHi" in out
 
 
+def test_labels_are_shown(minke, tmp_path):
+    data = lines(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": True}, {"prompt": "Hi", "completion": "Go away", "label": False})
+    out = ok(minke("train", "preview", *MODEL, data))
+    assert "learned, good\n" in out and "learned, bad\n" in out and "2 lines of kind label, 2 samples\n" in out
+    assert out.count("[[") == 2 and "assistant\n[[Go away<|im_end|>]]\n" in out
+    samples = json.loads(ok(minke("train", "preview", *MODEL, "--kind", "label", "--json", data)))["samples"]
+    assert [s["label"] for s in samples] == [True, False]
+
+
 def on_terminal(*args, env=None):
     main, sub = pty.openpty()
     p = subprocess.Popen([MINKE, *map(str, args)], stdin=subprocess.DEVNULL, stdout=sub, stderr=sub, cwd=ROOT,
@@ -89,9 +98,9 @@ def test_pairs_and_rl(minke, tmp_path):
 
 
 def test_built_in_model(minke, tmp_path):
-    data = lines(tmp_path, {"prompt": "ROMEO:", "completion": " Adieu."})
+    data = lines(tmp_path, {"prompt": "7*8=", "completion": "56."})
     out = ok(minke("train", "preview", "--raw", data))
-    assert "ROMEO:[[ Adieu." in out
+    assert "7*8=[[56." in out
     text = tmp_path / "a.txt"
     text.write_text("one two three " * 200, encoding="utf-8")
     o = json.loads(ok(minke("train", "preview", "--raw", "--json", "--max-len", "100", text)))

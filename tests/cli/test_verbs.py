@@ -1,11 +1,14 @@
 """tokenize, logits, perplexity, convert, show."""
+import hashlib
 import json
 import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
 
+from conftest import MINKE
 from ggufread import read_gguf
 
 MODELS = ["llama", "llama3", "yi", "qwen2", "qwen2_tied", "deepseek_v2lite", "deepseek_v2", "deepseek_v3",
@@ -38,9 +41,9 @@ def test_tokenize_back(minke):
 
 
 def test_control_tokens_only_when_asked(minke):
-    plain = as_json(minke("tokenize", "--json", "<|endoftext|>"))["ids"]
-    assert bytes(plain) == b"<|endoftext|>"
-    assert as_json(minke("tokenize", "--json", "--special", "<|endoftext|>"))["ids"] == [256]
+    plain = as_json(minke("tokenize", "--json", "<|end|>"))["ids"]
+    assert bytes(plain) == b"<|end|>"
+    assert as_json(minke("tokenize", "--json", "--special", "<|end|>"))["ids"] == [298]
 
 
 def test_a_file_with_nothing_but_a_vocabulary(minke, shared):
@@ -70,10 +73,10 @@ def test_logits_equal_the_official_ones(minke, golden, tmp_path, model):
 
 
 def test_logits_of_text(minke, tmp_path):
-    ok(minke("logits", "--text", "ROMEO:", "-o", tmp_path / "a.npy"))
-    ok(minke("logits", "--ids", "82,79,77,69,79,58", "-o", tmp_path / "b.npy"))
+    ok(minke("logits", "--text", "37+58=", "-o", tmp_path / "a.npy"))
+    ok(minke("logits", "--ids", "51,55,43,53,56,61", "-o", tmp_path / "b.npy"))
     a, b = (np.load(tmp_path / f) for f in ("a.npy", "b.npy"))
-    assert a.shape == (6, 257) and np.array_equal(a, b)
+    assert a.shape == (6, 304) and np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("model", ["llama", "deepseek_v2lite"])
@@ -97,21 +100,58 @@ def test_logits_leave_no_half_file(minke, tmp_path):
 # --- perplexity ------------------------------------------------------------------------------------------------------
 
 
-def test_perplexity_of_held_out_text(minke, golden, shared, tmp_path):
-    ref = json.loads((golden.parents[1] / "models/shakespeare/golden.json").read_text())
-    text = (shared / "tinyshakespeare/input.txt").read_bytes()
-    held = tmp_path / "held-out.txt"
-    held.write_bytes(text[len(text) * 9 // 10:])
-    o = as_json(minke("perplexity", "-f", held, "--window", "256", "--json"))
-    assert o["windows"] == 435 and o["tokens"] == 435 * 255
-    want = ref["held_out_loss"]
-    assert abs(o["loss"] - want) <= 1e-4 * want, (o, want)
-    assert abs(o["perplexity"] - np.exp(o["loss"])) < 1e-9
-    assert 0 < o["standard_error"] < 0.02
+@pytest.fixture
+def held_out(thimble, tmp_path):
+    """The lines that gen_thimble.py measured, as a file: the same options give the same bytes."""
+    path = tmp_path / "held-out.jsonl"
+    subprocess.run([MINKE.parent / "thimble_puzzles", *thimble["puzzles"], "--out", path], check=True)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == thimble["puzzles_sha256"], "puzzles changed: gen_thimble.py"
+    return path
+
+
+# transformers computed with the file's weights in float32.  Their F32 conversion must give the same but for the order of
+# sums; the file itself rounds activations to 8 bits.
+EXACTLY, ROUNDED = 1e-5, 5e-3
+
+
+def test_perplexity_of_held_out_text(minke, thimble, thimble_f32, held_out, tmp_path):
+    ref, text = thimble["perplexity"], tmp_path / "held-out.txt"
+    rows = [json.loads(line) for line in held_out.read_text().splitlines()[:ref["lines"]]]
+    text.write_text("".join(f"{r['prompt']}\n{r['completion']}\n" for r in rows))
+    for model, bound in ((thimble_f32, EXACTLY), ("thimble", ROUNDED)):
+        o = as_json(minke("perplexity", "-m", model, "-f", text, "--window", ref["window"], "--json"))
+        assert o["windows"] == ref["windows"] and o["tokens"] == ref["tokens"]
+        assert abs(o["loss"] - ref["loss"]) <= bound * ref["loss"], (o, ref, model)
+        assert abs(o["perplexity"] - np.exp(o["loss"])) < 1e-9
+        assert 0 < o["standard_error"] < 0.05
+
+
+def test_loss_of_held_out_conversations(minke, thimble, thimble_f32, held_out, tmp_path):
+    """Words and template from the GGUF file, loss of the completions: an update that changes nothing, and its evaluation."""
+    ref = thimble["held_out"]
+    first = tmp_path / "first.jsonl"
+    first.write_text(held_out.read_text().splitlines()[0] + "\n")
+    for model, bound in ((thimble_f32, EXACTLY), ("thimble", ROUNDED)):
+        run = tmp_path / f"run-{bound}"
+        ok(minke("train", "sft", "-m", model, "-o", run, "--lora", 1, "--lr", "1e-30", "--steps", 1, "--batch-tokens", 2048,
+                 "--eval", held_out, "-q", first))
+        got = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["eval_loss"]
+        assert abs(got - ref["loss"]) <= bound * ref["loss"], (got, ref, model)
+    o = as_json(minke("train", "preview", "--json", "-n", "0", held_out))
+    assert o["data"]["learned"] == ref["tokens"]
+
+
+def test_chat_prompts_are_those_of_transformers(minke, thimble, tmp_path):
+    """Template and words of the GGUF file on whole conversations."""
+    questions = thimble["greedy"]["questions"]
+    data = tmp_path / "rl.jsonl"
+    data.write_text("".join(json.dumps({"prompt": q["question"], "answer": "1", "checker": "numeric"}) + "\n" for q in questions))
+    o = as_json(minke("train", "preview", "--json", "-n", "100", data))
+    assert [s["prompt"]["ids"] for s in o["samples"]] == [q["prompt_ids"] for q in questions]
 
 
 def test_perplexity_is_the_mean_of_the_logits_own(minke, tmp_path):
-    text = "What light through yonder window breaks?\nIt is the east"
+    text = "37+58=95\n95*6:30 57=570\n570-129:1' 4 4=441\n441\n(5*7)+3=38"
     ok(minke("logits", "--text", text[:25], "-o", tmp_path / "a.npy"))
     ok(minke("logits", "--text", text[25:50], "-o", tmp_path / "b.npy"))
     nll = []
@@ -226,6 +266,24 @@ def test_convert_to_a_folder(minke, golden, tmp_path, source):
     assert as_json(minke("tokenize", "-m", out, "--json", "To be"))["ids"]
 
 
+def test_words_go_through_a_gguf_file(minke, golden, tmp_path):
+    """A tokenizer that GGUF's keys cannot say is in the file as it was, and comes out again with what stands beside it."""
+    model, out = golden / "models/deepseek_v3", tmp_path / "back"
+    ok(minke("convert", model, "-o", tmp_path / "m.gguf"))
+    p = minke("convert", tmp_path / "m.gguf", "-o", f"{out}/")
+    ok(p)
+    assert "no tokenizer.json" not in p.stderr
+    assert (out / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+    text = "<|im_start|>user\nWhat's 2+2, \u00e9t\u00e9?  <think>\n</s><eos>"
+    for how in ([], ["--special"], ["--add-special"]):
+        a, b = (as_json(minke("tokenize", "-m", m, "--json", *how, text)) for m in (model, out))
+        assert a == b
+    own, back = (json.loads((m / "generation_config.json").read_text()) for m in (model, out))
+    ends = own["eos_token_id"]
+    assert set(ends if isinstance(ends, list) else [ends]) <= set(back["eos_token_id"])
+    assert (out / "chat_template.jinja").read_text() == (model / "chat_template.jinja").read_text()
+
+
 def test_folders_hold_f32_or_bf16(minke, golden, tmp_path):
     p = minke("convert", golden / "models/llama", "-o", tmp_path, "--type", "q8_0")
     assert p.returncode == 1 and "f32 or bf16" in p.stderr and not list(tmp_path.iterdir())
@@ -237,27 +295,36 @@ def test_folders_hold_f32_or_bf16(minke, golden, tmp_path):
 # --- show ------------------------------------------------------------------------------------------------------------
 
 
-def test_show_is_true(minke, golden):
+def in_blocks(n):
+    """The cache is kept in blocks of 64 tokens."""
+    return -(-n // 64) * 64
+
+
+def test_show_is_true(minke, thimble):
     o = as_json(minke("show", "--json", "--tensors"))
-    assert o["family"] == "deepseek" and o["parameters"] == 1_897_280 + 32
+    c = thimble["config"]
+    assert o["family"] == "deepseek" and o["parameters"] == c["parameters"]
     a = o["architecture"]
-    assert (a["layers"], a["width"], a["experts"], a["experts_used"], a["window"]) == (5, 160, 8, 2, 512)
-    # 64 latent and 16 rope values per token and layer, float16, for 512 tokens
-    assert o["memory"]["cache"] == 5 * (64 + 16) * 2 * 512
+    assert {k: a[k] for k in ("layers", "width", "experts", "experts_used", "window")} == \
+        {k: c[k] for k in ("layers", "width", "experts", "experts_used", "window")}
+    # 64 latent and 16 rope values per token and layer, float16
+    assert o["memory"]["cache"] == c["layers"] * (64 + 16) * 2 * in_blocks(c["window"])
     assert o["memory"]["total"] == sum(o["memory"][k] for k in ("weights", "cache", "scratch"))
     assert sum(t["bytes"] for t in o["types"]) == sum(t["bytes"] for t in o["tensors"])
-    assert o["tokenizer"]["eos"] == {"id": 256, "token": "<|endoftext|>"} and o["tokenizer"]["bos"] is None
+    assert o["tokenizer"]["eos"] == {"id": 298, "token": "<|end|>"}
+    assert o["sampling"]["temperature"] == 0  # what is recommended for reasoning lies in the file, too
 
 
 def test_show_for_a_context(minke):
-    a, b = (as_json(minke("show", "--json", "--ctx", n))["memory"] for n in (256, 512))
-    assert a["context"] == 256 and b["cache"] == 2 * a["cache"] and a["weights"] == b["weights"]
+    a, b = (as_json(minke("show", "--json", "--ctx", n))["memory"] for n in (128, 256))
+    assert a["context"] == 128 and b["cache"] == 2 * a["cache"] and a["weights"] == b["weights"]
 
 
-def test_show_for_a_cache_type(minke):
+def test_show_for_a_cache_type(minke, thimble):
     size = {t: as_json(minke("show", "--json", "--kv-type", t))["memory"]["cache"] for t in ("f32", "f16", "q8")}
-    # 64 latent columns under one scale, 16 rope columns padded to a group of 32 under another; 5 layers, 512 tokens
-    assert size["f32"] == 2 * size["f16"] and size["q8"] == 5 * (64 + 32 + 2 * 4) * 512
+    # 64 latent columns under one scale, 16 rope columns padded to a group of 32 under another
+    c = thimble["config"]
+    assert size["f32"] == 2 * size["f16"] and size["q8"] == c["layers"] * (64 + 32 + 2 * 4) * in_blocks(c["window"])
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -252,6 +252,34 @@ static void test_hammer(void **state) {
     rig_close(&r);
 }
 
+// The same block behind another beginning is another block, whatever the keys.
+static void test_same_block_elsewhere(void **state) {
+    (void)state;
+    rig r = rig_open(LLAMA, (rig_opts){.n_ctx = 256, .n_seq = 1, .n_block = 12});
+    mk_prefix *p = NULL;
+    mk_err err = {0};
+    mk_prefix_opts o = {.engine = r.engine, .key_bits = 3};
+    int32_t a[129], b[129];
+    int64_t n_known = 0;
+    assert_int_equal(mk_prefix_create(&o, &p, &err), MK_OK);
+    for (uint64_t i = 0; i < 20; i++) {
+        mk_prefix_forget(p, 1);
+        fill_ids(a, 129, 200 + i);
+        (void)answer(&r, p, 1, a, 129, NULL);
+        memcpy(b + 64, a + 64, 65 * sizeof *b);
+        for (uint64_t k = 0; k < 8; k++) {
+            fill_ids(b, 64, 300 + k);
+            (void)answer(&r, p, 1, b, 65, NULL);
+            int64_t cached = cached_of(&r, p, 1, b, 129);
+            assert_in_range(cached, 0, 64);
+            n_known += cached == 64;
+        }
+    }
+    assert_true(n_known > 40);
+    mk_prefix_destroy(p);
+    rig_close(&r);
+}
+
 static mk_status create_and_answer(void *arg, mk_err *err) {
     const rig *r = arg;
     mk_prefix *p = NULL;
@@ -273,10 +301,13 @@ static void test_torture(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_sharing),
-        cmocka_unit_test(test_tenants),   cmocka_unit_test(test_eviction_order),
-        cmocka_unit_test(test_figures),   cmocka_unit_test(test_hammer),
-        cmocka_unit_test(test_torture)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits),
+                                       cmocka_unit_test(test_sharing),
+                                       cmocka_unit_test(test_tenants),
+                                       cmocka_unit_test(test_eviction_order),
+                                       cmocka_unit_test(test_figures),
+                                       cmocka_unit_test(test_hammer),
+                                       cmocka_unit_test(test_same_block_elsewhere),
+                                       cmocka_unit_test(test_torture)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

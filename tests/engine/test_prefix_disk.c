@@ -121,6 +121,46 @@ static void test_restart(void **state) {
     assert_true(each_path(NULL, NULL) >= 12);
 }
 
+// A long prompt comes back file by file.
+static void test_in_parts(void **state) {
+    (void)state;
+    rig r = rig_open(V3, (rig_opts){.n_ctx = 1024, .n_seq = 1, .kv_type = MK_KV_Q8});
+    mk_prefix *p = new_prefix(&r, dir, BIG);
+    mk_prefix_opts o = {
+        .engine = r.engine, .dir = dir, .max_disk = BIG, .model_key = "tiny model", .max_read = 1};
+    mk_err err = {0};
+    int32_t ids[700];
+    fill_ids(ids, 700, 68);
+    for (int64_t n = 150; n < 700; n += 150) {  // runs of 2, 2, 3 and 2 blocks
+        (void)answer(&r, p, 1, ids, n, NULL);
+    }
+    uint64_t want = answer(&r, p, 1, ids, 650, NULL);  // and 1
+    mk_prefix_destroy(p);
+    assert_int_equal(mk_prefix_create(&o, &p, &err), MK_OK);
+    int seq = open_seq(&r);
+    static const int64_t parts[] = {128, 256, 448, 576, 640, 640};
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 650), parts[i]);
+        assert_int_equal(mk_engine_seq_length(r.engine, seq), parts[i]);
+    }
+    assert_int_equal(mk_engine_feed(r.engine, seq, ids + 640, 10, MK_LOGITS_LAST, &err), MK_OK);
+    assert_true(hash_logits(&r) == want);
+    mk_prefix_figures f = figures_of(p);
+    assert_true(f.lookups == 1 && f.hit_tokens == 640 && f.disk_hit_tokens == 640);
+    assert_int_equal(f.miss_tokens, 10);
+    // forgotten in between: nothing more, and what is there stays
+    mk_engine_seq_truncate(r.engine, seq, 0);
+    mk_prefix_forget(p, 2);
+    assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 200), 192);
+    mk_prefix_forget(p, 1);
+    assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 650), 192);
+    assert_int_equal(mk_engine_feed(r.engine, seq, ids + 192, 458, MK_LOGITS_LAST, &err), MK_OK);
+    assert_true(hash_logits(&r) == want);
+    mk_engine_seq_close(r.engine, seq);
+    mk_prefix_destroy(p);
+    rig_close(&r);
+}
+
 // Blocks that were taken back come from disk, whatever is still in memory.
 static void test_small_memory(void **state) {
     (void)state;
@@ -151,6 +191,42 @@ static void test_small_memory(void **state) {
     rig_close(&r);
 }
 
+// Keys of few bits: many prompts have the same, on disk and in memory; none gets another's blocks.
+static void test_colliding_keys(void **state) {
+    (void)state;
+    enum { N = 24 };
+    rig r = rig_open(V3, (rig_opts){.n_ctx = 256, .n_seq = 1, .n_block = 6, .kv_type = MK_KV_Q8});
+    int32_t ids[N][200];
+    uint64_t want[N];
+    int64_t hits = 0, cached = 0;
+    for (uint64_t i = 0; i < N; i++) {
+        fill_ids(ids[i], 200, 300 + i);
+        if (i % 3) {
+            memcpy(ids[i], ids[i - 1], 100 * sizeof **ids);
+        } else {
+            fill_ids(ids[i] + 64, 64, 299);  // the same block behind another beginning
+        }
+        want[i] = answer(&r, NULL, 1, ids[i], 200, NULL);
+    }
+    for (int pass = 0; pass < 8; pass++) {
+        mk_prefix *p = NULL;
+        mk_err err = {0};
+        mk_prefix_opts o = {
+            .engine = r.engine, .dir = dir, .max_disk = BIG, .key_bits = pass < 4 ? 4 : 6};
+        assert_int_equal(mk_prefix_create(&o, &p, &err), MK_OK);
+        for (uint64_t i = 0; i < N; i++) {
+            uint64_t k = mk_rng_u64((uint64_t)pass, i) % N;
+            assert_true(answer(&r, p, k & 1, ids[k], 200, &cached) == want[k]);
+            hits += cached > 0;
+            mk_prefix_flush(p);
+        }
+        assert_int_equal(figures_of(p).damaged, 0);
+        mk_prefix_destroy(p);
+    }
+    assert_true(hits > 8);
+    rig_close(&r);
+}
+
 // --- damage --------------------------------------------------------------------------------------
 
 static int32_t small_ids[65];
@@ -176,8 +252,15 @@ static void serve_small(const rig *r, const char *path, uint64_t want, bool good
     assert_int_equal(access(path, F_OK), 0);  // written anew
 }
 
-static mk_prefix_kind kind_of(const rig *r) {
-    return (mk_prefix_kind){.model_key = "tiny model",
+// Of the files of a cache over r; the model's key is what this one says it is.
+static mk_prefix_kind kind_of(const rig *r, const uint8_t *file) {
+    static char key[128];
+    uint64_t n = 0;
+    memcpy(&n, file + 56, sizeof n);
+    assert_in_range(n, 1, sizeof key - 1);
+    memcpy(key, file + 128, n);
+    key[n] = 0;
+    return (mk_prefix_kind){.model_key = key,
                             .kv_type = (uint32_t)mk_kv_get_type(mk_engine_kv(r->engine)),
                             .block_bytes = mk_kv_block_bytes(mk_engine_kv(r->engine))};
 }
@@ -189,7 +272,7 @@ static void test_every_byte(void **state) {
     size_t n = 0;
     uint64_t want = 0;
     uint8_t *good = small_file(&r, path, &n, &want), *data = mk_try_alloc(n, 1);
-    mk_prefix_kind kind = kind_of(&r);
+    mk_prefix_kind kind = kind_of(&r, good);
     mk_prefix_run run;
     mk_err err = {0};
     memcpy(data, good, n);
@@ -267,12 +350,14 @@ static void test_lies(void **state) {
     size_t n = 0;
     uint64_t want = 0;
     uint8_t *good = small_file(&r, path, &n, &want);
-    mk_prefix_kind kind = kind_of(&r), other = kind;
+    mk_prefix_kind kind = kind_of(&r, good), other = kind;
     mk_prefix_run run, lie;
     mk_err err = {0};
     assert_int_equal(mk_prefix_file_parse(&kind, good, n, &run, &err), MK_OK);
     uint8_t *file = mk_try_alloc(n + 1024, 1), *data = mk_try_alloc(kind.block_bytes, 1);
     int32_t ids[64];
+    char other_key[128];
+    snprintf(other_key, sizeof other_key, "%s", kind.model_key);
     fill_ids(ids, 64, 99);
     for (int k = 0; k < 5; k++) {
         lie = run;
@@ -282,7 +367,8 @@ static void test_lies(void **state) {
         } else if (k == 1) {
             lie.tenant = 2;
         } else if (k == 2) {
-            other.model_key = "tiny modem";
+            other_key[0] ^= 1;
+            other.model_key = other_key;
         } else if (k == 3) {
             other.kv_type = MK_KV_F16;
         } else {
@@ -568,11 +654,11 @@ static void test_torture(void **state) {
 #define IN_DIR(fn) cmocka_unit_test_setup_teardown(fn, make_dir, remove_dir)
 
 int main(void) {
-    const struct CMUnitTest tests[] = {IN_DIR(test_restart),    IN_DIR(test_small_memory),
-                                       IN_DIR(test_every_byte), IN_DIR(test_damage_while_open),
-                                       IN_DIR(test_lies),       IN_DIR(test_strangers),
-                                       IN_DIR(test_forget),     IN_DIR(test_limit),
-                                       IN_DIR(test_kill),       IN_DIR(test_full_disk),
-                                       IN_DIR(test_no_folder),  IN_DIR(test_torture)};
+    const struct CMUnitTest tests[] = {
+        IN_DIR(test_restart),        IN_DIR(test_in_parts),   IN_DIR(test_small_memory),
+        IN_DIR(test_colliding_keys), IN_DIR(test_every_byte), IN_DIR(test_damage_while_open),
+        IN_DIR(test_lies),           IN_DIR(test_strangers),  IN_DIR(test_forget),
+        IN_DIR(test_limit),          IN_DIR(test_kill),       IN_DIR(test_full_disk),
+        IN_DIR(test_no_folder),      IN_DIR(test_torture)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

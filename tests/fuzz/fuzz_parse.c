@@ -28,22 +28,23 @@ static void require(bool ok) {
 static void take(void *arg, const mk_answer_event *ev) {
     events *e = arg;
     bool text = ev->kind == MK_AE_REASONING || ev->kind == MK_AE_TEXT;
+    if (ev->kind == MK_AE_TOOL_ARGS) {
+        require(e->in_call && ev->index == e->n_calls - 1 && ev->n > 0);
+        mk_buf_add(&e->args, ev->text, ev->n);
+        return;
+    }
     if (!text || ev->kind != e->kind) {
         mk_buf_putc(&e->line, (char)('0' + (int)ev->kind));
     }
     e->kind = ev->kind;
-    mk_buf_add(&e->line, ev->text, ev->n);
     if (text) {
         require(!e->in_call && ev->n > 0);
+        mk_buf_add(&e->line, ev->text, ev->n);
     } else if (ev->kind == MK_AE_TOOL_BEGIN) {
         require(!e->in_call && ev->index == e->n_calls++ && ev->name[0] != 0);
         mk_buf_puts(&e->line, ev->name);
         mk_buf_clear(&e->args);
         e->in_call = true;
-    } else if (ev->kind == MK_AE_TOOL_ARGS) {
-        require(e->in_call && ev->index == e->n_calls - 1 && ev->n > 0);
-        mk_buf_add(&e->args, ev->text, ev->n);
-        e->line.len -= ev->n + 1;  // fragments are joined below
     } else {
         require(e->in_call && ev->kind == MK_AE_TOOL_END && ev->index == e->n_calls - 1);
         bool object = e->args.len > 0 && e->args.data[0] == '{';

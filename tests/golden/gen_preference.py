@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Golden losses of preferences, with their slopes, by torch's automatic differentiation (tests/train/test_preference.c).
 
-    python tests/golden/gen_preference.py        writes tests/golden/preference/preference.json
+    python tests/golden/gen_preference.py        writes tests/golden/preference/preference.json and kto.json
 
-The formulas are written from the papers with torch.nn.functional, in float64; a case is one pair of answers.
+The formulas are written from the papers with torch.nn.functional, in float64; a case is one pair of answers. KTO's is an update of
+several answers, as the paper (Ethayarajh et al. 2024, eq. 8 and section 4.1) and TRL's KTOTrainer have it: the estimate of the
+divergence is the mean over mixtures, not negative, and no gradient goes through it; the loss is a mean over all answers, of which the
+good and the bad ones have weights.
 """
 import json
 import os
@@ -58,8 +61,39 @@ def side(logp, ref, n):
     return {"logp": torch.tensor(float(logp), requires_grad=True), "ref": float(ref), "n": n}
 
 
+KTO = [  # beta, weights of good and bad, answers (logp, reference, good), mixtures (logp, reference)
+    (0.1, 1, 1, [(-12.5, -12.5, True), (-30.25, -30.25, False)], [(-40, -40), (-22, -22)]),
+    (0.1, 1, 1, [(-12.5, -20, True), (-30.25, -18, False), (-9, -8.5, True)], [(-40, -45), (-22, -21.5), (-60, -62)]),
+    (0.5, 1.25, 1, [(-12.5, -10, True), (-30.25, -33, False), (-9, -8.5, False)], [(-40, -39), (-22, -21.5), (-60, -59)]),
+    (2.5, 1, 0.75, [(-3, -4, True), (-5, -6, True), (-0.25, -0.5, False), (-700, -3, False)], [(-8, -9), (-7, -7.5), (-3, -3), (-1, -2)]),
+    (0.1, 3, 2, [(-700, -20, True), (-2, -600, False)], [(-500, -900), (-90, -95)]),
+    (1, 1, 1, [(-7, -6, False)], [(-8, -8.5)]),
+]
+
+
+def kto(beta, good_weight, bad_weight, answers, mixtures):
+    logp = torch.tensor([float(a[0]) for a in answers], requires_grad=True)
+    ref, good = torch.tensor([float(a[1]) for a in answers]), torch.tensor([a[2] for a in answers])
+    mixed = torch.tensor([[float(x) for x in m] for m in mixtures], requires_grad=True)
+    kl = (mixed[:, 0] - mixed[:, 1]).mean().detach().clamp(min=0)
+    ratio = logp - ref
+    losses = torch.cat((good_weight * (1 - torch.sigmoid(beta * (ratio[good] - kl))),
+                        bad_weight * (1 - torch.sigmoid(beta * (kl - ratio[~good])))))
+    loss = losses.nanmean()
+    loss.backward()
+    return {"beta": beta, "weight": [good_weight, bad_weight], "answers": answers, "mixtures": mixtures, "kl": kl.item(),
+            "value": loss.item(), "slope": logp.grad.tolist(), "reward": (beta * ratio).tolist()}
+
+
+def write(name, cases):
+    os.makedirs(os.path.join(HERE, "preference"), exist_ok=True)
+    with open(os.path.join(HERE, "preference", name), "w", encoding="utf-8") as f:
+        f.write("[" + ",\n".join(json.dumps(c) for c in cases) + "]\n")
+
+
 def main():
     torch.set_default_dtype(torch.float64)
+    write("kto.json", [kto(*c) for c in KTO])
     cases = []
     for name, beta, smoothing, margin, sft in RULES:
         for p in PAIRS:
@@ -68,9 +102,7 @@ def main():
             loss.backward()
             cases.append({"loss": name, "beta": beta, "smoothing": smoothing, "margin": margin, "sft": sft, "pair": p,
                           "value": loss.item(), "slope": [c["logp"].grad.item(), r["logp"].grad.item()]})
-    os.makedirs(os.path.join(HERE, "preference"), exist_ok=True)
-    with open(os.path.join(HERE, "preference", "preference.json"), "w", encoding="utf-8") as f:
-        f.write("[" + ",\n".join(json.dumps(c) for c in cases) + "]\n")
+    write("preference.json", cases)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ static inline bool read_line(int fd, char *line, size_t size) {
 }
 
 static inline const char *head_field(const answer *a, const char *name) {
-    static char value[300];
+    static _Thread_local char value[300];
     char want[100];
     snprintf(want, sizeof want, "\n%s: ", name);
     const char *p = strcasestr(a->head, want);

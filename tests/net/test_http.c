@@ -1,6 +1,10 @@
 // Answers, streams, hang-ups and the end of the server, seen through raw sockets.
 #include "net/http_client.h"
 
+#include <sys/resource.h>
+
+#include "torture.h"
+
 // --- whole answers -------------------------------------------------------------------------------
 
 static void test_reply(void **state) {
@@ -517,6 +521,103 @@ static void test_stop_listening(void **state) {
     server_stop(&s);
 }
 
+static int64_t cpu_ms(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000 +
+           (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1000;
+}
+
+// Whatever the connections wait for, the server's thread sleeps.
+static void test_waits_asleep(void **state) {
+    (void)state;
+    server s;
+    server_start(&s, (mk_http_opts){.max_queue = 16 << 20});
+    int idle = dial(&s), fresh = dial(&s), half = dial(&s), waiting = dial(&s);
+    int full = dial_port(mk_http_port(s.h), 4096), ended = dial_port(mk_http_port(s.h), 4096);
+    ask(idle, "/now");
+    expect_answer(idle, 200, "hello");
+    say(half, "POST /i HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc");
+    ask(waiting, "/park");
+    mk_http_exchange *w = take(&s);
+    ask(waiting, "/now");  // more to read, later
+    ask(full, "/park");
+    mk_http_exchange *f = take(&s);
+    begin_stream(f);
+    char *much = mk_zalloc(16 << 20);
+    assert_true(mk_http_write(f, much, 16 << 20));
+    mk_free(much);
+    ask(ended, "/big");
+    sleep_ms(50);
+    shutdown(ended, SHUT_WR);
+    sleep_ms(300);
+    int64_t cpu = cpu_ms();
+    sleep_ms(400);
+    assert_true(cpu_ms() - cpu < 30);
+    mk_http_abort(f);
+    mk_http_drop(f);
+    reply_text(w, 200, "late");
+    mk_http_drop(w);
+    expect_answer(waiting, 200, "late");
+    expect_answer(waiting, 200, "hello");
+    int fd[] = {idle, fresh, half, waiting, full, ended};
+    for (size_t i = 0; i < sizeof fd / sizeof *fd; i++) {
+        close(fd[i]);
+    }
+    server_stop(&s);
+}
+
+// --- memory --------------------------------------------------------------------------------------
+
+// One request with a body whose answer is a stream.
+static mk_status one_exchange(void *arg, mk_err *err) {
+    (void)arg;
+    server s;
+    server_start(&s, (mk_http_opts){0});
+    int fd = dial(&s);
+    char body[20000];
+    memset(body, 'b', sizeof body);
+    say(fd, "POST /park HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n");
+    (void)send_bytes(fd, body, sizeof body);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    mk_http_exchange *x = NULL;
+    while (!x && poll(&p, 1, 0) == 0) {
+        x = take_within(&s, 5);  // asked, or refused
+    }
+    mk_status st = MK_OK;
+    if (x) {
+        begin_stream(x);
+        bool ok = mk_http_write(x, body, 100) && mk_http_write(x, body, sizeof body);
+        st = ok ? MK_OK : MK_FAIL(err, MK_ENOMEM, "no memory for the stream");
+        if (ok) {
+            mk_http_end(x);
+        } else {
+            mk_http_abort(x);
+        }
+        mk_http_drop(x);
+    }
+    int64_t left = mk_alloc_fail_left();
+    mk_alloc_fail_at(0);  // not the client
+    answer a;
+    read_answer(fd, &a);
+    if (!x) {
+        assert_int_equal(a.status, 503);
+        st = MK_FAIL(err, MK_ENOMEM, "refused");
+    } else {
+        assert_int_equal(a.whole, st == MK_OK);
+    }
+    mk_free(a.body);
+    close(fd);
+    server_stop(&s);
+    mk_alloc_fail_at(left);
+    return st;
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    assert_true(mk_torture(one_exchange, NULL) >= 4);
+}
+
 // --- everything at once --------------------------------------------------------------------------
 
 enum { STORM_CLIENTS = 4, STORM_ROUNDS = 60 };
@@ -635,6 +736,8 @@ int main(void) {
         cmocka_unit_test(test_many_connections),
         cmocka_unit_test(test_stop_with_open),
         cmocka_unit_test(test_stop_listening),
+        cmocka_unit_test(test_waits_asleep),
+        cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_storm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

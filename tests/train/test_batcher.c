@@ -13,7 +13,7 @@ static mk_tokenizer *tok;
 static int open_tokenizer(void **state) {
     (void)state;
     mk_err err = {0};
-    return mk_tokenizer_from_folder("models/shakespeare", &tok, &err) == MK_OK ? 0 : -1;
+    return mk_tokenizer_from_folder("models/thimble/tokenizer", &tok, &err) == MK_OK ? 0 : -1;
 }
 
 static int close_tokenizer(void **state) {

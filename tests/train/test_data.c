@@ -339,6 +339,55 @@ static void test_pairs(void **state) {
     mk_data_destroy(d);
 }
 
+// As an answer of a conversation would be learned, with a label beside it; the label counts in the
+// hash.
+static void test_labels(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"prompt\":\"2+2?\",\"completion\":\"Four.\",\"label\":true,\"id\":1}\n"
+        "{\"prompt\":[" U("2+2?") "],\"completion\":[" A(
+            "Four.") "],\"label\":false,\"weight\":2}\n";
+    static const char chat[] = "{\"prompt\":\"2+2?\",\"completion\":\"Four.\"}";
+    static const char *const names[] = {"chatml", "r1"};
+    for (int k = 0; k < 4; k++) {
+        mk_data_opts o = opts_of(names[k / 2]), all;
+        o.raw = k % 2 == 1;
+        o.learn = MK_LEARN_COMPLETION;
+        all = o;
+        all.learn = MK_LEARN_ALL;  // the prompt of a label is given, whatever is asked for
+        size_t n = o.raw ? (size_t)(strchr(text, '\n') - text) : sizeof text - 1;
+        char *given = mk_strndup(text, n);
+        mk_data *d = read_lines(k / 2 ? &all : &o, given), *same = read_lines(&o, chat);
+        assert_int_equal(mk_data_get_kind(d), MK_DATA_LABEL);
+        assert_int_equal(mk_data_n_sample(d), o.raw ? 1 : 2);
+        mk_data_sample want = mk_data_get(same, 0);
+        for (int64_t i = 0; i < mk_data_n_sample(d); i++) {
+            mk_data_sample s = mk_data_get(d, i);
+            assert_int_equal(s.label, i == 0);
+            assert_true(s.n_seq == 1 && s.weight == (i == 0 ? 1.0f : 2.0f) && !s.json);
+            assert_int_equal(s.n_prompt, want.n_prompt);
+            assert_int_equal(s.seq[0].n, want.seq[0].n);
+            assert_int_equal(s.seq[0].n_target, s.seq[0].n - s.n_prompt);
+            assert_memory_equal(s.seq[0].ids, want.seq[0].ids, (size_t)want.seq[0].n * 4);
+            assert_memory_equal(s.seq[0].mask, want.seq[0].mask, (size_t)want.seq[0].n);
+        }
+        mk_data_destroy(d);
+        mk_free(given);
+        mk_data_destroy(same);
+    }
+    mk_data_opts o = opts_of("chatml");
+    uint64_t hash[2];
+    for (int k = 0; k < 2; k++) {
+        char line[100];
+        (void)snprintf(line, sizeof line, "{\"prompt\":\"a\",\"completion\":\"b\",\"label\":%s}",
+                       k ? "true" : "false");
+        mk_data *d = read_lines(&o, line);
+        hash[k] = mk_data_hash(d);
+        mk_data_destroy(d);
+    }
+    assert_true(hash[0] != hash[1]);
+}
+
 static void test_rl(void **state) {
     (void)state;
     static const char text[] =
@@ -438,9 +487,9 @@ int main(void) {
         cmocka_unit_test(test_raw),          cmocka_unit_test(test_documents),
         cmocka_unit_test(test_separator),    cmocka_unit_test(test_pretrain_on_chat),
         cmocka_unit_test(test_long_samples), cmocka_unit_test(test_stats),
-        cmocka_unit_test(test_pairs),        cmocka_unit_test(test_rl),
-        cmocka_unit_test(test_hash),         cmocka_unit_test(test_missing_file),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_pairs),        cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_rl),           cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_missing_file), cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, open_models, close_models);
 }

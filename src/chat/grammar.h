@@ -1,0 +1,112 @@
+// Constrained decoding: an answer that follows a JSON schema, a regex, a list of choices or a GBNF
+// grammar.
+//
+// All forms compile to one grammar: rules over bytes.  A pushdown machine runs it with a set of
+// stacks; sets are interned, so that the steps of the machine become a table that grows as it is
+// used.  The set of tokens that may come next is found by walking a trie of the vocabulary with
+// that table, and is kept.  docs/structured-output.md says what is supported and how it works.
+//
+// Nouns: mk_token_trie (the vocabulary as bytes; one per tokenizer), mk_grammar (what is allowed),
+// mk_grammar_state (where one answer stands).  Tries and grammars are counted references and may be
+// shared by threads; a state belongs to one thread at a time and holds a reference to both.
+//
+//     MK_TRY(mk_token_trie_create(tok, &trie, err));
+//     MK_TRY(mk_grammar_from_schema(schema, NULL, &g, err));
+//     MK_TRY(mk_grammar_start(g, trie, &s, err));
+//     for (;;) {
+//         memset(mask, 0xff, ...);
+//         MK_TRY(mk_grammar_mask(s, mask, n_vocab, err));  // clears what must not come
+//         id = choose(logits, mask);
+//         MK_TRY(mk_grammar_accept(s, id, err));
+//     }
+#ifndef MK_CHAT_GRAMMAR_H
+#define MK_CHAT_GRAMMAR_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "text/tokenizer.h"
+
+typedef struct mk_token_trie mk_token_trie;
+typedef struct mk_grammar mk_grammar;
+typedef struct mk_grammar_state mk_grammar_state;
+
+// --- vocabulary ----------------------------------------------------------------------------------
+// Tokens that are text; control, unknown and unused ones, and user-defined ones that look like a
+// mark ("<think>"), are never allowed.  Tokens that end an answer are allowed where it may end.
+// The tokenizer is not needed afterwards.  Errors: MK_ENOMEM.
+mk_status mk_token_trie_create(const mk_tokenizer *t, mk_token_trie **out,
+                               mk_err *err) MK_WARN_UNUSED;
+void mk_token_trie_ref(mk_token_trie *t);
+void mk_token_trie_unref(mk_token_trie *t);  // NULL is fine
+
+// --- grammars ------------------------------------------------------------------------------------
+// Bounds of compiling; 0 or NULL: the default.
+typedef struct {
+    size_t max_bytes;  // memory of the compiled grammar: 64 MiB
+    int64_t max_ms;    // 1,000
+} mk_grammar_limits;
+
+// Compilers.  Errors: MK_EUSAGE (malformed, or no text can follow it), MK_EUNSUPPORTED (a keyword
+// or construct that is not enforced here), MK_ELIMIT (too large, deep or slow), MK_ENOMEM.  For a
+// schema the text begins with the JSON pointer of the keyword: "/properties/a/not: ...".
+
+// A JSON text that follows the schema, properties in its order.  The schema is not kept.
+mk_status mk_grammar_from_schema(const json_t *schema, const mk_grammar_limits *limits,
+                                 mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
+// Any JSON object.
+mk_status mk_grammar_from_json_object(mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
+// Text that the regex (ECMA-262, what of it is regular) matches as a whole.
+mk_status mk_grammar_from_regex(const char *pattern, size_t n, const mk_grammar_limits *limits,
+                                mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
+// One of an array of strings.
+mk_status mk_grammar_from_choice(const json_t *choices, const mk_grammar_limits *limits,
+                                 mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
+// llama.cpp's notation; the rule "root".
+mk_status mk_grammar_from_gbnf(const char *text, size_t n, const mk_grammar_limits *limits,
+                               mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
+
+// Texts around schemas, for tool calls: an answer is one of the frames, each `before`, a value that
+// follows the schema (NULL: none), `after`; with `many`, one or more of them with `between`.
+typedef struct {
+    const char *before, *after;  // NULL: nothing
+    const json_t *schema;
+} mk_grammar_frame;
+mk_status mk_grammar_from_frames(const mk_grammar_frame *frames, size_t n, const char *between,
+                                 bool many, const mk_grammar_limits *limits, mk_grammar **out,
+                                 mk_err *err) MK_WARN_UNUSED;
+
+void mk_grammar_ref(mk_grammar *g);
+void mk_grammar_unref(mk_grammar *g);  // NULL is fine
+// Bytes of the compiled grammar and of what it has learnt while it was used.
+size_t mk_grammar_bytes(mk_grammar *g);
+
+// --- answers -------------------------------------------------------------------------------------
+// trie may be NULL: then only mk_grammar_feed works.
+mk_status mk_grammar_start(mk_grammar *g, mk_token_trie *trie, mk_grammar_state **out,
+                           mk_err *err) MK_WARN_UNUSED;
+void mk_grammar_state_destroy(mk_grammar_state *s);
+
+// Clears the bits of ids that must not come next; mask has n_vocab bits (the model's rows, which
+// may be more than the tokenizer's ids), id i in word i / 64.  Errors: MK_ENOMEM, MK_ELIMIT.
+mk_status mk_grammar_mask(mk_grammar_state *s, uint64_t *mask, int64_t n_vocab,
+                          mk_err *err) MK_WARN_UNUSED;
+// The id was chosen.  MK_EUSAGE if it was not allowed; then nothing has changed.
+mk_status mk_grammar_accept(mk_grammar_state *s, int32_t id, mk_err *err) MK_WARN_UNUSED;
+// The same for bytes that are no tokens of their own: one position, all or nothing.
+mk_status mk_grammar_feed(mk_grammar_state *s, const char *p, size_t n, mk_err *err) MK_WARN_UNUSED;
+// The answer is complete as it stands.
+bool mk_grammar_can_end(mk_grammar_state *s);
+// Nothing but the end may come.
+bool mk_grammar_must_end(mk_grammar_state *s);
+// Bytes that must come next, as far as there is no choice (at most cap); 0 if there is one.
+size_t mk_grammar_forced(mk_grammar_state *s, char *out, size_t cap);
+
+// Positions: tokens accepted (and texts fed) so far.  Rewinding to an earlier one costs nothing.
+int64_t mk_grammar_pos(const mk_grammar_state *s);
+void mk_grammar_rewind(mk_grammar_state *s, int64_t pos);
+
+#endif
