@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WANT = 3, WIDE = 10, MAX_SUB_TARGET = 200 };
+enum { MAX_WANT = 3, WIDE = 10, MAX_SUB_TARGET = 200, N_GUESS = 3 };
 
 // rel: how the rest r and the number n make the target.  '+' r+n, '-' r-n, 'r' n-r, '*' r*n
 typedef struct {
@@ -321,7 +321,7 @@ static bool search_three(search *s, const int *number, int target) {
     plan p;
     slip sl;
     make_plan(&p, number, target);
-    if (p.hit_block < 0) {
+    if (p.hit_block < 0 && !s->it->impossible) {
         return false;
     }
     bool slips = s->it->course == PZ_NOTICED || s->it->course == PZ_UNNOTICED;
@@ -348,7 +348,8 @@ static bool search_two(search *s, const int *number, int target) {
             return true;
         }
     }
-    return false;
+    mk_buf_putc(s->out, '\n');
+    return s->it->impossible;
 }
 
 // One guess of the number on top and what the others must make: "9:24-9=15 from 3 5 7"
@@ -393,6 +394,20 @@ static bool search_four(search *s, const int *number, int target) {
         }
     }
     return hit;
+}
+
+// What there is to say when a few guesses have failed.
+static bool give_up_four(search *s, const int *number, int target) {
+    for (int done = 0, tries = 0; done < N_GUESS; tries++) {
+        want w[MAX_WANT];
+        int i = pz_below(s->rng, 4), k = pz_below(s->rng, find_wants(target, number[i], w));
+        bool hit = false;
+        if (tries > 60) {
+            return false;
+        }
+        done += w[k].value > 0 && write_guess(s, i, &w[k], &hit);
+    }
+    return true;
 }
 
 // The short style: some tries forwards in any order, then one that works.
@@ -460,7 +475,7 @@ static bool draw(pz_item *it, pz_rng *r, int n) {
     it->n_op = n - 1;
     it->target = 1 + pz_below(r, 100);
     it->value = it->target;
-    return solvable(it->number, n, it->target);
+    return solvable(it->number, n, it->target) != it->impossible;
 }
 
 static bool any_answer(pz_item *it, pz_rng *r) {
@@ -491,7 +506,8 @@ static bool write_trace(pz_item *it, pz_rng *r, const pz_quality *q) {
         return search_two(&s, order, it->target);
     }
     if (it->n_number == 4) {
-        return search_four(&s, it->number, it->target);
+        return it->impossible ? give_up_four(&s, it->number, it->target)
+                              : search_four(&s, it->number, it->target);
     }
     return it->brief ? guess_three(&s, order, it->target) : search_three(&s, order, it->target);
 }
@@ -508,7 +524,11 @@ bool pz_countdown(pz_item *it, pz_rng *r, int n_number, const pz_quality *q, boo
     }
     write_prompt(it, r);
     if (prompts_only) {
+        mk_buf_puts(&it->answer, it->impossible ? PZ_NO_SOLUTION : "");
         return true;
+    }
+    if (it->impossible) {
+        mk_buf_puts(&it->answer, n_number == 4 ? PZ_FOUND_NOTHING : PZ_NO_SOLUTION);
     }
     return it->course == PZ_DIRECT ? any_answer(it, r) : write_trace(it, r, q);
 }

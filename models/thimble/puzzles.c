@@ -16,7 +16,7 @@ enum { MAX_TRIES = 200000, TEXT_MAX = 1 << 16, N_TAG_PIECES = 6, MAX_REPEATS = 2
 typedef struct {
     const char *kind, *split, *quality, *format, *out, *verify;
     int64_t n, seed, min_ops, max_ops, min_numbers, max_numbers, max_pieces;
-    double share, other, respell, noticed, unnoticed, direct, brief, check, shuffle;
+    double share, other, respell, impossible, noticed, unnoticed, direct, brief, check, shuffle;
     bool stats;
 } args;
 
@@ -54,6 +54,7 @@ static const mk_opt opts[] = {
     PART(share, "0.4", "share of Countdown among both"),
     PART(other, "0", "share of questions that are no puzzle, as training lines of both"),
     PART(respell, "0", "share of questions in lower case, or with other signs"),
+    PART(impossible, "0", "share of Countdown without a solution, for training"),
     PART(noticed, "0.3", "mixed: share with a slip that is noticed and mended"),
     PART(unnoticed, "0.12", "mixed: share with a slip that goes into the answer"),
     PART(direct, "0.15", "mixed: share without reasoning"),
@@ -153,8 +154,8 @@ static pz_course draw_course(pz_rng *r, const args *a) {
 }
 
 // Three numbers mostly; two and four sometimes.
-static int draw_numbers(pz_rng *r, const args *a) {
-    int k = pz_below(r, 100), n = k < 80 ? 3 : k < 87 ? 2 : 4;
+static int draw_numbers(pz_rng *r, const args *a, bool three) {
+    int k = pz_below(r, 100), n = k < 80 || three ? 3 : k < 87 ? 2 : 4;
     n = n < a->min_numbers ? (int)a->min_numbers : n;
     return n > a->max_numbers ? (int)a->max_numbers : n;
 }
@@ -178,7 +179,8 @@ static mk_status draw_item(pz_item *it, const args *a, uint64_t index, stats *st
     }
     bool countdown = both ? pz_chance(&r, a->share) : strcmp(a->kind, "countdown") == 0;
     pz_quality q = {.check = a->check, .shuffle = mixed ? a->shuffle : 0};
-    it->course = rl ? PZ_PLAIN : draw_course(&r, a);
+    it->impossible = countdown && !it->want_test && pz_chance(&r, a->impossible);
+    it->course = rl || it->impossible ? PZ_PLAIN : draw_course(&r, a);
     if (countdown && a->max_numbers == 2 && it->course != PZ_DIRECT) {
         it->course = PZ_PLAIN;  // nothing to mistake in one line
     }
@@ -186,9 +188,10 @@ static mk_status draw_item(pz_item *it, const args *a, uint64_t index, stats *st
     for (int i = 0; i < MAX_TRIES; i++) {
         st->tries++;
         pz_item_clear(it);
-        it->brief = mixed && pz_chance(&r, a->brief);
-        bool ok = countdown ? pz_countdown(it, &r, draw_numbers(&r, a), &q, rl)
-                            : pz_expression(it, &r, n_op, &q, rl);
+        it->brief = mixed && !it->impossible && pz_chance(&r, a->brief);
+        bool ok = countdown
+                      ? pz_countdown(it, &r, draw_numbers(&r, a, it->impossible && rl), &q, rl)
+                      : pz_expression(it, &r, n_op, &q, rl);
         if (ok && pz_chance(&r, a->respell)) {
             pz_respell(it, &r);
         }
@@ -226,6 +229,10 @@ static void write_completion(mk_buf *out, const pz_item *it) {
 }
 
 static void write_checker(mk_buf *out, const pz_item *it) {
+    if (it->impossible) {
+        mk_buf_puts(out, "\"answer\":\"" PZ_NO_SOLUTION "\",\"checker\":\"exact\"");
+        return;
+    }
     if (!it->countdown) {
         mk_buf_printf(out, "\"answer\":\"%lld\",\"checker\":\"exact\"", (long long)it->value);
         return;
@@ -249,7 +256,10 @@ static void write_line(mk_buf *out, const pz_item *it, const char *format) {
         write_completion(out, it);
         mk_buf_putc(out, '"');
     }
-    const char *kind = it->other ? "other" : it->countdown ? "countdown" : "expression";
+    const char *kind = it->other        ? "other"
+                       : it->impossible ? "impossible"
+                       : it->countdown  ? "countdown"
+                                        : "expression";
     mk_buf_printf(out, ",\"id\":\"%s ", kind);
     write_string(out, it->text.data, it->text.len);
     mk_buf_puts(out, "\"}\n");

@@ -47,9 +47,10 @@ typedef struct {
 } pz_quality;
 
 typedef struct {
-    bool countdown;  // else an expression
-    bool other;      // neither: text is the question
-    bool want_test;  // set by the caller: which side the item must be on
+    bool countdown;   // else an expression
+    bool other;       // neither: text is the question
+    bool impossible;  // set by the caller: a Countdown puzzle that has no solution
+    bool want_test;   // set by the caller: which side the item must be on
     int n_op, n_number, target, number[PZ_MAX_NUMBERS];
     int64_t value;  // the true value, or the target
     pz_course course;
@@ -73,8 +74,14 @@ bool pz_countdown(pz_item *it, pz_rng *r, int n_number, const pz_quality *q, boo
 
 // What is no puzzle gets this answer, so that the model says what it can do instead of making
 // something up.
-#define PZ_OTHER_ANSWER "I only know sums like (37+58)*6-129 and puzzles like: Make 24 from 3 5 7 9."
+#define PZ_OTHER_ANSWER                                                                            \
+    "I only know sums like (37+58)*6-129 and puzzles like: Make 24 from 3 5 7 9."
 void pz_other(pz_item *it, pz_rng *r);
+
+// Answers to puzzles without a solution: with two or three numbers everything was tried; with four,
+// some guesses.
+#define PZ_NO_SOLUTION   "There is no solution."
+#define PZ_FOUND_NOTHING "I found no solution."
 
 // Another spelling of the question of an item: lower case, x for *, signs as words.
 void pz_respell(pz_item *it, pz_rng *r);

@@ -202,7 +202,7 @@ static bool line_true(state *s, span line, int *wait) {
         if (s->now.n == 2 && s->n_want == 0) {  // two numbers: one line
             s->want[s->n_want++] = s->now.target;
             memcpy(s->rest, s->now.number, sizeof s->rest);
-            return pairs_true(s, line, &hit) && hit && ok;
+            return pairs_true(s, line, &hit) && hit == ok;
         }
         if (s->n_want == 0) {  // a try forwards
             return chain_true(s, line, &first, &value) && ok != tried &&

@@ -30,8 +30,8 @@ void pz_respell(pz_item *it, pz_rng *r) {
     mk_buf old = it->prompt;
     mk_buf_init(&it->prompt, 1 << 16);
     int how = pz_below(r, 2 + COUNT(form));
-    bool spaced = old.len > 2 && (strstr(old.data, " + ") || strstr(old.data, " - ") ||
-                                  strstr(old.data, " * "));
+    bool spaced = old.len > 2 &&
+                  (strstr(old.data, " + ") || strstr(old.data, " - ") || strstr(old.data, " * "));
     if (how < COUNT(form) && !it->countdown && !spaced) {
         respell_signs(&it->prompt, old.data, old.len, form[how]);
     } else {
@@ -48,20 +48,22 @@ void pz_respell(pz_item *it, pz_rng *r) {
 // --- no puzzle -----------------------------------------------------------------------------------
 
 static const char *const words[] = {
-    "a cat",   "a dog",   "the sea", "France",  "Korea",   "London",   "music",     "history",
-    "numbers", "water",   "time",    "a car",   "bread",   "the moon", "a poem",    "a story",
-    "physics", "money",   "people",  "the sun", "a tree",  "love",     "life",      "the world",
-    "Python",  "code",    "a song",  "birds",   "a house", "the king", "Paris",     "my friend",
-    "dinner",  "a whale", "the war", "summer",  "rain",    "a train",  "computers", "a horse",
-    "school",  "the law", "science", "a letter", "coffee", "an email", "a list",    "fish",
+    "a cat",   "a dog",   "the sea", "France",   "Korea",   "London",   "music",     "history",
+    "numbers", "water",   "time",    "a car",    "bread",   "the moon", "a poem",    "a story",
+    "physics", "money",   "people",  "the sun",  "a tree",  "love",     "life",      "the world",
+    "Python",  "code",    "a song",  "birds",    "a house", "the king", "Paris",     "my friend",
+    "dinner",  "a whale", "the war", "summer",   "rain",    "a train",  "computers", "a horse",
+    "school",  "the law", "science", "a letter", "coffee",  "an email", "a list",    "fish",
 };
 
 // Words nobody has seen, so that not these words alone are met with the right answer.
 static void put_syllables(mk_buf *out, pz_rng *r) {
-    static const char *const onset[] = {"b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r",
-                                        "s", "t", "v", "w", "y", "z", "st", "tr", "ch", "th", "pl", ""};
-    static const char *const rime[] = {"a", "e", "i", "o", "u", "an", "er", "in", "on", "al", "ing",
-                                       "ed", "oo", "ee", "ight", "ow", "y", "ack", "est", "ion"};
+    static const char *const onset[] = {"b", "c", "d",  "f",  "g",  "h",  "k",  "l",
+                                        "m", "n", "p",  "r",  "s",  "t",  "v",  "w",
+                                        "y", "z", "st", "tr", "ch", "th", "pl", ""};
+    static const char *const rime[] = {"a",    "e",  "i",  "o",   "u",   "an", "er",
+                                       "in",   "on", "al", "ing", "ed",  "oo", "ee",
+                                       "ight", "ow", "y",  "ack", "est", "ion"};
     for (int n = 1 + pz_below(r, 3), i = 0; i < n; i++) {
         mk_buf_puts(out, onset[pz_below(r, COUNT(onset))]);
         mk_buf_puts(out, rime[pz_below(r, COUNT(rime))]);

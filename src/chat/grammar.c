@@ -164,6 +164,7 @@ static mk_status enter(mk_grammar *g) {
     pthread_mutex_lock(&g->lock);
     mk_status before = g->m.failed, st = MK_OK;
     g->m.failed = MK_OK;
+    g->m.work_left = MK_G_MAX_WORK;
     if (g->m.mask_bytes > SOFT_MASK_BYTES) {
         mk_gmask_clear(&g->m);
     }
@@ -180,7 +181,9 @@ static mk_status enter(mk_grammar *g) {
 
 static mk_status failed(mk_status st, mk_err *err) {
     if (st == MK_ELIMIT) {
-        return MK_FAIL(err, st, "the answer may stand at too many places of its grammar at once");
+        return MK_FAIL(err, st,
+                       "the answer may stand at too many places of its grammar at once; make it "
+                       "less ambiguous");
     }
     return MK_FAIL(err, st, "no memory for the tables of a grammar");
 }

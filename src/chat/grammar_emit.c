@@ -8,7 +8,7 @@
 
 #include "chat/grammar_int.h"
 
-enum { PC_RET = 0, PC_FAIL = 1, INLINE_WEIGHT = 48, UNROLL_WEIGHT = 16, MAX_LOOP = 1 << 24 };
+enum { PC_RET = 0, PC_FAIL = 1, INLINE_WEIGHT = 96, UNROLL_WEIGHT = 16, MAX_LOOP = 1 << 24 };
 
 typedef struct {
     mk_gb *b;

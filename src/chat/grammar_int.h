@@ -28,7 +28,8 @@ enum {
     MK_G_MAX_RECURSION = 4000,   // C frames of the emitter
     MK_G_MAX_REPEAT = 1 << 30,   // bounds of a repetition; larger finite ones are cut to this
     MK_G_MAX_CALLS = 1000,       // rules open at a time while an answer is made
-    MK_G_MAX_THREADS = 1 << 14,  // places in the grammar that one text may be at
+    MK_G_MAX_THREADS = 1 << 12,  // places in the grammar that one text may be at
+    MK_G_MAX_WORK = 1 << 21,     // threads followed for one mask or one text
     MK_G_MAX_TOKEN = 255,        // longer tokens are never allowed
     MK_G_LEVELS = 3              // groups of tokens by length, see grammar_mask.c
 };
@@ -94,6 +95,7 @@ typedef struct {
     mk_status status;
     mk_err *err;
     uint32_t json_rule[4];  // rules every schema shares, 1 + number; 0: not built yet
+    mk_gn json_space;
 } mk_gb;
 
 void mk_gb_init(mk_gb *b, const mk_grammar_limits *limits, mk_err *err);
@@ -289,6 +291,7 @@ typedef struct {
     size_t n_cont, cap_cont;
     uint32_t *call_of_rule;  // 1 + call, valid if its rule is that rule
     bool accept, overflow;
+    size_t work_left;  // of MK_G_MAX_WORK
     mk_status failed;  // sticky: memory or the bound on it
     // masks (grammar_mask.c)
     mk_gmask *mask;
@@ -371,6 +374,8 @@ mk_gn mk_gb_json_string(mk_gb *b);
 mk_gn mk_gb_json_space(mk_gb *b);                         // where a line may begin
 mk_gn mk_gb_json_char(mk_gb *b);                          // one character inside a string
 mk_gn mk_gb_json_literal(mk_gb *b, const json_t *value);  // this value, compact
+// Appends a value in compact form; false if it does not fit.
+bool mk_g_json_text(const json_t *value, mk_buf *out) MK_WARN_UNUSED;
 mk_gn mk_gb_json_number(mk_gb *b);
 mk_gn mk_gb_json_integer(mk_gb *b);
 

@@ -2,18 +2,20 @@
 //
 // White space is bounded, so that a model cannot go on with it for ever: after a brace, bracket or
 // comma nothing, a blank, or a line and its indentation; after a colon nothing or a blank.
-#include <stdlib.h>
-
 #include "chat/grammar_int.h"
 
 enum { MAX_INDENT = 32, MAX_TABS = 8 };
 enum { RULE_STRING, RULE_VALUE, RULE_OBJECT };
 
 mk_gn mk_gb_json_space(mk_gb *b) {
+    if (b->json_space != MK_GN_EMPTY) {
+        return b->json_space;
+    }
     mk_gn blanks = mk_gb_repeat(b, mk_gb_text(b, " "), 0, MAX_INDENT);
     mk_gn tabs = mk_gb_repeat(b, mk_gb_text(b, "\t"), 1, MAX_TABS);
     mk_gn line = mk_gb_seq2(b, mk_gb_text(b, "\n"), mk_gb_alt2(b, blanks, tabs));
-    return mk_gb_alt(b, (mk_gn[]){MK_GN_EMPTY, mk_gb_text(b, " "), line}, 3);
+    b->json_space = mk_gb_alt(b, (mk_gn[]){MK_GN_EMPTY, mk_gb_text(b, " "), line}, 3);
+    return b->json_space;
 }
 
 // \uXXXX: any character but NUL, which few readers bear; those beyond 16 bits as a pair.
@@ -105,30 +107,41 @@ mk_gn mk_gb_json_any(mk_gb *b) {
     return mk_gb_call(b, rule);
 }
 
-// The shortest digits that are read back as the same value.
-static char *dump(const json_t *value) {
-    for (int digits = 15; digits < 17; digits++) {
-        char *text =
-            json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION((size_t)digits));
-        json_t *back = text == NULL ? NULL : json_loads(text, JSON_DECODE_ANY, NULL);
+static int add_bytes(const char *p, size_t n, void *buf) {
+    mk_buf_add(buf, p, n);
+    return 0;
+}
+
+static bool dump(const json_t *value, int digits, mk_buf *out) {
+    size_t flags = JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION((size_t)digits);
+    mk_buf_clear(out);
+    return json_dump_callback(value, add_bytes, out, flags) == 0 && !out->failed;
+}
+
+bool mk_g_json_text(const json_t *value, mk_buf *out) {
+    for (int digits = 15; digits < 17; digits++) {  // the shortest that is read back the same
+        json_t *back = dump(value, digits, out)
+                           ? json_loadb(out->data, out->len, JSON_DECODE_ANY, NULL)
+                           : NULL;
         bool same = back != NULL && json_equal(back, value);
         json_decref(back);
         if (same) {
-            return text;
+            return true;
         }
-        free(text);
     }
-    return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    return dump(value, 17, out);
 }
 
 mk_gn mk_gb_json_literal(mk_gb *b, const json_t *value) {
-    char *text = dump(value);
-    if (text == NULL) {
+    mk_buf text;
+    mk_gn x = MK_GN_EMPTY;
+    mk_buf_init(&text, b->max_bytes);
+    if (mk_g_json_text(value, &text)) {
+        x = mk_gb_bytes(b, text.data, text.len);
+    } else {
         MK_GB_FAIL(b, MK_ELIMIT, "a value of the schema cannot be written as JSON");
-        return MK_GN_EMPTY;
     }
-    mk_gn x = mk_gb_text(b, text);
-    free(text);
+    mk_buf_free(&text);
     return x;
 }
 

@@ -433,6 +433,10 @@ static uint32_t finish(mk_gmachine *m) {
     while (m->n_work > 0 && m->failed == MK_OK && !m->overflow) {
         run(m, m->work[--m->n_work]);
     }
+    if (m->n_seen >= m->work_left) {
+        fail(m, MK_ELIMIT);
+    }
+    m->work_left -= m->n_seen < m->work_left ? m->n_seen : m->work_left;
     if (m->failed != MK_OK || m->overflow) {
         return MK_GS_DEAD;
     }
@@ -536,7 +540,7 @@ static bool init_tables(mk_gmachine *m) {
 }
 
 mk_status mk_gmachine_init(mk_gmachine *m, const mk_gprog *p) {
-    *m = (mk_gmachine){.prog = p};
+    *m = (mk_gmachine){.prog = p, .work_left = MK_G_MAX_WORK};
     m->call_of_rule = mk_try_alloc(p->n_rule, sizeof(*m->call_of_rule));
     m->cap_step = 16 * (size_t)p->n_class;
     m->step = mk_try_alloc(m->cap_step, sizeof(*m->step));

@@ -445,9 +445,10 @@ static size_t inside_group(const char *p, size_t n) {
 }
 
 mk_gn mk_gb_regex(mk_gb *b, const char *p, size_t n, const mk_re_opts *o) {
-    for (size_t k = inside_group(p, n); k > 0; k = inside_group(p, n)) {
+    for (int i = 0; i < 4; i++) {
+        size_t k = inside_group(p, n);
         size_t open = k > 2 && memcmp(p, "(?:", 3) == 0 ? 3 : 1;
-        if (open == 1 && (p[0] != '(' || p[1] == '?')) {
+        if (k == 0 || (open == 1 && (p[0] != '(' || p[1] == '?'))) {
             break;
         }
         p += open;

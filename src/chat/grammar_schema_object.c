@@ -130,17 +130,21 @@ static mk_gn not_keys(keys *k, size_t lo, size_t hi, size_t at) {
     return mk_gnlist_alt(k->b, &out);
 }
 
-// The inside of a JSON string, as bytes; to be freed with free().
+// The inside of a JSON string, as bytes; NULL when memory is gone.
 static char *encoded(const char *name) {
+    mk_buf text;
     json_t *s = json_string(name);
-    char *text = json_dumps(s, JSON_ENCODE_ANY | JSON_COMPACT);
+    mk_buf_init(&text, 8 * strlen(name) + 64);
+    bool ok = mk_g_json_text(s, &text);
     json_decref(s);
-    if (text != NULL) {
-        size_t n = strlen(text);
-        memmove(text, text + 1, n - 2);
-        text[n - 2] = '\0';
+    char *p = ok ? mk_buf_detach(&text) : NULL;
+    mk_buf_free(&text);
+    if (p != NULL) {
+        size_t n = strlen(p);
+        memmove(p, p + 1, n - 2);
+        p[n - 2] = '\0';
     }
-    return text;
+    return p;
 }
 
 // A key that is none of the named properties.
@@ -172,7 +176,7 @@ static mk_gn other_key(object *o) {
         MK_GB_FAIL(b, MK_ENOMEM, "no memory for the names of properties");
     }
     for (; i > 0; i--) {
-        free(k.key[i - 1]);
+        mk_free(k.key[i - 1]);
     }
     mk_free(k.key);
     return x;

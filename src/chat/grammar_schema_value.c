@@ -172,8 +172,7 @@ static bool decimal(mk_gschema *c, const char *key, const json_t *v, char out[MA
         char text[40];
         snprintf(text, sizeof(text), "%.*e", n - 1, x);
         if (strtod(text, NULL) == x) {
-            int power = atoi(strchr(text, 'e') + 1);
-            int places = n - 1 - power;
+            int places = n - 1 - (int)strtol(strchr(text, 'e') + 1, NULL, 10);
             snprintf(out, MAX_DECIMAL, "%.*f", places > 0 ? places : 0, x);
             return true;
         }

@@ -191,6 +191,7 @@ static void add_result(mk_turn *t, const char *id, const mk_turn *result, bool f
     mk_buf_puts(&b, failed && !says_so ? mark : "");
     mk_buf_add(&b, p, result->text.len);
     mk_turn_result(t, id, NULL, b.data, b.len);
+    t->failed = t->failed || b.failed || result->failed || result->text.failed;
     mk_buf_free(&b);
 }
 
@@ -260,8 +261,8 @@ static mk_status read_system(const mk_at *at, const json_t *v, void *to, mk_err 
     } else {
         st = read_blocks(at, v, system_blocks, &t, err);
     }
-    if (st == MK_OK && t.has_text) {
-        mk_turn_add(&t, true, ask->messages);
+    if (st == MK_OK && t.has_text && !mk_turn_add(&t, true, ask->messages)) {
+        st = mk_at_fail(at, err, MK_ENOMEM, "no memory for the text");
     }
     mk_turn_free(&t);
     return st;
@@ -289,8 +290,8 @@ static mk_status read_message(const mk_at *at, const json_t *v, mk_ask *ask, mk_
     mk_turn_init(&t, roles[k].role);
     const json_t *content = json_object_get(v, "content");
     mk_status st = read_blocks(MK_AT(at, "content"), content, roles[k].blocks, &t, err);
-    if (st == MK_OK) {
-        mk_turn_add(&t, true, ask->messages);
+    if (st == MK_OK && !mk_turn_add(&t, true, ask->messages)) {
+        st = mk_at_fail(at, err, MK_ENOMEM, "no memory for the message");
     }
     mk_turn_free(&t);
     return st;
@@ -318,6 +319,9 @@ static mk_status read_messages(const mk_at *at, const json_t *v, void *to, mk_er
     }
     for (size_t i = 0; i < json_array_size(v); i++) {
         MK_TRY(read_message(MK_NTH(at, i), json_array_get(v, i), ask, err));
+    }
+    if (!mk_shape_join(ask->messages)) {
+        return mk_at_fail(at, err, MK_ENOMEM, "no memory for the messages");
     }
     MK_TRY(mk_ask_settle_messages(ask, err));
     return read_end(at, v, ask, err);
@@ -404,6 +408,9 @@ static mk_status read_metadata(const mk_at *at, const json_t *v, void *to, mk_er
         char *tenant = tenant_of(ask->tenant);
         mk_free(ask->tenant);
         ask->tenant = tenant;
+        if (!tenant) {
+            return mk_at_fail(at, err, MK_ENOMEM, "no memory for the name");
+        }
     }
     return MK_OK;
 }

@@ -319,6 +319,8 @@ void mk_anthropic_event(mk_writer_state *w, int choice, const mk_answer_event *e
     case MK_AE_N:
         break;
     }
+    // what was lost while it was collected
+    out->failed = out->failed || w->text.failed || w->content.failed;
 }
 
 static void finish_stream(const mk_writer_state *w, mk_buf *out) {

@@ -261,9 +261,8 @@ mk_status mk_read_schema(const mk_at *at, const json_t *v, void *ask, mk_err *er
         }
         v = parsed;
     }
-    mk_status st = json_is_object(v) || json_is_boolean(v)
-                       ? set_format(a, at, MK_FORMAT_SCHEMA, err)
-                       : mk_at_expected(at, err, v, "a JSON schema (an object)");
+    mk_status st = json_is_object(v) ? set_format(a, at, MK_FORMAT_SCHEMA, err)
+                                     : mk_at_expected(at, err, v, "a JSON schema (an object)");
     if (st == MK_OK) {
         a->schema = json_incref((json_t *)(uintptr_t)v);
     }

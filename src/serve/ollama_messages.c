@@ -13,6 +13,8 @@
 #include "serve/ollama_int.h"
 #include "serve/shape.h"
 
+enum { MAX_OPEN = 1024 };  // older ones are forgotten: every result looks through all of them
+
 typedef struct {
     mk_ask *ask;
     json_t *open;  // calls without a result: [id, name]
@@ -51,6 +53,9 @@ static mk_status read_call(const mk_at *at, const json_t *v, reading *r, mk_turn
     (void)snprintf(made, sizeof made, "call_%d", r->n_call++);
     id = id ? id : made;
     mk_turn_call(t, id, name, json_is_null(args) ? NULL : args);
+    if (json_array_size(r->open) == MAX_OPEN) {
+        (void)json_array_remove(r->open, 0);
+    }
     (void)json_array_append_new(r->open, json_pack("[s, s]", id, name));
     return MK_OK;
 }
@@ -155,8 +160,8 @@ static mk_status read_message(const mk_at *at, const json_t *v, reading *r, mk_e
     mk_turn t;
     mk_turn_init(&t, roles[k][1]);
     mk_status st = read_turn(at, v, r, &t, err);
-    if (st == MK_OK) {
-        mk_turn_add(&t, false, r->ask->messages);
+    if (st == MK_OK && !mk_turn_add(&t, false, r->ask->messages)) {
+        st = mk_at_fail(at, err, MK_ENOMEM, "no memory for the message");
     }
     mk_turn_free(&t);
     return st;
@@ -176,7 +181,9 @@ mk_status mk_ollama_messages(const mk_at *at, const json_t *v, mk_ask *ask, mk_e
         st = read_message(MK_NTH(at, i), json_array_get(v, i), &r, err);
     }
     json_decref(r.open);
-    st = st == MK_OK ? mk_ask_settle_messages(ask, err) : st;
+    if (st == MK_OK) {
+        st = mk_ask_settle_messages(ask, err);
+    }
     mk_shape_end(ask);
     if (json_array_size(ask->messages) == 0) {
         json_decref(ask->messages);

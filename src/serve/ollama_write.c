@@ -152,6 +152,7 @@ static void end_call(mk_writer_state *w, mk_buf *out) {
     mk_jout_args(c, w->args.data ? w->args.data : "", w->args.len);
     mk_buf_puts(c, "}}");
     c->failed = c->failed || w->args.failed;
+    out->failed = out->failed || c->failed;
     mk_free(w->name);
     w->name = NULL;
     if (w->ask->stream) {
@@ -173,6 +174,7 @@ static void add_token(const mk_writer_state *w, mk_buf *b, int32_t id, float log
     mk_wire_number(b, (double)logprob);
     mk_buf_puts(b, ",\"bytes\":");
     mk_wire_bytes(b, text.data, text.len);
+    b->failed = b->failed || text.failed;
     mk_buf_free(&text);
 }
 
@@ -234,6 +236,9 @@ void mk_ollama_event(mk_writer_state *w, int choice, const mk_answer_event *ev, 
     case MK_AE_N:
         break;
     }
+    // what was lost while it was collected
+    out->failed = out->failed || w->text.failed || w->thinking.failed || w->calls.failed ||
+                  w->args.failed || w->logprobs.failed;
 }
 
 // --- the end -------------------------------------------------------------------------------------

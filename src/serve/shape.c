@@ -46,14 +46,19 @@ static json_t *args_text(const json_t *args) {
     mk_buf b;
     mk_buf_init(&b, MAX_TEXT);
     mk_jout_value(&b, args);
-    json_t *v = text_of(&b);
+    json_t *v = b.failed ? NULL : text_of(&b);
     mk_buf_free(&b);
     return v;
 }
 
 void mk_turn_call(mk_turn *t, const char *id, const char *name, const json_t *args) {
+    json_t *text = args_text(args);
+    if (!text) {
+        t->failed = true;
+        return;
+    }
     json_t *call = json_pack("{s:s, s:s, s:{s:s, s:o}}", "id", id, "type", "function", "function",
-                             "name", name, "arguments", args_text(args));
+                             "name", name, "arguments", text);
     t->calls = t->calls ? t->calls : json_array();
     (void)json_array_append_new(t->calls, call);
 }
@@ -68,20 +73,46 @@ void mk_turn_result(mk_turn *t, const char *id, const char *name, const char *te
     (void)json_array_append_new(t->results, m);
 }
 
-// Appends to a text of a message, or makes it.
+// Appends to a text of a message, or makes it.  While turns are merged the text is an array of its
+// pieces: put together only once, many small turns cost no more than they are long.
 static void join(json_t *m, const char *key, const char *between, const mk_buf *more) {
-    const json_t *old = json_object_get(m, key);
-    if (!json_is_string(old)) {
-        (void)json_object_set_new(m, key, text_of(more));
-        return;
+    json_t *old = json_object_get(m, key);
+    if (json_is_string(old)) {
+        json_t *pieces = json_array();
+        (void)json_array_append(pieces, old);
+        (void)json_object_set_new(m, key, pieces);
+        old = pieces;
     }
-    mk_buf b;
-    mk_buf_init(&b, MAX_TEXT);
-    mk_buf_add(&b, json_string_value(old), json_string_length(old));
-    mk_buf_puts(&b, between);
-    mk_buf_add(&b, more->data ? more->data : "", more->len);
-    (void)json_object_set_new(m, key, text_of(&b));
-    mk_buf_free(&b);
+    if (json_is_array(old)) {
+        (void)json_array_append_new(old, json_string(between));
+        (void)json_array_append_new(old, text_of(more));
+    } else {
+        (void)json_object_set_new(m, key, text_of(more));
+    }
+}
+
+bool mk_shape_join(json_t *messages) {
+    static const char *const keys[] = {"content", "reasoning_content"};
+    size_t i, j;
+    json_t *m, *piece;
+    bool ok = true;
+    json_array_foreach(messages, i, m) {
+        for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
+            json_t *pieces = json_object_get(m, keys[k]);
+            if (!json_is_array(pieces)) {
+                continue;
+            }
+            mk_buf b;
+            mk_buf_init(&b, MAX_TEXT);
+            json_array_foreach(pieces, j, piece) {
+                mk_buf_add(&b, json_string_value(piece), json_string_length(piece));
+            }
+            ok = ok && !b.failed;
+            (void)json_object_set_new(m, keys[k], text_of(&b));
+            mk_buf_free(&b);
+        }
+    }
+    return ok;
 }
 
 // The last message if it has this role and may grow, else a new one.
@@ -113,10 +144,13 @@ static void add_assistant(const mk_turn *t, bool merge, json_t *messages) {
     }
 }
 
-void mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
+bool mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
+    if (t->failed || t->text.failed || t->reasoning.failed) {
+        return false;
+    }
     if (strcmp(t->role, "assistant") == 0) {
         add_assistant(t, merge, messages);
-        return;
+        return true;
     }
     if (t->results) {
         (void)json_array_extend(messages, t->results);
@@ -125,6 +159,7 @@ void mk_turn_add(const mk_turn *t, bool merge, json_t *messages) {
         bool system = strcmp(t->role, "system") == 0;
         join(message_of(messages, t->role, merge), "content", system ? "\n\n" : "\n", &t->text);
     }
+    return true;
 }
 
 void mk_shape_end(mk_ask *ask) {

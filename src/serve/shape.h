@@ -11,6 +11,7 @@
 typedef struct {
     const char *role;  // "user", "assistant", "system"
     bool has_text;
+    bool failed;  // something did not fit into memory
     mk_buf text, reasoning;
     json_t *calls;    // of an assistant; NULL
     json_t *results;  // messages of role tool; NULL
@@ -24,8 +25,11 @@ void mk_turn_text(mk_turn *t, const char *between, const char *p, size_t n);
 void mk_turn_call(mk_turn *t, const char *id, const char *name, const json_t *args);
 void mk_turn_result(mk_turn *t, const char *id, const char *name, const char *text, size_t n);
 
-// Appends it.  With `merge` neighbouring turns of the same role become one message.
-void mk_turn_add(const mk_turn *t, bool merge, json_t *messages);
+// Appends it.  With `merge` neighbouring turns of the same role become one message; then
+// mk_shape_join must be called after the last turn.  False: not all of it fits into memory.
+bool mk_turn_add(const mk_turn *t, bool merge, json_t *messages) MK_WARN_UNUSED;
+// Puts the texts of merged turns together.  False: they do not fit into memory.
+bool mk_shape_join(json_t *messages) MK_WARN_UNUSED;
 
 // After all messages: an assistant's text at the end is the beginning of the answer; an end of his
 // without text or calls is dropped.

@@ -13,12 +13,8 @@
 #define WIRE_DIR "tests/serve/wire/"
 
 static const mk_dialect *const dialects[] = {
-    &mk_dialect_openai_chat,
-    &mk_dialect_openai_completions,
-    &mk_dialect_openai_responses,
-    &mk_dialect_anthropic,
-    &mk_dialect_ollama_chat,
-    &mk_dialect_ollama_generate,
+    &mk_dialect_openai_chat, &mk_dialect_openai_completions, &mk_dialect_openai_responses,
+    &mk_dialect_anthropic,   &mk_dialect_ollama_chat,        &mk_dialect_ollama_generate,
 };
 
 static bool print_only;
