@@ -186,16 +186,20 @@ static const mk_field rows[] = {
     {"context_management", MK_F_REFUSE, 0, .why = "prompts are never cut"},
 };
 
-static json_t *copy_messages(const json_t *messages, size_t from, size_t to) {
-    json_t *copy = to > from ? json_array() : NULL;
+static mk_status copy_messages(const json_t *messages, size_t from, size_t to, json_t **out,
+                               mk_err *err) {
+    json_decref(*out);
+    *out = to > from ? json_array() : NULL;
     for (size_t i = from; i < to; i++) {
-        (void)json_array_append_new(copy, json_deep_copy(json_array_get(messages, i)));
+        (void)json_array_append_new(*out, json_deep_copy(json_array_get(messages, i)));
     }
-    return copy;
+    return json_array_size(*out) == to - from
+               ? MK_OK
+               : MK_FAIL(err, MK_ENOMEM, "no memory for a copy of the messages");
 }
 
 // Instructions hold for one request, the input for the conversation.
-static void split_messages(mk_ask *a, const json_t *body) {
+static mk_status split_messages(mk_ask *a, const json_t *body, mk_err *err) {
     size_t n = json_array_size(a->messages), k = 0;
     const json_t *given = json_object_get(body, "instructions");
     mk_ask alone;
@@ -204,10 +208,8 @@ static void split_messages(mk_ask *a, const json_t *body) {
         k = json_array_size(alone.messages);
     }
     mk_ask_free(&alone);
-    json_decref(a->instructions);
-    json_decref(a->input);
-    a->instructions = copy_messages(a->messages, 0, k);
-    a->input = copy_messages(a->messages, k, n);
+    MK_TRY(copy_messages(a->messages, 0, k, &a->instructions, err));
+    return copy_messages(a->messages, k, n, &a->input, err);
 }
 
 static void repeat_fields(mk_ask *a, const json_t *body) {
@@ -239,7 +241,7 @@ mk_status mk_openai_responses_parse(const json_t *body, mk_ask *a, mk_err *err) 
         (void)mk_ask_add_message(a, "user", json_string(""));  // a probe
     }
     if (a->keep || a->previous) {
-        split_messages(a, body);
+        MK_TRY(split_messages(a, body, err));
     }
     MK_TRY(mk_ask_settle_messages(a, err));
     if (json_object_size(a->given) == 0) {
