@@ -267,7 +267,8 @@ char *cmd_cache_dir(const char *given);
 // Folder of the service's state (mk_free): the one given, $XDG_STATE_HOME/minke or
 // ~/.local/state/minke; NULL if there is no home.
 char *cmd_state_dir(const char *given);
-// A file that comes with the program (mk_free): in data/ beside it, or where it was installed; NULL.
+// A file that comes with the program (mk_free): in data/ beside it, or where it was installed;
+// NULL.
 char *cmd_find_data(const char *name);
 
 typedef struct {

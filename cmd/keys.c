@@ -110,9 +110,8 @@ static void print_key(const mk_key *k) {
 // --- actions -------------------------------------------------------------------------------------
 
 static mk_status new_key(const keys_args *a, mk_store *s, const char *name, mk_err *err) {
-    mk_key k = {.per_minute = a->per_minute,
-                .tokens_per_day = a->tokens_per_day,
-                .at_once = a->at_once};
+    mk_key k = {
+        .per_minute = a->per_minute, .tokens_per_day = a->tokens_per_day, .at_once = a->at_once};
     char text[MK_KEY_TEXT];
     if (name && strlen(name) >= sizeof k.name) {
         return MK_FAIL(err, MK_EUSAGE, "a name has at most %zu bytes, this one has %zu",
@@ -171,9 +170,8 @@ static mk_status run(const keys_args *a, const char *action, const char *word, m
     bool list = strcmp(action, "list") == 0, revoke = strcmp(action, "revoke") == 0;
     mk_store *s = NULL;
     if (!(list && !word) && !revoke && strcmp(action, "new") != 0) {
-        return MK_FAIL(err, MK_EUSAGE,
-                       "expected new [NAME], list or revoke ID, got '%.60s%s%.60s'", action,
-                       word ? " " : "", word ? word : "");
+        return MK_FAIL(err, MK_EUSAGE, "expected new [NAME], list or revoke ID, got '%.60s%s%.60s'",
+                       action, word ? " " : "", word ? word : "");
     }
     char *dir = cmd_state_dir(a->state_dir);
     if (!dir) {

@@ -124,7 +124,8 @@ static const mk_opt opts[] = {
      .type = MK_OPT_FLAG,
      .offset = offsetof(serve_args, state),
      .dflt = "on",
-     .help = "keep keys, ledger, answers and reasoning there; --no-state: in memory, until the end"},
+     .help =
+         "keep keys, ledger, answers and reasoning there; --no-state: in memory, until the end"},
     {.name = "reasoning-field",
      .type = MK_OPT_STR,
      .offset = offsetof(serve_args, reasoning_field),

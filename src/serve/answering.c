@@ -173,8 +173,8 @@ static void write_down(turn *t) {
     mk_books_answer a = {t->dialect, t->writer, &t->info, t->lost};
     if (t->error.code == MK_OK && mk_books_keep(&t->books, &a, &t->error) != MK_OK &&
         t->streaming) {
-        t->dialect->event(t->writer, 0,
-                          &(mk_answer_event){.kind = MK_AE_ERROR, .error = &t->error}, &t->out);
+        t->dialect->event(t->writer, 0, &(mk_answer_event){.kind = MK_AE_ERROR, .error = &t->error},
+                          &t->out);
     }
     mk_books_close(&t->books, &a, mk_error_http_status(t->error.code));
 }

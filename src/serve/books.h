@@ -1,8 +1,8 @@
 // What is written down of an answer: its row in the ledger, the reasoning to remember, and the
 // response itself if it shall be kept.  And what was written down before is put into a request.
 //
-// Books are begun for a caller before a request is read, hear every event, and are closed before the
-// last byte goes out.  Threads: one at a time (the turn's lock).
+// Books are begun for a caller before a request is read, hear every event, and are closed before
+// the last byte goes out.  Threads: one at a time (the turn's lock).
 #ifndef MK_SERVE_BOOKS_H
 #define MK_SERVE_BOOKS_H
 

@@ -1,3 +1,4 @@
+// Events put together: texts are appended, a call is one entry whose arguments come in fragments.
 #include "serve/heard.h"
 
 #include "base/json.h"
@@ -26,12 +27,13 @@ static json_t *text_of(const mk_buf *b) {
 static void begin_call(mk_heard *h, const mk_answer_event *ev) {
     h->calls = h->calls ? h->calls : json_array();
     mk_buf_clear(&h->arguments);
-    (void)json_array_append_new(
-        h->calls, json_pack("{s:s, s:s, s:{s:s, s:s}}", "id", ev->call_id ? ev->call_id : "",
-                            "type", "function", "function", "name", ev->name ? ev->name : "",
-                            "arguments", "{}"));
+    (void)json_array_append_new(h->calls, json_pack("{s:s, s:s, s:{s:s, s:s}}", "id",
+                                                    ev->call_id ? ev->call_id : "", "type",
+                                                    "function", "function", "name",
+                                                    ev->name ? ev->name : "", "arguments", "{}"));
 }
 
+// A call without arguments keeps the empty object it began with.
 static void end_call(mk_heard *h) {
     json_t *call = json_array_get(h->calls, json_array_size(h->calls) - 1);
     if (h->arguments.len) {

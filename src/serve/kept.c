@@ -12,7 +12,7 @@
 
 static mk_status total_bytes(mk_store *s, int64_t *total, mk_err *err) {
     mk_query q;
-    mk_query_begin(&q, s, "SELECT SUM(size) FROM kept");
+    mk_query_begin(&q, s, "SELECT bytes FROM total WHERE name = 'kept'");
     *total = mk_query_row(&q) ? mk_query_get_int(&q, 0) : 0;
     return mk_query_end(&q, err);
 }
@@ -165,7 +165,8 @@ mk_status mk_kept_continue(mk_store *s, const char *owner, mk_ask *ask, mk_err *
     }
     ask->input = before;
     json_t *all = ask->instructions ? json_deep_copy(ask->instructions) : json_array();
-    json_t *copy = json_deep_copy(before);  // settling changes messages; what is kept stays as it is
+    // settling changes messages; what is kept stays as it is
+    json_t *copy = json_deep_copy(before);
     (void)json_array_extend(all, copy);
     json_decref(copy);
     json_decref(ask->messages);

@@ -31,9 +31,9 @@ mk_status mk_kept_get(mk_store *s, const char *owner, const char *id, mk_buf *re
                       mk_err *err) MK_WARN_UNUSED;
 mk_status mk_kept_delete(mk_store *s, const char *owner, const char *id,
                          mk_err *err) MK_WARN_UNUSED;
-// Puts the conversation behind ask->previous in front of what this request says; nothing if it names
-// none.  Then ask->input is the whole conversation, to be kept in its turn.  Errors: MK_EUSAGE (it
-// is not there).
+// Puts the conversation behind ask->previous in front of what this request says; nothing if it
+// names none.  Then ask->input is the whole conversation, to be kept in its turn.  Errors:
+// MK_EUSAGE (it is not there).
 mk_status mk_kept_continue(mk_store *s, const char *owner, mk_ask *ask, mk_err *err) MK_WARN_UNUSED;
 
 #endif

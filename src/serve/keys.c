@@ -180,7 +180,8 @@ static mk_status find_one(mk_store *s, const char *which, mk_key *k, mk_err *err
     const mk_key *found = pick(list, n, which, &n_named);
     mk_status st = MK_OK;
     if (!found) {
-        st = MK_FAIL(err, MK_ENOTFOUND, "no key has the id or name '%.60s'; `minke keys list`", which);
+        st = MK_FAIL(err, MK_ENOTFOUND, "no key has the id or name '%.60s'; `minke keys list`",
+                     which);
     } else if (n_named > 1) {
         st = MK_FAIL(err, MK_EUSAGE, "%d keys have the name '%.60s'; give the id", n_named, which);
     } else {
@@ -396,8 +397,7 @@ static mk_status admit(entry *e, mk_moment now, int64_t *retry_s, mk_err *err) {
     return MK_OK;
 }
 
-mk_status mk_keys_admit(mk_keys *k, const char *id, mk_moment now, int64_t *retry_s,
-                        mk_err *err) {
+mk_status mk_keys_admit(mk_keys *k, const char *id, mk_moment now, int64_t *retry_s, mk_err *err) {
     *retry_s = 0;
     pthread_mutex_lock(&k->lock);
     entry *e = entry_of(k, id);

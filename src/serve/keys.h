@@ -25,10 +25,10 @@ enum { MK_SCOPE_INFER = 1, MK_SCOPE_ADMIN = 2 };
 
 typedef struct {
     char id[MK_KEY_ID];
-    char name[MK_KEY_NAME];                      // "" or what its owner calls it
-    unsigned scopes;                             // of MK_SCOPE_*
-    int64_t per_minute, tokens_per_day, at_once; // 0: no limit
-    int64_t created, revoked;                    // seconds since 1970; revoked 0: valid
+    char name[MK_KEY_NAME];                       // "" or what its owner calls it
+    unsigned scopes;                              // of MK_SCOPE_*
+    int64_t per_minute, tokens_per_day, at_once;  // 0: no limit
+    int64_t created, revoked;                     // seconds since 1970; revoked 0: valid
 } mk_key;
 
 // --- the list ------------------------------------------------------------------------------------
@@ -38,7 +38,8 @@ mk_status mk_key_new(mk_store *s, mk_key *k, int64_t now, char text[MK_KEY_TEXT]
                      mk_err *err) MK_WARN_UNUSED;
 // All keys, the oldest first; *list is freed with mk_free.
 mk_status mk_key_list(mk_store *s, mk_key **list, size_t *n, mk_err *err) MK_WARN_UNUSED;
-// The key with this id or, if only one valid key has it, this name.  Errors: MK_ENOTFOUND, MK_EUSAGE.
+// The key with this id or, if only one valid key has it, this name.  Errors: MK_ENOTFOUND,
+// MK_EUSAGE.
 mk_status mk_key_revoke(mk_store *s, const char *which, int64_t now, mk_key *k,
                         mk_err *err) MK_WARN_UNUSED;
 // "infer", "admin", "infer,admin".  Errors: MK_EUSAGE.
@@ -52,7 +53,7 @@ typedef struct mk_keys mk_keys;
 
 // A moment on both clocks.
 typedef struct {
-    uint64_t ns;   // monotonic
+    uint64_t ns;  // monotonic
     int64_t unix_s;
 } mk_moment;
 mk_moment mk_moment_now(void);

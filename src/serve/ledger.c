@@ -1,3 +1,5 @@
+// Rows are inserted one by one and summed up by hours: the finest time that anybody asks for, days
+// and peak hours of prices are made of them.
 #include "serve/ledger.h"
 
 const char *mk_stop_reason_name(mk_stop_reason r) {
@@ -12,10 +14,11 @@ const char *mk_stop_reason_name(mk_stop_reason r) {
 mk_status mk_ledger_add(mk_store *s, const mk_ledger_row *r, mk_err *err) {
     const mk_usage *u = &r->usage;
     mk_query q;
-    mk_query_begin(&q, s,
-                   "INSERT INTO ledger(time, key, model, dialect, prompt, cached, output, reasoning,"
-                   " queue_ms, prompt_ms, generation_ms, status, stop)"
-                   " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)");
+    mk_query_begin(
+        &q, s,
+        "INSERT INTO ledger(time, key, model, dialect, prompt, cached, output, reasoning,"
+        " queue_ms, prompt_ms, generation_ms, status, stop)"
+        " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)");
     mk_query_int(&q, r->time);
     mk_query_text(&q, r->key);
     mk_query_text(&q, r->model);
@@ -33,8 +36,7 @@ mk_status mk_ledger_add(mk_store *s, const mk_ledger_row *r, mk_err *err) {
 }
 
 mk_status mk_ledger_read(mk_store *s, const mk_ledger_filter *f,
-                         void (*fn)(void *arg, const mk_ledger_sum *sum), void *arg,
-                         mk_err *err) {
+                         void (*fn)(void *arg, const mk_ledger_sum *sum), void *arg, mk_err *err) {
     mk_query q;
     mk_query_begin(&q, s,
                    "SELECT time / 3600, key, model, COUNT(*), SUM(status >= 400), SUM(prompt),"

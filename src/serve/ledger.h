@@ -29,7 +29,7 @@ typedef struct {
 } mk_ledger_sum;
 
 typedef struct {
-    int64_t since, until;    // seconds since 1970; until 0: now and later
+    int64_t since, until;     // seconds since 1970; until 0: now and later
     const char *key, *model;  // NULL: any
 } mk_ledger_filter;
 

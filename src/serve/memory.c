@@ -2,7 +2,6 @@
 
 #include <openssl/sha.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -62,14 +61,22 @@ static void add_trimmed(mk_buf *b, const json_t *text) {
     mk_buf_putc(b, 0);
 }
 
+static int add_piece(const char *p, size_t n, void *b) {
+    mk_buf_add(b, p, n);
+    return 0;
+}
+
 // Arguments as they mean: clients write them anew.
 static void add_arguments(mk_buf *b, const json_t *arguments) {
     const char *p = json_is_string(arguments) ? json_string_value(arguments) : "";
-    json_t *v = json_loads(p, JSON_DECODE_ANY, NULL);
-    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY) : NULL;
-    mk_buf_puts(b, text ? text : p);
+    json_t *v = NULL;
+    size_t flags = JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY;
+    if (mk_json_parse(p, strlen(p), "arguments", &v, NULL) == MK_OK) {
+        (void)json_dump_callback(v, add_piece, b, flags);
+    } else {
+        mk_buf_puts(b, p);
+    }
     mk_buf_putc(b, 0);
-    free(text);
     json_decref(v);
 }
 
@@ -112,7 +119,7 @@ static int keys_of(uint64_t owner, const json_t *before, const json_t *turn, key
 
 static mk_status make_room(mk_store *s, int64_t size, int64_t max_bytes, mk_err *err) {
     mk_query q;
-    mk_query_begin(&q, s, "SELECT SUM(size) FROM thought");
+    mk_query_begin(&q, s, "SELECT bytes FROM total WHERE name = 'thought'");
     int64_t total = mk_query_row(&q) ? mk_query_get_int(&q, 0) : 0;
     MK_TRY(mk_query_end(&q, err));
     while (total + size > max_bytes) {
@@ -135,8 +142,7 @@ static mk_status make_room(mk_store *s, int64_t size, int64_t max_bytes, mk_err 
 static mk_status insert(mk_store *s, const char *text, int64_t size, int64_t now, int64_t *id,
                         mk_err *err) {
     mk_query q;
-    mk_query_begin(&q, s,
-                   "INSERT INTO thought(used, size, text) VALUES(?1, ?2, ?3) RETURNING id");
+    mk_query_begin(&q, s, "INSERT INTO thought(used, size, text) VALUES(?1, ?2, ?3) RETURNING id");
     mk_query_int(&q, now);
     mk_query_int(&q, size);
     mk_query_text(&q, text);

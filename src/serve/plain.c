@@ -259,9 +259,8 @@ HANDLER(detokenize) {
 }
 
 // Reads the body as an ask of this dialect, and makes its prompt.
-static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d,
-                           const caller *c, mk_ask *ask, served_model **m, mk_prompt *p,
-                           mk_err *err) {
+static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d, const caller *c,
+                           mk_ask *ask, served_model **m, mk_prompt *p, mk_err *err) {
     json_t *o = NULL;
     mk_status st = body_json(x, &o, err);
     st = st == MK_OK ? d->parse(o, ask, err) : st;

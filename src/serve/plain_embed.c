@@ -179,8 +179,7 @@ static void answer(mk_service *s, mk_http_exchange *x, const route *r, const cal
     mk_status st = mk_json_parse(body, n, "the body", &o, &err);
     st = st == MK_OK ? embed_all(s, &e, o, vectors, &err) : st;
     if (st == MK_OK) {
-        mk_books_note(s, c, e.m->name, "embeddings", e.n_token,
-                      (double)(mk_now_ns() - t0) / 1e6);
+        mk_books_note(s, c, e.m->name, "embeddings", e.n_token, (double)(mk_now_ns() - t0) / 1e6);
     }
     if (st != MK_OK) {
         mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);

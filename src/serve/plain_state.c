@@ -28,8 +28,9 @@ static mk_status read_query(mk_http_exchange *x, const caller *c, mk_usage_query
         return MK_OK;
     }
     if (q->filter.key && strcmp(q->filter.key, c->key_id) != 0) {
-        return MK_FAIL(err, MK_EUSAGE, "this key may see its own usage only; others need the scope "
-                                       "admin");
+        return MK_FAIL(err, MK_EUSAGE,
+                       "this key may see its own usage only; others need the scope "
+                       "admin");
     }
     q->filter.key = c->key_id;
     return MK_OK;

@@ -12,7 +12,7 @@
 #include "base/mathx.h"
 #include "serve/service_int.h"
 
-enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500, CHECKPOINT_TICKS = 20 };
+enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500, CHECKPOINT_TICKS = 120 };
 
 // --- ids -----------------------------------------------------------------------------------------
 

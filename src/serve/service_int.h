@@ -67,9 +67,9 @@ typedef struct route {
     const char *method, *path;  // a path that ends in "/*" matches what begins so
     const mk_dialect *dialect;  // of answers and errors; NULL: plain JSON
     void (*handle)(mk_service *s, mk_http_exchange *x, const struct route *r, const caller *c);
-    bool open;    // without key
-    bool worker;  // on a worker's thread
-    bool early;   // also while models are loading
+    bool open;     // without key
+    bool worker;   // on a worker's thread
+    bool early;    // also while models are loading
     bool metered;  // counts against the limits of a key, and needs its scope infer
 } route;
 

@@ -34,16 +34,27 @@ static const char schema[] =
     "CREATE INDEX ledger_time ON ledger(time);"
     "CREATE TABLE kept(id TEXT PRIMARY KEY, owner TEXT NOT NULL, created INTEGER NOT NULL,"
     " size INTEGER NOT NULL, response TEXT NOT NULL, messages TEXT NOT NULL);"
-    "CREATE INDEX kept_age ON kept(created, size);"
+    "CREATE INDEX kept_age ON kept(created);"
     "CREATE TABLE thought(id INTEGER PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL,"
     " text TEXT NOT NULL);"
-    "CREATE INDEX thought_age ON thought(used, size);"
+    "CREATE INDEX thought_age ON thought(used);"
     "CREATE TABLE thought_key(key BLOB PRIMARY KEY, thought INTEGER NOT NULL"
     " REFERENCES thought(id) ON DELETE CASCADE) WITHOUT ROWID;"
-    "CREATE INDEX thought_key_of ON thought_key(thought);";
+    "CREATE INDEX thought_key_of ON thought_key(thought);"
+    // bytes of a table together, so that a limit costs no scan
+    "CREATE TABLE total(name TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;"
+    "INSERT INTO total VALUES('kept', 0), ('thought', 0);"
+    "CREATE TRIGGER kept_more AFTER INSERT ON kept BEGIN"
+    " UPDATE total SET bytes = bytes + new.size WHERE name = 'kept'; END;"
+    "CREATE TRIGGER kept_less AFTER DELETE ON kept BEGIN"
+    " UPDATE total SET bytes = bytes - old.size WHERE name = 'kept'; END;"
+    "CREATE TRIGGER thought_more AFTER INSERT ON thought BEGIN"
+    " UPDATE total SET bytes = bytes + new.size WHERE name = 'thought'; END;"
+    "CREATE TRIGGER thought_less AFTER DELETE ON thought BEGIN"
+    " UPDATE total SET bytes = bytes - old.size WHERE name = 'thought'; END;";
 
 struct mk_store {
-    sqlite3 *db, *mover;  // mover: for checkpoints alone; NULL in memory
+    sqlite3 *db, *mover;   // mover: for checkpoints alone; NULL in memory
     pthread_mutex_t lock;  // recursive
     int lock_fd;
     bool alone;  // nobody else had it open when it was opened
@@ -168,9 +179,8 @@ static mk_status open_database(mk_store *s, mk_err *err) {
         rc = check_whole(s->db);
     }
     if (rc != SQLITE_OK) {
-        return status_of(rc) == MK_ECORRUPT
-                   ? MK_FAIL(err, MK_ECORRUPT, "%s is damaged", s->path)
-                   : fail(s, rc, err);
+        return status_of(rc) == MK_ECORRUPT ? MK_FAIL(err, MK_ECORRUPT, "%s is damaged", s->path)
+                                            : fail(s, rc, err);
     }
     return make_tables(s, err);
 }
@@ -332,15 +342,13 @@ void mk_query_real(mk_query *q, double v) {
 }
 
 void mk_query_text(mk_query *q, const char *v) {
-    q->rc = q->rc == SQLITE_OK
-                ? sqlite3_bind_text(q->stmt, ++q->n_bound, v, -1, SQLITE_STATIC)
-                : q->rc;
+    q->rc =
+        q->rc == SQLITE_OK ? sqlite3_bind_text(q->stmt, ++q->n_bound, v, -1, SQLITE_STATIC) : q->rc;
 }
 
 void mk_query_blob(mk_query *q, const void *p, size_t n) {
-    q->rc = q->rc == SQLITE_OK
-                ? sqlite3_bind_blob64(q->stmt, ++q->n_bound, p, n, SQLITE_STATIC)
-                : q->rc;
+    q->rc = q->rc == SQLITE_OK ? sqlite3_bind_blob64(q->stmt, ++q->n_bound, p, n, SQLITE_STATIC)
+                               : q->rc;
 }
 
 bool mk_query_row(mk_query *q) {

@@ -52,7 +52,7 @@ static void day_text(int64_t seconds, char out[16]) {
     struct tm tm;
     time_t t = (time_t)seconds;
     if (!gmtime_r(&t, &tm) || strftime(out, 16, "%Y-%m-%d", &tm) == 0) {
-        strcpy(out, "?");
+        snprintf(out, 16, "?");
     }
 }
 
@@ -88,8 +88,7 @@ static void on_sum(void *arg, const mk_ledger_sum *sum) {
 }
 
 mk_status mk_usage_report(mk_store *s, const mk_usage_query *q, json_t **out, mk_err *err) {
-    report r = {
-        .q = q, .lines = json_array(), .index = json_object(), .total = json_object()};
+    report r = {.q = q, .lines = json_array(), .index = json_object(), .total = json_object()};
     static const mk_ledger_sum nothing = {.key = "", .model = ""};
     add_sum(q->prices, r.total, &nothing);
     mk_status st = mk_ledger_read(s, &q->filter, on_sum, &r, err);
@@ -119,8 +118,10 @@ mk_status mk_usage_parse_by(const char *text, mk_usage_query *q, mk_err *err) {
             i++;
         }
         if (i == 3) {
-            return MK_FAIL(err, MK_EUSAGE, "expected day, key or model, or several with commas, "
-                                           "got '%.40s'", text);
+            return MK_FAIL(err, MK_EUSAGE,
+                           "expected day, key or model, or several with commas, "
+                           "got '%.40s'",
+                           text);
         }
         *to[i] = true;
         p += n + (p[n] == ',');

@@ -170,7 +170,8 @@ static void test_heard(void **state) {
     "\"tool_calls\": [{\"id\": \"" id "\", \"type\": \"function\", \"function\": {\"name\": "      \
     "\"f\", \"arguments\": \"" args "\"}}]"
 
-static void learn(mk_store *s, uint64_t owner, const char *before, const char *answer, int64_t now) {
+static void learn(mk_store *s, uint64_t owner, const char *before, const char *answer,
+                  int64_t now) {
     json_t *b = json_of(before), *a = json_of(answer);
     must(mk_memory_learn(s, owner, b, a, now, 200, err));
     json_decref(a);
@@ -205,10 +206,11 @@ static void test_by_call_id(void **state) {
     assert_string_equal(recalled(s, 1, "[{\"role\": \"assistant\", " CALLS("call_y", "{}") "}]"),
                         "");
     // what a client sends itself stays
-    assert_string_equal(recalled(s, 1,
-                                 "[{\"role\": \"assistant\", \"reasoning_content\": \"own\", " CALLS(
-                                     "call_x", "{}") "}]"),
-                        "own");
+    assert_string_equal(
+        recalled(s, 1,
+                 "[{\"role\": \"assistant\", \"reasoning_content\": \"own\", " CALLS("call_x",
+                                                                                     "{}") "}]"),
+        "own");
     mk_store_close(s);
 }
 
@@ -250,12 +252,14 @@ static void test_by_arguments(void **state) {
               "call_secret", "{\\\"a\\\": 1, \\\"b\\\": [2]}") "}",
           100);
     assert_string_equal(
-        recalled(s, 1, "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", " CALLS(
-                           "call_0", "{\\\"b\\\":[2],\\\"a\\\":1}") "}]"),
+        recalled(s, 1,
+                 "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", " CALLS(
+                     "call_0", "{\\\"b\\\":[2],\\\"a\\\":1}") "}]"),
         "why");
     assert_string_equal(
-        recalled(s, 1, "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", " CALLS(
-                           "call_0", "{\\\"b\\\":[3],\\\"a\\\":1}") "}]"),
+        recalled(s, 1,
+                 "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", " CALLS(
+                     "call_0", "{\\\"b\\\":[3],\\\"a\\\":1}") "}]"),
         "");
     mk_store_close(s);
 }
@@ -291,8 +295,10 @@ static void test_the_same_said_again(void **state) {
     (void)state;
     mk_store *s = open_store(NULL);
     const char *q = "[{\"role\": \"user\", \"content\": \"q\"}]";
-    learn(s, 1, q, "{\"role\": \"assistant\", \"content\": \"a\", \"reasoning_content\": \"1\"}", 1);
-    learn(s, 1, q, "{\"role\": \"assistant\", \"content\": \"a\", \"reasoning_content\": \"2\"}", 2);
+    learn(s, 1, q, "{\"role\": \"assistant\", \"content\": \"a\", \"reasoning_content\": \"1\"}",
+          1);
+    learn(s, 1, q, "{\"role\": \"assistant\", \"content\": \"a\", \"reasoning_content\": \"2\"}",
+          2);
     learn(s, 1, q, "{\"role\": \"assistant\", \"content\": \"a\"}", 3);  // nothing to remember
     const char *m = "[{\"role\": \"user\", \"content\": \"q\"},"
                     "{\"role\": \"assistant\", \"content\": \"a\"}]";
@@ -302,10 +308,14 @@ static void test_the_same_said_again(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_owners),       cmocka_unit_test(test_size_and_age),
-        cmocka_unit_test(test_going_on),     cmocka_unit_test(test_heard),
-        cmocka_unit_test(test_by_call_id),   cmocka_unit_test(test_by_text),
-        cmocka_unit_test(test_by_arguments), cmocka_unit_test(test_what_is_forgotten),
+        cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_size_and_age),
+        cmocka_unit_test(test_going_on),
+        cmocka_unit_test(test_heard),
+        cmocka_unit_test(test_by_call_id),
+        cmocka_unit_test(test_by_text),
+        cmocka_unit_test(test_by_arguments),
+        cmocka_unit_test(test_what_is_forgotten),
         cmocka_unit_test(test_the_same_said_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -260,11 +260,16 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_key_and_its_hash), cmocka_unit_test(test_find),
-        cmocka_unit_test(test_revoke),             cmocka_unit_test(test_per_minute),
-        cmocka_unit_test(test_at_once),            cmocka_unit_test(test_tokens_per_day),
-        cmocka_unit_test(test_scopes),             cmocka_unit_test(test_refresh_forgets_nothing),
-        cmocka_unit_test(test_tenants),            cmocka_unit_test(test_names),
+        cmocka_unit_test(test_a_key_and_its_hash),
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_revoke),
+        cmocka_unit_test(test_per_minute),
+        cmocka_unit_test(test_at_once),
+        cmocka_unit_test(test_tokens_per_day),
+        cmocka_unit_test(test_scopes),
+        cmocka_unit_test(test_refresh_forgets_nothing),
+        cmocka_unit_test(test_tenants),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,7 +62,7 @@ static void test_sums(void **state) {
     const struct {
         const char *name;
         int64_t n, all;
-    } sums[] = {{"requests", 2, 4},        {"failed", 1, 2},        {"prompt_tokens", 30, 38},
+    } sums[] = {{"requests", 2, 4},        {"failed", 1, 2},          {"prompt_tokens", 30, 38},
                 {"cached_tokens", 20, 20}, {"output_tokens", 10, 81}, {"reasoning_tokens", 5, 65}};
     for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++) {
         assert_int_equal(int_at(line, sums[i].name), sums[i].n);
@@ -124,8 +124,8 @@ static void test_what_is_asked_for(void **state) {
         must(mk_usage_parse_since(good[i].text, now, &t, err));
         assert_int_equal(t, good[i].since);
     }
-    static const char *const bad[] = {"",           "d",          "0d",  "-1d", "1000000d", "7",
-                                      "2025-02-29", "2025-13-01", "now", "2025-11-16x"};
+    static const char *const bad[] = {"",  "d",          "0d",         "-1d", "1000000d",
+                                      "7", "2025-02-29", "2025-13-01", "now", "2025-11-16x"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         must_fail(mk_usage_parse_since(bad[i], now, &t, err), MK_EUSAGE, "expected a day");
     }

@@ -250,11 +250,11 @@ static void test_kill(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows_stay),       cmocka_unit_test(test_in_memory),
-        cmocka_unit_test(test_transactions),    cmocka_unit_test(test_a_wrong_query_is_an_error),
-        cmocka_unit_test(test_two_at_once),     cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_damage_in_use),   cmocka_unit_test(test_a_newer_version),
-        cmocka_unit_test(test_no_folder),       cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_rows_stay),     cmocka_unit_test(test_in_memory),
+        cmocka_unit_test(test_transactions),  cmocka_unit_test(test_a_wrong_query_is_an_error),
+        cmocka_unit_test(test_two_at_once),   cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_damage_in_use), cmocka_unit_test(test_a_newer_version),
+        cmocka_unit_test(test_no_folder),     cmocka_unit_test(test_kill),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
