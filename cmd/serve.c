@@ -268,7 +268,7 @@ static mk_status make_key(char out[48], mk_err *err) {
     if (!ok) {
         return MK_FAIL(err, MK_EIO, "/dev/urandom cannot be read; give a key with --key");
     }
-    strcpy(out, "sk-mk-");
+    memcpy(out, "sk-mk-", 6);
     for (size_t i = 0; i < sizeof random; i++) {
         out[6 + i] = digit[random[i] % 36];
     }

@@ -34,6 +34,7 @@ struct turn {
     int n_left;        // choices that have not ended, and one for who begins them
     bool streaming;    // headers are out
     bool lost;         // the client has gone or does not read
+    bool given_up;     // its speeches have been cancelled because of that
     bool begun;        // choice[].speech are set and may be cancelled
     mk_err error;      // of the first choice that failed
     uint64_t last_ns;  // when something was last sent
@@ -217,11 +218,11 @@ static void on_event(void *arg, const mk_answer_event *ev) {
     if (ev->kind != MK_AE_ERROR || t->streaming) {
         t->dialect->event(t->writer, c->index, ev, &t->out);
     }
-    bool was_lost = t->lost;
     if (t->streaming) {
         send_out(t);
     }
-    bool give_up = t->lost && !was_lost && t->begun && !last;
+    bool give_up = t->lost && !t->given_up && t->begun && !last;
+    t->given_up |= give_up;
     t->n_left -= last;
     bool end = t->n_left == 0;
     pthread_mutex_unlock(&t->lock);
