@@ -159,11 +159,10 @@ def test_errors(client):
 
 
 def test_keys(tmp_path):
-    server = Server(tmp_path, "--key", "secret")
-    for how in ({"api_key": "secret"}, {"auth_token": "secret"}):
-        with anthropic.Anthropic(base_url=server.url, max_retries=0, **how) as c:
-            assert c.messages.create(**asked("2+3")).content
-    with anthropic.Anthropic(base_url=server.url, max_retries=0, api_key="other") as c:
-        with pytest.raises(anthropic.AuthenticationError):
-            c.messages.create(**asked("2+3"))
-    assert server.stop() == 0
+    with Server(tmp_path, "--key", "secret") as server:
+        for how in ({"api_key": "secret"}, {"auth_token": "secret"}):
+            with anthropic.Anthropic(base_url=server.url, max_retries=0, **how) as c:
+                assert c.messages.create(**asked("2+3")).content
+        with anthropic.Anthropic(base_url=server.url, max_retries=0, api_key="other") as c:
+            with pytest.raises(anthropic.AuthenticationError):
+                c.messages.create(**asked("2+3"))

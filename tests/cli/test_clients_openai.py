@@ -235,19 +235,18 @@ def test_response_parse(served, client):
 
 def test_responses_remember(tmp_path):
     """The second request carries only the new question; the template shows the model all of them."""
-    server = Server(tmp_path, "--template", ROOT / "tests/cli/passes.jinja")
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="any", max_retries=0) as client:
-        ask = {"model": "thimble", "max_output_tokens": 4}
-        first = client.responses.create(**ask, input="2+3")
-        second = client.responses.create(**ask, input="4+5", previous_response_id=first.id)
-        spelled = client.responses.create(**ask, input=user("2+3") + first.to_dict()["output"] + user("4+5"))
-        assert second.previous_response_id == first.id
-        assert second.usage.input_tokens == spelled.usage.input_tokens > 6
-        assert second.output_text == spelled.output_text
-        forgotten = client.responses.create(**ask, input="2+3", store=False)
-        with pytest.raises(openai.APIStatusError, match="resp_"):
-            client.responses.create(**ask, input="4+5", previous_response_id=forgotten.id)
-    assert server.stop() == 0
+    with Server(tmp_path, "--template", ROOT / "tests/cli/passes.jinja") as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="any", max_retries=0) as client:
+            ask = {"model": "thimble", "max_output_tokens": 4}
+            first = client.responses.create(**ask, input="2+3")
+            second = client.responses.create(**ask, input="4+5", previous_response_id=first.id)
+            spelled = client.responses.create(**ask, input=user("2+3") + first.to_dict()["output"] + user("4+5"))
+            assert second.previous_response_id == first.id
+            assert second.usage.input_tokens == spelled.usage.input_tokens > 6
+            assert second.output_text == spelled.output_text
+            forgotten = client.responses.create(**ask, input="2+3", store=False)
+            with pytest.raises(openai.APIStatusError, match="resp_"):
+                client.responses.create(**ask, input="4+5", previous_response_id=forgotten.id)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
@@ -272,28 +271,26 @@ def test_unknown_fields_are_named(client):
 
 
 def test_keys(tmp_path):
-    server = Server(tmp_path, "--key", "secret")
-    make = {"base_url": server.url + "/v1", "max_retries": 0}
-    with openai.OpenAI(**make, api_key="secret") as good, openai.OpenAI(**make, api_key="other") as bad:
-        assert good.chat.completions.create(model="thimble", messages=user("2+3")).choices[0].message.content
-        with pytest.raises(openai.AuthenticationError):
-            bad.chat.completions.create(model="thimble", messages=user("2+3"))
-    assert server.stop() == 0
+    with Server(tmp_path, "--key", "secret") as server:
+        make = {"base_url": server.url + "/v1", "max_retries": 0}
+        with openai.OpenAI(**make, api_key="secret") as good, openai.OpenAI(**make, api_key="other") as bad:
+            assert good.chat.completions.create(model="thimble", messages=user("2+3")).choices[0].message.content
+            with pytest.raises(openai.AuthenticationError):
+                bad.chat.completions.create(model="thimble", messages=user("2+3"))
 
 
 def test_waiting_for_a_turn(tmp_path):
     """A client that is told to come back later does, and all are served in the end."""
-    server = Server(tmp_path, "--parallel", 1, "--max-waiting", 1)
-    ask = {"model": "thimble", "prompt": "<|user|>7*8", "max_tokens": 40, "extra_body": {"ignore_eos": True}}
+    with Server(tmp_path, "--parallel", 1, "--max-waiting", 1) as server:
+        ask = {"model": "thimble", "prompt": "<|user|>7*8", "max_tokens": 40, "extra_body": {"ignore_eos": True}}
 
-    def once(c):
-        try:
-            return c.completions.create(**ask).usage.completion_tokens
-        except openai.RateLimitError:
-            return "later"
+        def once(c):
+            try:
+                return c.completions.create(**ask).usage.completion_tokens
+            except openai.RateLimitError:
+                return "later"
 
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="any") as c, concurrent.futures.ThreadPoolExecutor(12) as pool:
-        got = list(pool.map(once, [c.with_options(max_retries=0)] * 12))
-        assert set(got) == {40, "later"}, got
-        assert list(pool.map(once, [c.with_options(max_retries=30)] * 4)) == [40] * 4
-    assert server.stop() == 0
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="any") as c, concurrent.futures.ThreadPoolExecutor(12) as pool:
+            got = list(pool.map(once, [c.with_options(max_retries=0)] * 12))
+            assert set(got) == {40, "later"}, got
+            assert list(pool.map(once, [c.with_options(max_retries=30)] * 4)) == [40] * 4
