@@ -354,4 +354,5 @@ def main():
     return 0 if entries and not any("error" in e for e in entries) else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -65,3 +65,12 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """One `minke serve` of the built-in model for all tests of client libraries."""
+    from serving import Server
+    server = Server(tmp_path_factory.mktemp("served"), "--parallel", 8)
+    yield server
+    assert server.stop() == 0, server.errors

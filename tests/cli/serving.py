@@ -68,3 +68,10 @@ class Server:
         self.process.stdout.close()
         self.process.stderr.close()
         return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        code = self.stop()
+        assert kind or code == 0, self.errors
