@@ -374,7 +374,7 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
     if (!t->model) {
         return err->code;
     }
-    MK_TRY(mk_constraints_get(t->s->constraints, &t->ask, &b->grammar, err));
+    MK_TRY(mk_constraints_get(t->s->constraints, t->model->llm, &t->ask, &b->grammar, err));
     if (!t->ask.messages && !t->ask.prompt && !t->ask.ids) {
         b->nothing = true;
         return MK_OK;
