@@ -430,7 +430,9 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
         }
     } else {
         atomic_fetch_add(&s->n_errors, 1);
-        mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
+        // a bound that the request itself went over: trying again later does not help
+        int http = st == MK_ELIMIT ? 400 : mk_error_http_status(st);
+        mk_service_fail(s, x, r->dialect, http, &err);
         free_turn(t);
     }
     mk_grammar_unref(b.grammar);
