@@ -24,6 +24,7 @@ struct mk_provider {
     int n_end;
     mk_ids close_ids;      // what ends the reasoning when its budget is used up
     int32_t think_id;      // that opens reasoning; -1: more than one token does
+    bool headers;          // answers come in messages with headers (gpt-oss)
     int32_t space_id[2];   // newlines that may stand before an answer; -1
     pthread_mutex_t lock;  // of the trie
     mk_token_trie *trie;   // made when the first grammar comes
@@ -158,13 +159,14 @@ static bool is_space_id(const mk_speech *s, int32_t id) {
     return id >= 0 && (id == s->p->space_id[0] || id == s->p->space_id[1]);
 }
 
-// Does the grammar decide about the next token?  Not inside the reasoning.
+// Does the grammar decide about the next token?  Not inside the reasoning.  Where calls are offered
+// it knows of them, too.  A family with headers is free until the answer proper.
 static bool grammar_holds(const mk_speech *s) {
     if (!s->state) {
         return false;
     }
     mk_parse_place at = mk_parser_place(s->parser);
-    return at == MK_PLACE_ANSWER || at == MK_PLACE_START;
+    return s->p->headers ? at == MK_PLACE_ANSWER : at != MK_PLACE_REASONING;
 }
 
 // A token under the grammar; what stands before the answer (newlines, the tag that opens the
@@ -442,6 +444,7 @@ static mk_status find_marks(mk_provider *p, mk_err *err) {
     if (t) {
         mk_parse_detect(mk_chat_template_text(t), &p->parse);
     }
+    p->headers = p->parse.format && mk_parse_format_has_headers(p->parse.format);
     p->think_id = single_id(p, p->parse.think_open ? p->parse.think_open : "<think>");
     p->space_id[0] = single_id(p, "\n");
     p->space_id[1] = single_id(p, "\n\n");

@@ -387,7 +387,7 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
     if (!t->model) {
         return err->code;
     }
-    MK_TRY(mk_constraints_get(t->s->constraints, &t->ask, &b->grammar, err));
+    MK_TRY(mk_constraints_get(t->s->constraints, t->model->llm, &t->ask, &b->grammar, err));
     if (!t->ask.messages && !t->ask.prompt && !t->ask.ids) {
         b->nothing = true;
         return MK_OK;
@@ -448,7 +448,9 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
         free_turn(t);
     } else {
         atomic_fetch_add(&s->n_errors, 1);
-        mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
+        // a bound that the request itself went over: trying again later does not help
+        int http = st == MK_ELIMIT ? 400 : mk_error_http_status(st);
+        mk_service_fail(s, x, r->dialect, http, &err);
         free_turn(t);
     }
     mk_grammar_unref(b.grammar);

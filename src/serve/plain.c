@@ -11,7 +11,9 @@
 #define UNUSED (void)r, (void)c
 
 static void fail(mk_service *s, mk_http_exchange *x, const route *r, const mk_err *err) {
-    mk_service_fail(s, x, r->dialect, mk_error_http_status(err->code), err);
+    // nothing waits in a queue here: a limit is the request's own
+    int http = err->code == MK_ELIMIT ? 400 : mk_error_http_status(err->code);
+    mk_service_fail(s, x, r->dialect, http, err);
 }
 
 static mk_status body_json(mk_http_exchange *x, json_t **o, mk_err *err) {
