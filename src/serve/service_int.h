@@ -104,5 +104,6 @@ HANDLER(ollama_tags);
 HANDLER(ollama_show);
 HANDLER(ollama_ps);
 HANDLER(alive);
+HANDLER(page);
 
 #endif
