@@ -38,6 +38,13 @@ class Cut:
     """The connection ends here."""
 
 
+class Failure:
+    """The server reports in the stream that it cannot go on."""
+
+    def __init__(self, message):
+        self.line = "data: " + json.dumps({"error": {"message": message, "type": "server_error", "code": None}}) + "\n\n"
+
+
 class Refuse:
     def __init__(self, status, message, code=None, headers=()):
         self.status, self.headers = status, dict(headers)
@@ -52,6 +59,7 @@ class Scripted:
         self.left = threading.Event()  # a reader went before its answer was complete
         self.health = (200, {"status": "ok"})
         self.key = None
+        self.gone = False  # connections are closed without an answer
         self.models = [MODEL]
         self.script(say("hello"))
 
@@ -68,10 +76,17 @@ class Scripted:
                 pass
 
             def do_GET(self):
-                outer.get(self)
+                self.answer(outer.get)
 
             def do_POST(self):
-                outer.post(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.answer(lambda h: outer.post(h, body))
+
+            def answer(self, how):
+                if outer.gone:
+                    self.close_connection = True
+                else:
+                    how(self)
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -155,6 +170,9 @@ class Scripted:
                 while not step.open.wait(0.05) and time.monotonic() < until:
                     send(": ping\n\n")  # notices who has left
             elif isinstance(step, Cut):
+                return
+            elif isinstance(step, Failure):
+                send(step.line)
                 return
             elif isinstance(step, str):
                 finish = step

@@ -1,5 +1,4 @@
 """What a model writes stays text; the page asks nobody but its server."""
-import pytest
 from playwright.sync_api import expect
 from scripted import say, think
 from test_chat import answer, ask, settled
@@ -38,22 +37,26 @@ ATTACKS = [
 FORBIDDEN = "img, script, svg:not(.katex svg), iframe, style, form, input:not([type=checkbox]), meta, base, object, embed, [onerror], [onload], [onclick], [srcdoc]"
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_in_an_answer_does_nothing(page, scripted, attack):
-    scripted.scripts[:] = [(think(attack), say("before " if attack[0] == "`" and attack[1] != "`" else ""), say(attack))]
-    ask(page, attack)
-    settled(page)
-    page.wait_for_timeout(150)  # for what would load
-    assert page.locator("#messages").locator(FORBIDDEN).count() == 0
-    for link in page.locator("#messages a").all():
-        assert link.get_attribute("href").startswith(("http://", "https://", "mailto:"))
-        assert link.get_attribute("rel") == "noopener noreferrer"
-    for text in page.locator("#messages .block span[title]").all():
-        text.click()
-    page.reload()
-    settled(page)
+def test_attacks_in_an_answer_do_nothing(page, scripted):
+    messages = page.locator("#messages")
+    for attack in ATTACKS:
+        scripted.scripts[:] = [(think(attack), say(attack))]
+        page.locator("#new").click()
+        ask(page, attack)
+        settled(page)
+        assert messages.locator(FORBIDDEN).count() == 0, attack
+        for link in messages.locator("a").all():
+            assert link.get_attribute("href").startswith(("http://", "https://", "mailto:")), attack
+            assert link.get_attribute("rel") == "noopener noreferrer"
+        for text in messages.locator(".block span[title]").all():
+            text.click()
+        assert page.evaluate("window.hacked") is None, attack
+    for row in page.locator("#list .open").all():  # again, as they come from the history
+        row.click()
+        settled(page)
+        assert messages.locator(FORBIDDEN).count() == 0
+    page.wait_for_timeout(200)  # for what would load
     assert page.evaluate("window.hacked") is None
-    assert page.locator("#list .title").inner_text().strip()
 
 
 def test_attacks_split_over_pieces_do_nothing(page, scripted):
@@ -75,13 +78,13 @@ def test_the_policy_stops_what_gets_through(page, serve, fetch):
         const attempt = async (name, fn) => { try { result[name] = await fn(); } catch (e) { result[name] = e.name; } };
         await attempt("html", () => { document.body.insertAdjacentHTML("beforeend", "<i>x</i>"); return "made"; });
         await attempt("inner", () => { document.createElement("div").innerHTML = "<i>x</i>"; return "made"; });
-        await attempt("eval", () => new Function("return 'ran'")());
+        // not in this call itself, in which the tester's tool may evaluate
+        await attempt("eval", () => new Promise((done, fail) => setTimeout(() => { try { done(new Function("return 'ran'")()); } catch (e) { fail(e); } })));
         await attempt("script", () => { const s = document.createElement("script"); s.textContent = "window.hacked = 1"; document.body.append(s); return "made"; });
-        const p = document.createElement("p");
-        p.setAttribute("onclick", "window.hacked = 1");
+        await attempt("handler", () => { document.createElement("p").setAttribute("onclick", "window.hacked = 1"); return "made"; });
         return result;
     }""")
-    assert tried == {"html": "TypeError", "inner": "TypeError", "eval": "EvalError", "script": "TypeError"}
+    assert tried == {"html": "TypeError", "inner": "TypeError", "eval": "EvalError", "script": "TypeError", "handler": "TypeError"}
     assert page.evaluate("window.hacked") is None
 
 

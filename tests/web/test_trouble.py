@@ -1,7 +1,7 @@
 """What goes wrong is said, with what to do."""
 import pytest
 from playwright.sync_api import expect
-from scripted import Cut, Refuse, say
+from scripted import Cut, Failure, Refuse, say
 from test_chat import answer, ask, settled
 
 REFUSALS = [
@@ -47,17 +47,28 @@ def test_an_answer_that_breaks_off_is_kept(page, scripted):
 
 
 def test_an_error_in_the_stream_is_shown(page, scripted):
-    scripted.scripts[:] = [(say("It begins"), {"delta": {}, "finish_reason": "length"}, "length")]
+    scripted.scripts[:] = [(say("It begins"), Failure("the disk is full"))]
+    ask(page, "Try")
+    expect(answer(page).locator(".note.error small")).to_have_text("the disk is full")
+    expect(answer(page).locator(".body")).to_have_text("It begins")
+
+
+def test_an_answer_at_its_limit_says_so(page, scripted):
+    scripted.scripts[:] = [(say("It begins"), "length")]
     ask(page, "Try")
     expect(answer(page).locator(".note")).to_have_text("The answer reached its limit of tokens.")
 
 
 def test_a_server_that_is_gone(page, scripted):
-    scripted.__exit__()
+    scripted.gone = True
     ask(page, "Anybody?")
     expect(answer(page).locator(".note.error")).to_contain_text("Is minke serve still running?")
     expect(page.locator("#state")).to_have_class("state gone")
     expect(page.locator("#state")).to_have_text("No connection")
+    scripted.gone = False  # it is started again
+    expect(page.locator("#state")).to_have_class("state ok")
+    answer(page).get_by_role("button", name="Try again").click()
+    expect(answer(page).locator(".body")).to_have_text("hello")
 
 
 def test_a_question_waits_for_the_model(open_page, scripted):

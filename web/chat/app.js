@@ -220,15 +220,17 @@ async function refresh() {
   }
   showModels();
   showStatus();
+  clearTimeout(pollTimer);
+  pollTimer = setTimeout(poll, status.status === "ok" || status.status === "locked" ? POLL_MS : POLL_FAST_MS);
 }
 
+let pollTimer = 0;  // a page that nobody sees does not ask; it does when it is seen again
+
 async function poll() {
-  if (!document.hidden) {
-    const before = status.status;
-    await refresh();
-    if (before !== "locked" && status.status === "locked") await askKey();
-  }
-  setTimeout(poll, status.status === "ok" || status.status === "locked" ? POLL_MS : POLL_FAST_MS);
+  if (document.hidden) return;
+  const before = status.status;
+  await refresh();
+  if (before !== "locked" && status.status === "locked") await askKey();
 }
 
 async function askKey() {
@@ -373,7 +375,7 @@ function start() {
   $("model").onchange = () => { localStorage.setItem(LAST, $("model").value); showGauge(); };
   startTips($("messages"));
   document.addEventListener("keydown", pageKey);
-  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  document.addEventListener("visibilitychange", poll);
   window.addEventListener("popstate", fromAddress);
   store.onChange(async id => {
     history.show();

@@ -17,10 +17,13 @@ export function say(text) {
   $("live").textContent = text;
 }
 
-// Opens a <dialog>; resolves to the value of the button that closed it ("" when dismissed).
+// Opens a <dialog>; resolves to the value of the button that closed it ("" when dismissed).  Cancel is no submit button:
+// Enter in a field would press the first of these.
 export function openDialog(dialog) {
   return new Promise(resolve => {
     dialog.returnValue = "";
+    const cancel = dialog.querySelector(".cancel");
+    if (cancel) cancel.onclick = () => dialog.close("");
     dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
     dialog.showModal();
   });

@@ -11,7 +11,7 @@ function button(text, label, onclick, className = "tool") {
 
 function figures(node) {
   const { usage, timings } = node, out = [];
-  if (usage) out.push(t("n_tokens", number(usage.completion_tokens)));
+  if (usage) out.push(t(usage.completion_tokens === 1 ? "one_token" : "n_tokens", number(usage.completion_tokens)));
   if (timings?.predicted_per_second) out.push(t("speed", number(timings.predicted_per_second, timings.predicted_per_second < 100 ? 1 : 0)));
   if (timings) out.push(t("first", seconds((timings.queue_ms || 0) + timings.prompt_ms)));
   const cached = usage?.prompt_tokens_details?.cached_tokens;

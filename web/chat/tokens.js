@@ -1,9 +1,9 @@
 // Tokens with their probabilities: pointed at, with the pointer or the arrow keys, they show what else was likely.
 import { $, make } from "./dom.js";
-import { number, t } from "./i18n.js";
+import { t } from "./i18n.js";
 
 const percent = logprob => Math.exp(logprob) * 100;
-const percentText = p => (p >= 99.95 ? "100" : p < 0.01 ? "<0.01" : number(p, p < 1 ? 2 : 1)) + " %";
+const percentText = p => (p >= 99.95 ? "100" : p < 0.01 ? "<0.01" : p.toFixed(p < 1 ? 2 : 1)) + " %";
 const visible = token => token.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "␣") || "∅";
 
 // rows: [token, logprob, [[token, logprob]...]].  Five steps of likelihood; the tip says the rest.
@@ -21,7 +21,7 @@ export function tokenSpans(rows) {
 function fillTip(tip, row) {
   const [token, logprob, others] = row;
   const line = ([text, lp], chosen) => make("tr", { className: chosen ? "chosen" : "" }, make("td", {}, visible(text)),
-    make("td", {}, percentText(percent(lp))), make("td", {}, make("meter", { max: 100, value: percent(lp) })));
+    make("td", {}, percentText(percent(lp))), make("td", {}, make("meter", { max: 100, value: percent(lp), ariaHidden: "true" })));
   const among = others.some(o => o[0] === token);
   tip.replaceChildren(make("table", {}, ...(among ? [] : [line([token, logprob], true)]),
     ...others.map(o => line(o, o[0] === token))));
