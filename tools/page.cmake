@@ -2,6 +2,7 @@
 # the browser asks for.  Makes embed/page_table.c, the table behind src/serve/page.h.
 set(MK_JAVASCRIPT /usr/share/javascript CACHE PATH "where marked, katex and highlight.js are")
 set(MK_KATEX_FONTS /usr/share/fonts/truetype/katex CACHE PATH "where the fonts of KaTeX are")
+set(MK_COPYRIGHT /usr/share/doc CACHE PATH "where the licences of these packages are")
 
 function(mk_page_add url file)
   string(MAKE_C_IDENTIFIER mk_page_${url} name)
@@ -35,6 +36,14 @@ foreach(font AMS-Regular Caligraphic-Bold Caligraphic-Regular Fraktur-Bold Frakt
     Main-Italic Main-Regular Math-BoldItalic Math-Italic SansSerif-Bold SansSerif-Italic SansSerif-Regular Script-Regular
     Size1-Regular Size2-Regular Size3-Regular Size4-Regular Typewriter-Regular)
   mk_page_library(fonts/KaTeX_${font}.woff2 fonts-katex ${MK_KATEX_FONTS} KaTeX_${font}.woff2)
+endforeach()
+
+# Their licences want to be handed on with them.
+foreach(library marked katex highlight.js)
+  set(licence ${MK_COPYRIGHT}/libjs-${library}/copyright)
+  if(EXISTS ${licence})
+    mk_page_add(/web/vendor/${library}.txt ${licence})
+  endif()
 endforeach()
 
 get_property(externs GLOBAL PROPERTY page_externs)

@@ -6,12 +6,14 @@
 #include "base/mathx.h"
 #include "serve/service_int.h"
 
-const char mk_page_policy[] =
+// The page works by scripts and styles in files alone, and no text may become HTML: what a model
+// writes has no way to run, even through a mistake in them.
+static const char policy[] =
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-const mk_page_file *mk_page_find(const char *path) {
+static const mk_page_file *find(const char *path) {
     for (const mk_page_file *f = mk_page_files; f->path; f++) {
         if (strcmp(f->path, path) == 0) {
             return f;
@@ -20,12 +22,13 @@ const mk_page_file *mk_page_find(const char *path) {
     return NULL;
 }
 
-const char *mk_page_type(const char *path) {
+static const char *type_of(const char *path) {
     static const struct {
         const char *end, *type;
     } rows[] = {
         {".js", "text/javascript; charset=utf-8"},
         {".css", "text/css; charset=utf-8"},
+        {".txt", "text/plain; charset=utf-8"},
         {".svg", "image/svg+xml"},
         {".woff2", "font/woff2"},
         {"/", "text/html; charset=utf-8"},
@@ -46,11 +49,11 @@ static void reply(mk_http_exchange *x, const mk_page_file *f) {
     char tag[24];
     snprintf(tag, sizeof tag, "\"%016llx\"", (unsigned long long)mk_hash64(f->data, *f->n, 0));
     const mk_http_field fields[] = {
-        {"Content-Type", mk_page_type(f->path)},
+        {"Content-Type", type_of(f->path)},
         {"ETag", tag},
         {"Cache-Control", "no-cache"},
         {"Vary", "Accept"},
-        {"Content-Security-Policy", mk_page_policy},
+        {"Content-Security-Policy", policy},
         {"X-Content-Type-Options", "nosniff"},
         {"Referrer-Policy", "no-referrer"},
         {"Cross-Origin-Opener-Policy", "same-origin"},
@@ -65,7 +68,7 @@ static void reply(mk_http_exchange *x, const mk_page_file *f) {
 // Programs that ask whether somebody is there (Ollama's clients do) get a line of text.
 HANDLER(page) {
     const char *path = mk_http_path(x), *accept = mk_http_header(x, "Accept");
-    const mk_page_file *f = s->o.page ? mk_page_find(path) : NULL;
+    const mk_page_file *f = s->o.page ? find(path) : NULL;
     bool root = strcmp(path, "/") == 0;
     if (root && (!f || !accept || !strstr(accept, "text/html"))) {
         mk_plain_alive(s, x, r, c);

@@ -12,11 +12,6 @@ typedef struct {
     const unsigned long *n;
 } mk_page_file;
 
-// Sorted by nothing; the last one's path is NULL.
-extern const mk_page_file mk_page_files[];
-
-const mk_page_file *mk_page_find(const char *path);  // NULL: there is none
-const char *mk_page_type(const char *path);          // content type, by the end of the name
-extern const char mk_page_policy[];                  // for Content-Security-Policy
+extern const mk_page_file mk_page_files[];  // the last one's path is NULL
 
 #endif

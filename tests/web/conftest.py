@@ -3,39 +3,16 @@
 `serve` is minke itself.  `scripted` is a server whose page is minke's own, byte for byte and with its headers, and whose
 API answers what a test has written down: that is how answers get slow, malicious or wrong at will.
 """
-import contextlib
-import json
-import os
 import shutil
-import subprocess
+import urllib.error
 import urllib.request
 
-import pathlib
 import pytest
+from pages import serving
 from playwright.sync_api import sync_playwright
 from scripted import Scripted
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MINKE = pathlib.Path(os.environ.get("MINKE_BIN", ROOT / "build" / "minke"))
-MODEL = os.environ.get("MINKE_TEST_MODEL", str(ROOT / "models" / "thimble"))
 WAIT_MS = 8000
-
-
-@contextlib.contextmanager
-def serving(home, *args):
-    """minke serve; gives its URL."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("MINKE_")} | {"HOME": str(home), "LC_ALL": "C.UTF-8"}
-    cmd = [str(MINKE), "serve", MODEL, "-t", "1", "--port", "0", "--json", *args]
-    with subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean, cwd=ROOT) as p:
-        line = p.stdout.readline()
-        if not line:
-            pytest.fail("minke serve did not start: " + p.stderr.read())
-        try:
-            yield json.loads(line)["url"]
-        finally:
-            p.terminate()
-            p.communicate(timeout=20)
-
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory):

@@ -52,19 +52,16 @@ class Refuse:
 
 
 class Scripted:
-    """`script(*steps)` is the next answer; without one the last is given again.  `asked`: bodies of chat requests."""
+    """`scripts`: what is answered, one after the other; the last is given again.  `asked`: bodies of chat requests."""
 
     def __init__(self, upstream):
-        self.upstream, self.asked, self.scripts, self.headers = upstream, [], [], []
+        self.upstream, self.asked, self.headers = upstream, [], []
         self.left = threading.Event()  # a reader went before its answer was complete
         self.health = (200, {"status": "ok"})
         self.key = None
         self.gone = False  # connections are closed without an answer
         self.models = [MODEL]
-        self.script(say("hello"))
-
-    def script(self, *steps):
-        self.scripts.append(steps)
+        self.scripts = [(say("hello"),)]
 
     def __enter__(self):
         outer = self

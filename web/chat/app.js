@@ -370,8 +370,10 @@ function start() {
   $("open-settings").onclick = showSettings;
   $("side-open").onclick = () => side(!sideIsOpen());
   $("side-close").onclick = () => side(false);
+  $("main").onpointerdown = e => $("side-open").contains(e.target) || narrow(false);
   $("scroll").onscroll = scrolled;
   $("down").onclick = () => toEnd(true);
+  new ResizeObserver(() => toEnd(false)).observe($("messages"));  // formulas and colours come later than their text
   $("model").onchange = () => { localStorage.setItem(LAST, $("model").value); showGauge(); };
   startTips($("messages"));
   document.addEventListener("keydown", pageKey);

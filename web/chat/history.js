@@ -17,7 +17,7 @@ function item(row) {
     make("span", { className: "title" }, row.title || t("untitled")), row.excerpt ? make("small", {}, row.excerpt) : null);
   const li = make("li", { className: "item" }, open);
   const tool = (sign, name, onclick) => make("button", { className: "icon", onclick, ariaLabel: `${t(name)}: ${row.title}`, title: t(name) }, sign);
-  li.append(tool("✎", "rename", () => rename(li, row)), tool("🗑\uFE0E", "delete", () => remove(row)));
+  li.append(tool("✎", "rename", () => rename(li, row)), tool("✕", "delete", () => remove(row)));
   li.dataset.id = row.id;
   if (row.id === actions.current()) open.setAttribute("aria-current", "true");
   return li;

@@ -5,6 +5,8 @@ import { Markdown } from "./markdown.js";
 import { settings } from "./settings.js";
 import { tokenSpans } from "./tokens.js";
 
+const SHORT_MS = 95;  // thinking that took less says nothing of its time
+
 function button(text, label, onclick, className = "tool") {
   return make("button", { type: "button", className, onclick, ...(label && { ariaLabel: label, title: label }) }, text);
 }
@@ -69,7 +71,7 @@ export class Message {
     const thinking = live && !content;
     if (!this.byHand) this.think.open = thinking || settings.open;
     this.think.classList.toggle("live", thinking);
-    this.thinkLabel.textContent = thinking ? t("thinking") : thoughtMs ? t("thought", seconds(thoughtMs)) : t("thought_some");
+    this.thinkLabel.textContent = thinking ? t("thinking") : thoughtMs >= SHORT_MS ? t("thought", seconds(thoughtMs)) : t("thought_some");
     if (this.thinkText.textContent === reasoning) return;
     const end = this.thinkText.scrollHeight - this.thinkText.scrollTop - this.thinkText.clientHeight < 30;
     this.thinkText.textContent = reasoning;

@@ -1,9 +1,10 @@
 """Conversations stay in the browser: reload, search, rename, delete, export and import."""
 import json
+import threading
 
+from pages import answer, ask, settled
 from playwright.sync_api import expect
 from scripted import Gate, say
-from test_chat import answer, ask, settled
 
 
 def talk(page, scripted, *pairs):
@@ -45,21 +46,15 @@ def test_branches_survive_a_reload(page, scripted):
 
 
 def test_what_had_arrived_survives_a_reload(page, scripted):
-    gate = Gate()
-    scripted.scripts[:] = [(say("Half of "), Gate_after(1.2), say("this"), gate)]
+    later = Gate()
+    threading.Timer(1.2, later.open.set).start()
+    scripted.scripts[:] = [(say("Half of "), later, say("this"), Gate())]
     ask(page, "Long")
     expect(answer(page).locator(".body")).to_have_text("Half of this")
     page.wait_for_timeout(300)
     page.reload()
     expect(answer(page).locator(".body")).to_have_text("Half of this")
     expect(page.locator("#send")).to_be_visible()
-
-
-def Gate_after(seconds):
-    import threading
-    g = Gate()
-    threading.Timer(seconds, g.open.set).start()
-    return g
 
 
 def test_search(page, scripted):

@@ -1,7 +1,8 @@
 """The files of the page as the server hands them out."""
+import json
 import re
 
-from conftest import ROOT, serving
+from pages import ROOT, serving
 
 CHAT = ROOT / "web" / "chat"
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -62,6 +63,5 @@ def test_a_page_that_is_off_is_off(tmp_path, fetch):
 
 
 def test_models_tell_what_is_used_without_being_asked(serve, fetch):
-    import json
     sampling = json.loads(fetch(serve + "/v1/models")[2])["data"][0]["sampling"]
     assert set(sampling) == {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}

@@ -1,7 +1,7 @@
 """What a model writes stays text; the page asks nobody but its server."""
+from pages import answer, ask, settled
 from playwright.sync_api import expect
 from scripted import say, think
-from test_chat import answer, ask, settled
 
 ATTACKS = [
     "<img src=x onerror=\"window.hacked=1\">",

@@ -1,8 +1,8 @@
 """What goes wrong is said, with what to do."""
 import pytest
+from pages import answer, ask, settled
 from playwright.sync_api import expect
 from scripted import Cut, Failure, Refuse, say
-from test_chat import answer, ask, settled
 
 REFUSALS = [
     (Refuse(400, "messages: 1200 tokens, but the context holds 1000", "context_length_exceeded"), "no longer fits into the context of 1000"),

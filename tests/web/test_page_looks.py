@@ -1,8 +1,8 @@
 """Markdown, code, formulas; dark and light, phone, Korean; names for screen readers."""
 import pytest
+from pages import answer, ask, settled
 from playwright.sync_api import expect
 from scripted import say, think
-from test_chat import answer, ask, settled
 
 ANSWER = r"""## A heading
 
@@ -171,7 +171,7 @@ def test_korean(open_page, scripted):
     expect(page.locator("#input")).to_have_attribute("placeholder", "무엇이든 물어보세요")
     show(page, scripted, "네")
     expect(answer(page).get_by_role("button", name="다시 생성")).to_be_visible()
-    expect(answer(page).locator(".think summary")).to_contain_text("동안 생각함")
+    expect(answer(page).locator(".think summary")).to_contain_text("생각")
     page.locator("#open-settings").click()
     page.get_by_label("언어").select_option("en")
     expect(page.locator("#settings h2")).to_have_text("Settings")
