@@ -28,7 +28,7 @@ typedef struct {
     int64_t port, n_parallel, n_draft, max_waiting, drain;
     double prefix_gb;
     mk_opt_list hosts, origins;
-    bool no_key, prefix, json, state;
+    bool no_key, prefix, page, json, state;
 } serve_args;
 
 static const mk_opt opts[] = {
@@ -133,6 +133,11 @@ static const mk_opt opts[] = {
      .choices = "reasoning_content|reasoning|both",
      .arg = "NAME",
      .help = "where OpenAI answers carry the reasoning"},
+    {.name = "page",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(serve_args, page),
+     .dflt = "on",
+     .help = "the web page at /, for browsers"},
     {.name = "drain",
      .type = MK_OPT_I64,
      .offset = offsetof(serve_args, drain),
@@ -322,6 +327,9 @@ static mk_status announce(const serve_args *a, const mk_service *s, const char *
             "  Anthropic  %s\n"
             "  Ollama     %s\n",
             url, url, url, url);
+    if (a->page) {
+        fprintf(stderr, "  Web page   %s/\n", url);
+    }
     return MK_OK;
 }
 
@@ -372,6 +380,7 @@ static mk_status serve_from(serve_args *a, const char *state_dir, const mk_opt_r
                           .origins = a->origins.items,
                           .n_origins = (int)a->origins.n,
                           .reasoning_field = a->reasoning_field,
+                          .page = a->page,
                           .max_waiting = a->max_waiting};
     mk_service *s = NULL;
     MK_TRY(mk_service_start(&so, &s, err));

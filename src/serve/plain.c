@@ -129,15 +129,25 @@ HANDLER(metrics) {
 
 // --- models --------------------------------------------------------------------------------------
 
+// What is used where a request says nothing.
+static json_t *sampling_json(const served_model *m) {
+    mk_sample_params p = mk_llm_sampling(m->llm);
+    return json_pack("{s:f, s:f, s:i, s:f, s:f}", "temperature", (double)p.temperature, "top_p",
+                     (double)p.top_p, "top_k", (int)p.top_k, "min_p", (double)p.min_p,
+                     "repetition_penalty", (double)p.repetition_penalty);
+}
+
 static json_t *model_json(const served_model *m) {
     const mk_model *model = mk_llm_model(m->llm);
     int64_t n_ctx = mk_llm_engine_opts(m->llm)->n_ctx;
-    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:{s:I, s:I, s:I}}", "id", m->name, "object",
-                     "model", "created", (json_int_t)m->created, "owned_by", "minke",
-                     "context_length", (json_int_t)n_ctx, "max_model_len", (json_int_t)n_ctx,
-                     "meta", "n_vocab", (json_int_t)model->hp.n_vocab, "n_ctx_train",
-                     (json_int_t)model->hp.n_ctx_train, "n_params",
-                     (json_int_t)mk_model_n_param(model));
+    json_t *v =
+        json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:{s:I, s:I, s:I}}", "id", m->name, "object",
+                  "model", "created", (json_int_t)m->created, "owned_by", "minke", "context_length",
+                  (json_int_t)n_ctx, "max_model_len", (json_int_t)n_ctx, "meta", "n_vocab",
+                  (json_int_t)model->hp.n_vocab, "n_ctx_train", (json_int_t)model->hp.n_ctx_train,
+                  "n_params", (json_int_t)mk_model_n_param(model));
+    (void)json_object_set_new(v, "sampling", sampling_json(m));
+    return v;
 }
 
 HANDLER(models) {

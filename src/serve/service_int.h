@@ -121,5 +121,6 @@ HANDLER(alive);
 HANDLER(usage);
 HANDLER(response_get);
 HANDLER(response_delete);
+HANDLER(page);
 
 #endif
