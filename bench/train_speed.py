@@ -55,20 +55,22 @@ def n_param(shape):
     return n_layer * (4 * d * d + 3 * d * d_ff) + n_vocab * d
 
 
-def minke(a, shape, folder):
+def minke(a, shape, folder, precision):
     _, _, _, _, _, batch, n_tok = SHAPES[shape]
     cfg = folder / "config.json"
     cfg.write_text(json.dumps(config(shape) | {"architectures": ["LlamaForCausalLM"], "model_type": "llama",
                                                "eos_token_id": 298, "bos_token_id": None, "dtype": "float32"}))
     rng = random.Random(1)
     # one byte is one token here; a window has n_tok inputs and n_tok targets
-    text = "".join(chr(rng.randrange(97, 123)) for _ in range(batch * (n_tok + 1) * 4))
+    text = "".join(chr(rng.randrange(97, 123)) for _ in range(batch * (n_tok + 1) * 4 - 1))
     (folder / "text.txt").write_text(text)
     cmd = [a.minke, "train", "pretrain", "--config", cfg, "--tokenizer", ROOT / "models/thimble/tokenizer", "-o",
            folder / "run", "--steps", a.steps + SKIP, "--batch-tokens", batch * (n_tok + 1), "--max-len", n_tok + 1,
-           "--save-every", 0, "--threads", a.threads, "--json", "--quiet", folder / "text.txt"]
+           "--save-every", 0, "--threads", a.threads, "--precision", precision, "--json", "--quiet", folder / "text.txt"]
     out = subprocess.run([str(c) for c in cmd], check=True, capture_output=True, text=True).stdout
-    return [json.loads(line)["seconds"] for line in out.splitlines() if '"seconds"' in line][SKIP:]
+    steps = [json.loads(line) for line in out.splitlines() if '"seconds"' in line]
+    full = max(s["tokens"] for s in steps)
+    return [s["seconds"] for s in steps if s["tokens"] == full][SKIP:]
 
 
 def torch(a, shape, bf16):
@@ -98,27 +100,27 @@ def main():
     a = p.parse_args()
     rows = []
     for shape in a.shape.split(","):
-        found, limit = {"minke": []}, []
+        found, limit = {}, []
         for _ in range(a.rounds):
             limit.append(peak(a))
-            with tempfile.TemporaryDirectory() as d:
-                found["minke"] += minke(a, shape, pathlib.Path(d))
-            if a.python:
-                found.setdefault("torch f32", []).extend(torch(a, shape, False))
-                found.setdefault("torch bf16", []).extend(torch(a, shape, True))
+            for precision in ("f32", "bf16"):
+                with tempfile.TemporaryDirectory() as d:
+                    found.setdefault(f"minke {precision}", []).extend(minke(a, shape, pathlib.Path(d), precision))
+                if a.python:
+                    found.setdefault(f"torch {precision}", []).extend(torch(a, shape, precision == "bf16"))
         n_tok = SHAPES[shape][5] * SHAPES[shape][6]
         for name, seconds in found.items():
             s = statistics.median(seconds)
             rate = 6 * n_param(shape) * n_tok / s
             rows.append({"shape": shape, "program": name, "seconds": s, "best": min(seconds), "tokens_per_second": n_tok / s,
                          "operations_per_second": rate, "of_f32_peak": rate / statistics.median(limit)})
-    lines = ["| shape | program | s an update (best) | tokens/s | Gop/s (6 N) | of the f32 peak | minke is |",
+    lines = ["| shape | program | s an update (best) | tokens/s | Gop/s (6 N) | of the f32 peak | minke of this precision is |",
              "|---|---|---|---|---|---|---|"]
-    ours = {r["shape"]: r["seconds"] for r in rows if r["program"] == "minke"}
+    ours = {(r["shape"], r["program"].split()[1]): r["seconds"] for r in rows if r["program"].startswith("minke")}
     for r in rows:
         lines.append(f"| {r['shape']} | {r['program']} | {r['seconds']:.4f} ({r['best']:.4f}) | {r['tokens_per_second']:.0f} | "
                      f"{r['operations_per_second'] / 1e9:.0f} | {100 * r['of_f32_peak']:.0f} % | "
-                     f"{r['seconds'] / ours[r['shape']]:.2f} x |")
+                     f"{r['seconds'] / ours[r['shape'], r['program'].split()[1]]:.2f} x |")
     print("\n".join(lines))
     if a.out:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()

@@ -149,18 +149,16 @@ static void expand(const chat_edit *e, const char *line, size_t n, mk_buf *out) 
 
 // --- history -------------------------------------------------------------------------------------
 
-// $XDG_STATE_HOME/minke/history, ~/.local/state/minke/history, or NULL.
+// Path of the history file (mk_free), or NULL.
 static char *history_path(void) {
-    const char *state = mk_env("XDG_STATE_HOME"), *home = mk_env("HOME");
-    if (!state && !home) {
+    char *folder = cmd_state_dir(NULL);
+    if (!folder) {
         return NULL;
     }
-    char *dir = state ? mk_strdup(state) : mk_path_join(home, ".local/state");
-    char *folder = mk_path_join(dir, "minke"), *path = mk_path_join(folder, "history");
+    char *path = mk_path_join(folder, "history");
     mk_err err;
     (void)!mk_folder_make_private(folder, &err);  // without it there is no history, that is all
     mk_free(folder);
-    mk_free(dir);
     return path;
 }
 

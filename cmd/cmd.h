@@ -18,6 +18,8 @@
     X(run, "one answer to one prompt, streamed")                                                   \
     X(chat, "a conversation in the terminal")                                                      \
     X(serve, "OpenAI, Anthropic and Ollama APIs for programs, on one port")                        \
+    X(keys, "API keys of the service: new, list, revoke")                                          \
+    X(usage, "what the service has answered, and what others would have charged")                  \
     X(show, "what a model is and how much memory it takes")                                        \
     X(tokenize, "text to token ids and back")                                                      \
     X(tokenizer, "makes a tokenizer: bytes, given words, or BPE learned from text")                \
@@ -119,6 +121,12 @@ typedef struct {
         .name = "cache-dir", .type = MK_OPT_STR, .offset = offsetof(T, field.cache_dir),           \
         .arg = "DIR", .env = "MINKE_CACHE_DIR",                                                    \
         .help = "folder of packed copies (minke cache); without it ~/.cache/minke"                 \
+    }
+#define CMD_OPT_STATE_DIR(T, field)                                                                \
+    {                                                                                              \
+        .name = "state-dir", .type = MK_OPT_STR, .offset = offsetof(T, field), .arg = "DIR",       \
+        .env = "MINKE_STATE_DIR",                                                                  \
+        .help = "folder of keys, ledger and kept answers; without it ~/.local/state/minke"         \
     }
 #define CMD_OPT_PACKED(T, field)                                                                   \
     CMD_OPT_CACHE_DIR(T, field), {                                                                 \
@@ -256,6 +264,12 @@ mk_status cmd_find_model(const char *name, char **path, mk_err *err) MK_WARN_UNU
 // Folder of the packed copies (mk_free): the one given, $XDG_CACHE_HOME/minke or ~/.cache/minke;
 // NULL if there is no home.
 char *cmd_cache_dir(const char *given);
+// Folder of the service's state (mk_free): the one given, $XDG_STATE_HOME/minke or
+// ~/.local/state/minke; NULL if there is no home.
+char *cmd_state_dir(const char *given);
+// A file that comes with the program (mk_free): in data/ beside it, or where it was installed;
+// NULL.
+char *cmd_find_data(const char *name);
 
 typedef struct {
     bool describe_only;

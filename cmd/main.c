@@ -51,8 +51,8 @@ static void print_overview(void) {
     printf("  %-12s %s\n", "help VERB", "the options of a verb (also: minke VERB --help)");
     printf(
         "\n`minke` alone starts a chat with the built-in model.\n"
-        "A MODEL is a .gguf file, a Hugging Face folder, or a name in models/.\n"
-        CMD_DEFAULT_ABOUT ".\n\n"
+        "A MODEL is a .gguf file, a Hugging Face folder, or a name in models/.\n" CMD_DEFAULT_ABOUT
+        ".\n\n"
         "Exit codes: 0 ok, 1 usage, 2 model missing, 3 does not fit, 4 network, 5 corrupt file,\n"
         "6 context overflow, 130 interrupted.\n");
 }

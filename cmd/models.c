@@ -31,6 +31,34 @@ static void search_dirs(char *dirs[3]) {
     mk_free(home);
 }
 
+char *cmd_state_dir(const char *given) {
+    const char *state = mk_env("XDG_STATE_HOME"), *home = mk_env("HOME");
+    if (given) {
+        return mk_strdup(given);
+    }
+    if (state && state[0] == '/') {  // the standard says to ignore relative ones
+        return mk_path_join(state, "minke");
+    }
+    return home ? mk_path_join(home, ".local/state/minke") : NULL;
+}
+
+char *cmd_find_data(const char *name) {
+    static const char *const dirs[] = {"../data", "../share/minke"};
+    char *home = program_dir(), *found = NULL;
+    for (size_t i = 0; i < 2 && !found; i++) {
+        char *dir = mk_path_join(home, dirs[i]);
+        char *path = mk_path_join(dir, name);
+        if (mk_path_is_file(path)) {
+            found = path;
+        } else {
+            mk_free(path);
+        }
+        mk_free(dir);
+    }
+    mk_free(home);
+    return found;
+}
+
 static bool ends_with(const char *s, const char *tail) {
     size_t n = strlen(s), m = strlen(tail);
     return n >= m && strcmp(s + n - m, tail) == 0;

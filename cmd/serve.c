@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -15,6 +16,7 @@
 #include "base/log.h"
 #include "base/mathx.h"
 #include "minke.h"
+#include "serve/keys.h"
 #include "serve/service.h"
 
 enum { DEFAULT_PORT = 8484, DRAIN_S = 30 };
@@ -22,11 +24,11 @@ enum { DEFAULT_PORT = 8484, DRAIN_S = 30 };
 typedef struct {
     cmd_model_args model;
     const char *host, *unix_path, *key, *reasoning_field;
-    const char *prefix_dir;
+    const char *prefix_dir, *state_dir;
     int64_t port, n_parallel, n_draft, max_waiting, drain;
     double prefix_gb;
     mk_opt_list hosts, origins;
-    bool no_key, prefix, json;
+    bool no_key, prefix, page, json, state;
 } serve_args;
 
 static const mk_opt opts[] = {
@@ -117,6 +119,13 @@ static const mk_opt opts[] = {
      .offset = offsetof(serve_args, prefix_dir),
      .arg = "DIR",
      .help = "where; without it ~/.cache/minke/prefix"},
+    CMD_OPT_STATE_DIR(serve_args, state_dir),
+    {.name = "state",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(serve_args, state),
+     .dflt = "on",
+     .help =
+         "keep keys, ledger, answers and reasoning there; --no-state: in memory, until the end"},
     {.name = "reasoning-field",
      .type = MK_OPT_STR,
      .offset = offsetof(serve_args, reasoning_field),
@@ -124,6 +133,11 @@ static const mk_opt opts[] = {
      .choices = "reasoning_content|reasoning|both",
      .arg = "NAME",
      .help = "where OpenAI answers carry the reasoning"},
+    {.name = "page",
+     .type = MK_OPT_FLAG,
+     .offset = offsetof(serve_args, page),
+     .dflt = "on",
+     .help = "the web page at /, for browsers"},
     {.name = "drain",
      .type = MK_OPT_I64,
      .offset = offsetof(serve_args, drain),
@@ -257,23 +271,23 @@ static bool open_to_others(const serve_args *a) {
            strcmp(a->host, "::1") != 0;
 }
 
-static mk_status make_key(char out[48], mk_err *err) {
-    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyz";
-    unsigned char random[32];
-    FILE *f = fopen("/dev/urandom", "rb");
-    bool ok = f && fread(random, 1, sizeof random, f) == sizeof random;
-    if (f) {
-        fclose(f);
+// Without any key so far the first one is made: in the state directory, so that it stays valid, or
+// for this process alone.
+static mk_status make_key(const char *state_dir, char out[MK_KEY_TEXT], mk_err *err) {
+    mk_store *s = NULL;
+    mk_key k = {.name = "first", .scopes = MK_SCOPE_INFER | MK_SCOPE_ADMIN}, *list = NULL;
+    size_t n = 0;
+    if (!state_dir) {
+        return mk_key_make(out, err);
     }
-    if (!ok) {
-        return MK_FAIL(err, MK_EIO, "/dev/urandom cannot be read; give a key with --key");
+    MK_TRY(mk_store_open(state_dir, true, &s, err));
+    mk_status st = mk_key_list(s, &list, &n, err);
+    if (st == MK_OK && n == 0) {
+        st = mk_key_new(s, &k, (int64_t)time(NULL), out, err);
     }
-    strcpy(out, "sk-mk-");
-    for (size_t i = 0; i < sizeof random; i++) {
-        out[6 + i] = digit[random[i] % 36];
-    }
-    out[6 + sizeof random] = 0;
-    return MK_OK;
+    mk_free(list);
+    mk_store_close(s);
+    return st;
 }
 
 static mk_status announce(const serve_args *a, const mk_service *s, const char *made_key,
@@ -313,6 +327,9 @@ static mk_status announce(const serve_args *a, const mk_service *s, const char *
             "  Anthropic  %s\n"
             "  Ollama     %s\n",
             url, url, url, url);
+    if (a->page) {
+        fprintf(stderr, "  Web page   %s/\n", url);
+    }
     return MK_OK;
 }
 
@@ -346,21 +363,24 @@ static void run_until_signal(mk_service *s, const serve_args *a, const sigset_t 
     }
 }
 
-static mk_status serve(serve_args *a, const mk_opt_result *r, const sigset_t *set, mk_err *err) {
-    char made[48] = "";
+static mk_status serve_from(serve_args *a, const char *state_dir, const mk_opt_result *r,
+                            const sigset_t *set, mk_err *err) {
+    char made[MK_KEY_TEXT] = "";
     if (open_to_others(a) && !a->key && !a->no_key) {
-        MK_TRY(make_key(made, err));
+        MK_TRY(make_key(state_dir, made, err));
     }
     mk_service_opts so = {.host = a->host,
                           .port = (int)a->port,
                           .unix_path = a->unix_path,
-                          .key = made[0] ? made : a->key,
+                          .state_dir = state_dir,
+                          .key = made[0] && !state_dir ? made : a->key,
                           .no_key = a->no_key,
                           .hosts = a->hosts.items,
                           .n_hosts = (int)a->hosts.n,
                           .origins = a->origins.items,
                           .n_origins = (int)a->origins.n,
                           .reasoning_field = a->reasoning_field,
+                          .page = a->page,
                           .max_waiting = a->max_waiting};
     mk_service *s = NULL;
     MK_TRY(mk_service_start(&so, &s, err));
@@ -373,6 +393,17 @@ static mk_status serve(serve_args *a, const mk_opt_result *r, const sigset_t *se
         run_until_signal(s, a, set);
     }
     mk_service_stop(s);
+    return st;
+}
+
+static mk_status serve(serve_args *a, const mk_opt_result *r, const sigset_t *set, mk_err *err) {
+    char *dir = a->state ? cmd_state_dir(a->state_dir) : NULL;
+    if (a->state && !dir && !a->model.quiet) {
+        fprintf(stderr, "no folder for keys, ledger and kept answers (HOME is not set): they end "
+                        "with this process; --state-dir DIR\n");
+    }
+    mk_status st = serve_from(a, dir, r, set, err);
+    mk_free(dir);
     return st;
 }
 

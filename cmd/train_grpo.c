@@ -235,6 +235,7 @@ typedef struct {
 static const mk_opt score_opts[] = {
     CMD_OPT_MODEL(score_args, model),
     CMD_OPT_RUNTIME(score_args, model),
+    CMD_OPT_ADAPTER(score_args, model),
     CMD_OPT_TEMPLATE(score_args, model),
     CMD_OPT_REWARD(score_args, reward),
     CMD_OPT_PROMPTS(score_args, n),

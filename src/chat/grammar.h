@@ -27,6 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/status.h"
 #include "text/tokenizer.h"
 
@@ -36,8 +37,9 @@ typedef struct mk_grammar_state mk_grammar_state;
 
 // --- vocabulary ----------------------------------------------------------------------------------
 // Tokens that are text; control, unknown and unused ones, and user-defined ones that look like a
-// mark ("<think>"), are never allowed.  Tokens that end an answer are allowed where it may end.
-// The tokenizer is not needed afterwards.  Errors: MK_ENOMEM.
+// mark ("<think>"), are allowed nowhere but where a grammar names them (mk_grammar_spell).  Tokens
+// that end an answer are allowed where it may end.  The tokenizer is not needed afterwards.
+// Errors: MK_ENOMEM.
 mk_status mk_token_trie_create(const mk_tokenizer *t, mk_token_trie **out,
                                mk_err *err) MK_WARN_UNUSED;
 void mk_token_trie_ref(mk_token_trie *t);
@@ -78,6 +80,51 @@ typedef struct {
 mk_status mk_grammar_from_frames(const mk_grammar_frame *frames, size_t n, const char *between,
                                  bool many, const mk_grammar_limits *limits, mk_grammar **out,
                                  mk_err *err) MK_WARN_UNUSED;
+
+// --- tool calls ----------------------------------------------------------------------------------
+// In the texts of frames and calls a token that is no text (a control token, a mark such as
+// "<tool_call>") has a spelling of its own: bytes that no text has, so that the grammar demands
+// that very token and not its name in letters.
+enum { MK_GRAMMAR_TOKEN_BYTES = 6 };
+#define MK_GRAMMAR_TOKEN 0xFF  // the first of them
+// The bytes of id, for MK_GRAMMAR_TOKEN_BYTES of out.
+void mk_grammar_spell_token(int32_t id, char *out);
+int32_t mk_grammar_spelled_token(const char *p);  // the other way
+// Appends what the ids are in a grammar.  Tokens that end an answer are spelled, too; no grammar
+// may demand one.
+void mk_grammar_spell(const mk_tokenizer *t, const int32_t *ids, int64_t n, mk_buf *out);
+
+typedef struct {
+    // what stands before the arguments: of the first call, of a later one
+    const char *first, *next;
+    const json_t *schema;  // of the arguments; NULL: any object
+    const char *where;     // JSON pointer of the schema, for messages
+} mk_grammar_call;
+
+typedef enum {
+    MK_FORM_NONE,
+    MK_FORM_JSON,
+    MK_FORM_SCHEMA,
+    MK_FORM_REGEX,
+    MK_FORM_CHOICE,
+    MK_FORM_GBNF
+} mk_grammar_form;
+
+typedef struct {
+    const mk_grammar_call *call;
+    size_t n;
+    const char *tail;     // behind the last call
+    uint32_t max;         // calls at most; 0: any number
+    const char *trigger;  // what every `first` begins with and no text has
+    bool open;            // nothing is known of calls but the trigger: anything may follow it
+    // An answer may do without calls: then it is any text (which calls may follow), or ...
+    bool may_be_text;
+    mk_grammar_form form;  // ... not NONE: a text of this form instead of calls
+    const json_t *schema;  // SCHEMA, CHOICE
+    const char *pattern;   // REGEX, GBNF
+} mk_grammar_calls;
+mk_status mk_grammar_from_calls(const mk_grammar_calls *c, const mk_grammar_limits *limits,
+                                mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
 
 void mk_grammar_ref(mk_grammar *g);
 void mk_grammar_unref(mk_grammar *g);  // NULL is fine

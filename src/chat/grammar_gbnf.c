@@ -381,19 +381,24 @@ static void parse_rule(parser *s) {
     }
 }
 
+mk_gn mk_gb_gbnf(mk_gb *b, const char *text, size_t n) {
+    parser s = {.b = b, .p = text, .n = n};
+    for (skip_space(&s, true); s.at < s.n && b->status == MK_OK; skip_space(&s, true)) {
+        parse_rule(&s);
+    }
+    uint32_t root = rule_of(&s, "root", 4);
+    if (b->status == MK_OK && !b->rule[root].set) {
+        fail(&s, MK_EUSAGE, "there is no rule named root");
+    }
+    mk_gn x = mk_gb_call(b, root);
+    mk_free(s.slot);
+    return x;
+}
+
 mk_status mk_grammar_from_gbnf(const char *text, size_t n, const mk_grammar_limits *limits,
                                mk_grammar **out, mk_err *err) {
     mk_gb b;
     mk_gb_init(&b, limits, err);
-    parser s = {.b = &b, .p = text, .n = n};
-    for (skip_space(&s, true); s.at < s.n && b.status == MK_OK; skip_space(&s, true)) {
-        parse_rule(&s);
-    }
-    uint32_t root = rule_of(&s, "root", 4);
-    if (b.status == MK_OK && !b.rule[root].set) {
-        fail(&s, MK_EUSAGE, "there is no rule named root");
-    }
-    mk_gn x = mk_gb_call(&b, root);
-    mk_free(s.slot);
+    mk_gn x = mk_gb_gbnf(&b, text, n);
     return mk_gb_finish(&b, x, out);
 }

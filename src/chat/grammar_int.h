@@ -342,6 +342,8 @@ struct mk_token_trie {
     size_t n_words;
     _Atomic int n_ref;
 };
+// Bytes of a token that is text, and n > 0; n = 0: it is none.
+const char *mk_g_token_text(const mk_tokenizer *t, int32_t id, size_t *n);
 // Longest token of a level.
 unsigned mk_g_level_bytes(int level);
 
@@ -366,6 +368,8 @@ typedef struct {
 } mk_re_opts;
 mk_gn mk_gb_regex(mk_gb *b, const char *p, size_t n, const mk_re_opts *o);
 
+mk_gn mk_gb_gbnf(mk_gb *b, const char *text, size_t n);
+mk_gn mk_gb_choice(mk_gb *b, const json_t *choices);
 // A value that follows the schema.
 mk_gn mk_gb_schema(mk_gb *b, const json_t *schema);
 mk_gn mk_gb_json_any(mk_gb *b);

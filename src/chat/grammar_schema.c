@@ -500,30 +500,35 @@ mk_status mk_grammar_from_schema(const json_t *schema, const mk_grammar_limits *
     return mk_gb_finish(&b, x, out);
 }
 
-mk_status mk_grammar_from_choice(const json_t *choices, const mk_grammar_limits *limits,
-                                 mk_grammar **out, mk_err *err) {
-    mk_gb b;
+mk_gn mk_gb_choice(mk_gb *b, const json_t *choices) {
     mk_gn x = MK_GN_EMPTY;
     size_t n = json_array_size(choices);
-    mk_gb_init(&b, limits, err);
     mk_gword *w = mk_try_alloc(n + 1, sizeof(*w));
     if (!json_is_array(choices) || n == 0) {
-        MK_GB_FAIL(&b, MK_EUSAGE, "choice: expected an array of strings");
+        MK_GB_FAIL(b, MK_EUSAGE, "choice: expected an array of strings");
     } else if (w == NULL) {
-        MK_GB_FAIL(&b, MK_ENOMEM, "no memory for %zu choices", n);
+        MK_GB_FAIL(b, MK_ENOMEM, "no memory for %zu choices", n);
     }
-    for (size_t i = 0; i < n && b.status == MK_OK; i++) {
+    for (size_t i = 0; i < n && b->status == MK_OK; i++) {
         const json_t *s = json_array_get(choices, i);
         if (!json_is_string(s)) {
-            MK_GB_FAIL(&b, MK_EUSAGE, "choice: expected strings, found %s", mk_json_type_name(s));
+            MK_GB_FAIL(b, MK_EUSAGE, "choice: expected strings, found %s", mk_json_type_name(s));
             break;
         }
         w[i] = (mk_gword){json_string_value(s), json_string_length(s)};
     }
-    if (b.status == MK_OK) {
-        x = mk_gb_words(&b, w, n);
+    if (b->status == MK_OK) {
+        x = mk_gb_words(b, w, n);
     }
     mk_free(w);
+    return x;
+}
+
+mk_status mk_grammar_from_choice(const json_t *choices, const mk_grammar_limits *limits,
+                                 mk_grammar **out, mk_err *err) {
+    mk_gb b;
+    mk_gb_init(&b, limits, err);
+    mk_gn x = mk_gb_choice(&b, choices);
     return mk_gb_finish(&b, x, out);
 }
 

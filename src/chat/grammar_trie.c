@@ -15,13 +15,59 @@ static bool is_mark(const char *p, size_t n) {
     return n > 2 && ((p[0] == '<' && p[n - 1] == '>') || (p[0] == '[' && p[n - 1] == ']'));
 }
 
-static const char *text_of(const mk_tokenizer *t, int32_t id, size_t *n) {
+// 0xFF is in no UTF-8, so no grammar takes it as text, and tokens that are none can begin with it.
+const char *mk_g_token_text(const mk_tokenizer *t, int32_t id, size_t *n) {
     const char *p = mk_tokenizer_piece(t, id, n);
     mk_token_type type = mk_tokenizer_type(t, id);
     bool text = type == MK_TOKEN_NORMAL || type == MK_TOKEN_BYTE ||
                 (type == MK_TOKEN_USER_DEFINED && p != NULL && !is_mark(p, *n));
-    if (p == NULL || !text || *n > MK_G_MAX_TOKEN || mk_tokenizer_is_eog(t, id)) {
+    if (p == NULL || !text || *n > MK_G_MAX_TOKEN || mk_tokenizer_is_eog(t, id) ||
+        memchr(p, MK_GRAMMAR_TOKEN, *n) != NULL) {
         *n = 0;
+    }
+    return p;
+}
+
+void mk_grammar_spell_token(int32_t id, char *out) {
+    uint32_t v = (uint32_t)id;
+    out[0] = (char)MK_GRAMMAR_TOKEN;
+    for (int i = 1; i < MK_GRAMMAR_TOKEN_BYTES; i++, v >>= 7) {
+        out[i] = (char)(0x80 | (v & 0x7f));
+    }
+}
+
+int32_t mk_grammar_spelled_token(const char *p) {
+    uint32_t v = 0;
+    for (int i = MK_GRAMMAR_TOKEN_BYTES - 1; i > 0; i--) {
+        v = v << 7 | ((unsigned char)p[i] & 0x7f);
+    }
+    return (int32_t)v;
+}
+
+void mk_grammar_spell(const mk_tokenizer *t, const int32_t *ids, int64_t n, mk_buf *out) {
+    for (int64_t i = 0; i < n; i++) {
+        size_t len;
+        const char *p = mk_g_token_text(t, ids[i], &len);
+        char name[MK_GRAMMAR_TOKEN_BYTES];
+        if (len == 0) {
+            mk_grammar_spell_token(ids[i], name);
+            p = name;
+            len = sizeof(name);
+        }
+        mk_buf_add(out, p, len);
+    }
+}
+
+// What a token is in the trie: its text, or its spelling if a grammar may name it.
+static const char *text_of(const mk_tokenizer *t, int32_t id, char name[MK_GRAMMAR_TOKEN_BYTES],
+                           size_t *n) {
+    const char *p = mk_g_token_text(t, id, n);
+    mk_token_type type = mk_tokenizer_type(t, id);
+    if (*n == 0 && !mk_tokenizer_is_eog(t, id) &&
+        (type == MK_TOKEN_CONTROL || type == MK_TOKEN_USER_DEFINED)) {
+        mk_grammar_spell_token(id, name);
+        *n = MK_GRAMMAR_TOKEN_BYTES;
+        return name;
     }
     return p;
 }
@@ -109,8 +155,9 @@ static bool fill_levels(mk_token_trie *t) {
 
 static bool copy_texts(mk_token_trie *t, const mk_tokenizer *tok) {
     size_t total = 0, len;
+    char name[MK_GRAMMAR_TOKEN_BYTES];
     for (int32_t id = 0; id < t->n_vocab; id++) {
-        text_of(tok, id, &len);
+        text_of(tok, id, name, &len);
         total += len;
         t->n_end += mk_tokenizer_is_eog(tok, id);
     }
@@ -121,7 +168,7 @@ static bool copy_texts(mk_token_trie *t, const mk_tokenizer *tok) {
     }
     t->n_end = 0;
     for (int32_t id = 0; id < t->n_vocab; id++) {
-        const char *p = text_of(tok, id, &len);
+        const char *p = text_of(tok, id, name, &len);
         if (len > 0) {
             memcpy(t->bytes + t->at[id], p, len);
         }

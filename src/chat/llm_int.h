@@ -11,7 +11,10 @@ struct mk_llm {
     mk_adapters *adapters;  // attached, or NULL
     mk_tokenizer *tokenizer;
     mk_chat_template *template;  // NULL if the model has none, or ...
-    mk_err template_err;         // ... one that does not compile: reported when it is needed
+    // What the template wants of past calls: arguments as a text instead of a value, null where
+    // there is no text beside them instead of "".
+    bool calls_as_text, calls_want_null;
+    mk_err template_err;  // ... one that does not compile: reported when it is needed
     mk_sample_params sampling;
     const mk_kernels *kernels;
     mk_pool *pool;
@@ -22,5 +25,7 @@ struct mk_llm {
 
 // Fills the template from the model's files (or opts.template_text).
 mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) MK_WARN_UNUSED;
+// Finds out how the template takes past calls (part of loading it).
+void mk_llm_probe_calls(mk_llm *llm);
 
 #endif

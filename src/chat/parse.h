@@ -67,6 +67,7 @@ void mk_parse_detect(const char *template_text, mk_parse_opts *o);
 const mk_parse_format *mk_parse_format_find(const char *name);  // "qwen3", ...; NULL: unknown
 const mk_parse_format *mk_parse_format_at(int i);               // NULL behind the last
 const char *mk_parse_format_name(const mk_parse_format *f);
+bool mk_parse_format_has_headers(const mk_parse_format *f);  // messages with headers and channels
 // Does a prompt end in this tag (white space behind it aside)?
 bool mk_parse_ends_in(const char *prompt, size_t n, const char *tag);
 // Appends what to put behind unfinished reasoning so that the answer begins (a spent budget).

@@ -283,6 +283,10 @@ const char *mk_parse_format_name(const mk_parse_format *f) {
     return f->name;
 }
 
+bool mk_parse_format_has_headers(const mk_parse_format *f) {
+    return f->harmony;
+}
+
 void mk_parse_force_answer(const mk_parse_opts *o, mk_buf *out) {
     if (o->format && o->format->force_answer) {
         mk_buf_puts(out, o->format->force_answer);

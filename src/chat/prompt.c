@@ -108,6 +108,7 @@ mk_status mk_llm_load_template(mk_llm *llm, mk_err *err) {
             *err = llm->template_err;
         }
         st = own ? st : MK_OK;
+        mk_llm_probe_calls(llm);
     }
     free_texts(&t);
     return st;
@@ -136,26 +137,42 @@ static json_t *call_with_object(const json_t *call) {
     return new_call;
 }
 
-// Most templates want the arguments of past calls as a value; requests carry them as a text.  NULL:
-// there is nothing to change.
-static json_t *messages_with_objects(const json_t *messages) {
-    json_t *out = NULL, *m, *call;
-    size_t i, k;
-    json_array_foreach((json_t *)messages, i, m) {
-        const json_t *calls = json_object_get(m, "tool_calls");
-        json_t *new_calls = NULL;
-        json_array_foreach((json_t *)calls, k, call) {
-            json_t *c = call_with_object(call);
-            if (c) {
-                new_calls = new_calls ? new_calls : json_copy((json_t *)calls);
-                json_array_set_new(new_calls, k, c);
-            }
+// A message with calls as the template takes it; NULL: it is so.
+static json_t *message_with_calls(const mk_llm *llm, const json_t *m) {
+    const json_t *calls = json_object_get(m, "tool_calls"), *call;
+    const json_t *content = json_object_get(m, "content");
+    bool empty = !content || json_is_null(content) ||
+                 (json_is_string(content) && json_string_length(content) == 0);
+    if (!json_is_array(calls) || json_array_size(calls) == 0) {
+        return NULL;
+    }
+    json_t *out = json_copy((json_t *)(uintptr_t)m);
+    if (empty) {
+        json_object_set_new(out, "content", llm->calls_want_null ? json_null() : json_string(""));
+    }
+    if (llm->calls_as_text) {
+        return out;
+    }
+    json_t *list = json_copy((json_t *)(uintptr_t)calls);
+    size_t k;
+    json_array_foreach((json_t *)(uintptr_t)calls, k, call) {
+        json_t *c = call_with_object(call);
+        if (c) {
+            json_array_set_new(list, k, c);
         }
-        if (new_calls) {
-            json_t *new_m = json_copy(m);
-            json_object_set_new(new_m, "tool_calls", new_calls);
-            out = out ? out : json_copy((json_t *)messages);
-            json_array_set_new(out, i, new_m);
+    }
+    json_object_set_new(out, "tool_calls", list);
+    return out;
+}
+
+// The messages with their calls as the template takes them; NULL: there is nothing to change.
+static json_t *messages_with_calls(const mk_llm *llm, const json_t *messages) {
+    json_t *out = NULL;
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        json_t *m = message_with_calls(llm, json_array_get(messages, i));
+        if (m) {
+            out = out ? out : json_copy((json_t *)(uintptr_t)messages);
+            json_array_set_new(out, i, m);
         }
     }
     return out;
@@ -163,16 +180,53 @@ static json_t *messages_with_objects(const json_t *messages) {
 
 static mk_status render_text(const mk_llm *llm, const mk_request *r, const json_t *messages,
                              const mk_chat_render_opts *o, mk_jinja_text *text, mk_err *err) {
-    json_t *changed = messages_with_objects(messages);
+    json_t *changed = messages_with_calls(llm, messages);
     mk_status st = MK_ETEMPLATE;
     if (changed) {
         st = mk_chat_template_render(llm->template, changed, r->tools, o, text, err);
         json_decref(changed);
     }
-    // a few templates put them together as texts
+    // refused in this form: perhaps as it came
     return st == MK_ETEMPLATE
                ? mk_chat_template_render(llm->template, messages, r->tools, o, text, err)
                : st;
+}
+
+// Does the template write a call that it gets in this form, with its arguments as JSON?  Some leave
+// calls out in silence if there is "" beside them, some stop at null, some print values the way
+// Python does.
+static bool writes_calls(const mk_chat_template *t, bool as_text, bool null_content) {
+    json_t *messages = json_pack(
+        "[{s:s, s:s}, {s:s, s:o, s:[{s:s, s:s, s:{s:s, s:o}}]}]", "role", "user", "content", "?",
+        "role", "assistant", "content", null_content ? json_null() : json_string(""), "tool_calls",
+        "id", "abcdefgh0", "type", "function", "function", "name", "f", "arguments",
+        as_text ? json_string("{\"probe_key\": \"probe_value\"}")
+                : json_pack("{s:s}", "probe_key", "probe_value"));
+    json_t *tools =
+        json_pack("[{s:s, s:{s:s, s:s, s:{s:s, s:{}}}}]", "type", "function", "function", "name",
+                  "f", "description", "d", "parameters", "type", "object", "properties");
+    mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
+    mk_jinja_text text = {0};
+    mk_err ignored;
+    bool ok = messages && tools &&
+              mk_chat_template_render(t, messages, tools, &o, &text, &ignored) == MK_OK &&
+              text.text.data && strstr(text.text.data, "probe_value") &&
+              !strstr(text.text.data, "'probe_key'") && !strstr(text.text.data, "\\\"probe_key");
+    mk_jinja_text_free(&text);
+    json_decref(messages);
+    json_decref(tools);
+    return ok;
+}
+
+void mk_llm_probe_calls(mk_llm *llm) {
+    llm->calls_as_text = llm->calls_want_null = false;
+    for (unsigned i = 0; llm->template && i < 4; i++) {
+        if (writes_calls(llm->template, i & 2, i & 1)) {
+            llm->calls_as_text = i & 2;
+            llm->calls_want_null = i & 1;
+            return;
+        }
+    }
 }
 
 static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *messages,

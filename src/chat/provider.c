@@ -4,18 +4,14 @@
 // events.  A speech belongs to two: whoever began it, and its job until `done`.
 #include "chat/provider.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/alloc.h"
-#include "base/file.h"
 #include "base/mathx.h"
 #include "chat/llm_int.h"
 #include "chat/stops.h"
-#include "model/pack_cache.h"
 
 enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24, MAX_SPACE = 2 };
 
@@ -28,6 +24,7 @@ struct mk_provider {
     int n_end;
     mk_ids close_ids;      // what ends the reasoning when its budget is used up
     int32_t think_id;      // that opens reasoning; -1: more than one token does
+    bool headers;          // answers come in messages with headers (gpt-oss)
     int32_t space_id[2];   // newlines that may stand before an answer; -1
     pthread_mutex_t lock;  // of the trie
     mk_token_trie *trie;   // made when the first grammar comes
@@ -162,13 +159,14 @@ static bool is_space_id(const mk_speech *s, int32_t id) {
     return id >= 0 && (id == s->p->space_id[0] || id == s->p->space_id[1]);
 }
 
-// Does the grammar decide about the next token?  Not inside the reasoning.
+// Does the grammar decide about the next token?  Not inside the reasoning.  Where calls are offered
+// it knows of them, too.  A family with headers is free until the answer proper.
 static bool grammar_holds(const mk_speech *s) {
     if (!s->state) {
         return false;
     }
     mk_parse_place at = mk_parser_place(s->parser);
-    return at == MK_PLACE_ANSWER || at == MK_PLACE_START;
+    return s->p->headers ? at == MK_PLACE_ANSWER : at != MK_PLACE_REASONING;
 }
 
 // A token under the grammar; what stands before the answer (newlines, the tag that opens the
@@ -446,6 +444,7 @@ static mk_status find_marks(mk_provider *p, mk_err *err) {
     if (t) {
         mk_parse_detect(mk_chat_template_text(t), &p->parse);
     }
+    p->headers = p->parse.format && mk_parse_format_has_headers(p->parse.format);
     p->think_id = single_id(p, p->parse.think_open ? p->parse.think_open : "<think>");
     p->space_id[0] = single_id(p, "\n");
     p->space_id[1] = single_id(p, "\n\n");
@@ -459,57 +458,13 @@ static mk_status find_marks(mk_provider *p, mk_err *err) {
     return st;
 }
 
-// Names, sizes and times of the model's files: a file that was replaced is another model.
-static void add_file(mk_buf *key, const char *path) {
-    struct stat st;
-    if (stat(path, &st) == 0) {
-        mk_buf_printf(key, " %s %lld %lld.%09ld", path, (long long)st.st_size,
-                      (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
-    }
-}
-
-// What must be equal for keys and values on disk to be those that would be computed.
-static uint64_t model_key(const mk_llm *llm) {
-    mk_buf key;
-    mk_buf_init(&key, 1 << 20);
-    const char *path = mk_source_path(llm->model->src);
-    char *packed = mk_pack_cache_path(llm->model, "");  // holds a fingerprint of the weights
-    mk_buf_printf(&key, "%s %d", packed, (int)llm->engine_opts.kv_type);
-    mk_free(packed);
-    add_file(&key, path);
-    DIR *d = mk_source_is_gguf(llm->model->src) ? NULL : opendir(path);
-    uint64_t files = 0;  // in no order: their hashes are added
-    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
-        char *full = mk_path_join(path, e->d_name);
-        mk_buf one;
-        mk_buf_init(&one, 1 << 16);
-        if (e->d_name[0] != '.') {
-            add_file(&one, full);
-        }
-        files += one.len ? mk_hash64(one.data, one.len, 0) : 0;
-        mk_buf_free(&one);
-        mk_free(full);
-    }
-    if (d) {
-        closedir(d);
-    }
-    uint64_t h = mk_hash64(key.data, key.len, files);
-    mk_buf_free(&key);
-    return h;
-}
-
 static mk_status open_prefix(mk_provider *p, const mk_provider_opts *o, mk_err *err) {
     if (!o->prefix) {
         return MK_OK;
     }
-    char key[32];
-    snprintf(key, sizeof key, "%016llx", (unsigned long long)model_key(p->llm));
-    // an adapter changes keys and values, and nothing says which one it was
-    const char *dir = p->llm->adapters ? NULL : o->prefix_dir;
     mk_prefix_opts po = {.engine = p->llm->engine,
-                         .dir = dir,
-                         .max_disk = dir ? o->prefix_bytes : 0,
-                         .model_key = key};
+                         .dir = o->prefix_dir,
+                         .max_disk = o->prefix_dir ? o->prefix_bytes : 0};
     return mk_prefix_create(&po, &p->prefix, err);
 }
 

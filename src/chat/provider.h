@@ -48,7 +48,8 @@ typedef struct {
     bool ignore_eos;
     int n_logprob;         // as in mk_request
     int64_t think_budget;  // tokens of reasoning at most, then it is closed; -1: none
-    mk_grammar *grammar;   // of the answer behind the reasoning; referenced; NULL
+    // Of the answer behind the reasoning, calls included (mk_grammar_from_calls); referenced; NULL.
+    mk_grammar *grammar;
     uint64_t tenant;
     void (*event)(void *arg, const mk_answer_event *ev);
     void *arg;

@@ -38,6 +38,10 @@ static mk_status copy_array(const void *from, size_t n, size_t size, void **to, 
     return MK_OK;
 }
 
+static int64_t blocks_of(int64_t n) {
+    return (n + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
+}
+
 static mk_status check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
     MK_ASSERT(o->hooks.done);
     if (o->n < 1) {
@@ -56,6 +60,11 @@ static mk_status check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
                            o->ids[i], (long long)i, (long long)(s->n_vocab - 1));
         }
     }
+    int64_t blocks = mk_kv_blocks_total(mk_engine_kv(s->o.engine));
+    if (blocks_of(o->n + 1) > blocks) {
+        return MK_FAIL(err, MK_ECONTEXT, "the prompt has %lld tokens, the cache room for %lld",
+                       (long long)o->n, (long long)(blocks * MK_KV_BLOCK));
+    }
     return mk_sample_check(&o->sample, s->n_vocab, err);
 }
 
@@ -66,7 +75,8 @@ static mk_status make_job(const mk_sched *s, const mk_job_opts *o, mk_job **out,
     j->o.ids = NULL;
     j->o.sample.bias = NULL;
     j->o.end_ids = NULL;
-    int64_t room = s->n_ctx - o->n;
+    int64_t most = mk_kv_blocks_total(mk_engine_kv(s->o.engine)) * MK_KV_BLOCK;
+    int64_t room = (s->n_ctx < most ? s->n_ctx : most) - o->n;
     j->n_max = o->n + (o->n_predict >= 0 && o->n_predict < room ? o->n_predict : room);
     j->n_ids = o->n;
     j->t_submit = mk_now_ns();
@@ -165,10 +175,6 @@ static mk_job *unlink_waiting(mk_sched *s, mk_job **at) {
     j->next = NULL;
     s->n_waiting--;
     return j;
-}
-
-static int64_t blocks_of(int64_t n) {
-    return (n + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
 }
 
 // Blocks that running jobs were promised and may still ask for.

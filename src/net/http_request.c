@@ -12,6 +12,7 @@
 //
 // What is refused is refused before the body is read.  libmicrohttpd takes a reply only before the
 // first byte of a body or after the last, so mk_http_refuse writes one past it.
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -117,12 +118,30 @@ static int count_field(const mk_http_exchange *x, const char *name) {
     return n;
 }
 
+// A name with a blank in it or behind it is no name: others may read "Content-Length : 5" as one.
+static bool names_are_tokens(const mk_http_exchange *x) {
+    static const char others[] = "!#$%&'*+-.^_`|~";
+    for (int i = 0; i < x->n_fields; i++) {
+        const char *p = x->fields[i].name;
+        while (isalnum((unsigned char)*p) || (*p && strchr(others, *p))) {
+            p++;
+        }
+        if (*p || p == x->fields[i].name) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // Requests that two readers could cut differently (request smuggling), or that name two hosts.
 static const char *check_framing(const mk_http_exchange *x, const char *version,
                                  const char *authority) {
     const char *coding = mk_http_header(x, "transfer-encoding");
     const char *length = mk_http_header(x, "content-length");
     const char *host = mk_http_header(x, "host");
+    if (!names_are_tokens(x)) {
+        return "a header whose name is not made of letters, digits and marks";
+    }
     if (coding && (length || count_field(x, "transfer-encoding") > 1)) {
         return "Transfer-Encoding together with another length";
     }

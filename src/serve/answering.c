@@ -14,7 +14,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mathx.h"
-#include "serve/service_int.h"
+#include "serve/books.h"
 
 #define ANSWER_MAX ((size_t)1 << 28)
 enum { HEARTBEAT_NS = 2000000000 };
@@ -34,6 +34,7 @@ struct turn {
     int n_left;        // choices that have not ended, and one for who begins them
     bool streaming;    // headers are out
     bool lost;         // the client has gone or does not read
+    bool given_up;     // its speeches have been cancelled because of that
     bool begun;        // choice[].speech are set and may be cancelled
     mk_err error;      // of the first choice that failed
     uint64_t last_ns;  // when something was last sent
@@ -42,7 +43,7 @@ struct turn {
         int index;
         mk_speech *speech;
     } choice[MK_ASK_MAX_N];
-    mk_logit_bias *bias;
+    mk_books books;
 };
 
 // --- what to say ---------------------------------------------------------------------------------
@@ -84,6 +85,7 @@ static void free_turn(turn *t) {
     if (t->writer) {
         t->dialect->close(t->writer);
     }
+    mk_books_free(&t->books);
     mk_ask_free(&t->ask);
     mk_buf_free(&t->out);
     mk_http_drop(t->x);
@@ -167,10 +169,22 @@ static void send_out(turn *t) {
     t->last_ns = mk_now_ns();
 }
 
+// Everything that stays of the answer is written before its last byte goes out.
+static void write_down(turn *t) {
+    mk_books_answer a = {t->dialect, t->writer, &t->info, t->lost};
+    if (t->error.code == MK_OK && mk_books_keep(&t->books, &a, &t->error) != MK_OK &&
+        t->streaming) {
+        t->dialect->event(t->writer, 0, &(mk_answer_event){.kind = MK_AE_ERROR, .error = &t->error},
+                          &t->out);
+    }
+    mk_books_close(&t->books, &a, mk_error_http_status(t->error.code));
+}
+
 // No speech is left.  Nobody holds the turn's lock any more once it is off the list.
 static void end_turn(turn *t) {
     mk_http_on_gone(t->x, NULL, NULL);
     unlist_turn(t);
+    write_down(t);
     if (t->error.code == MK_OK) {
         t->dialect->finish(t->writer, &t->out);
     }
@@ -214,14 +228,15 @@ static void on_event(void *arg, const mk_answer_event *ev) {
     if (ev->kind == MK_AE_ERROR && t->error.code == MK_OK) {
         t->error = *ev->error;
     }
+    mk_books_hear(&t->books, c->index, ev);
     if (ev->kind != MK_AE_ERROR || t->streaming) {
         t->dialect->event(t->writer, c->index, ev, &t->out);
     }
-    bool was_lost = t->lost;
     if (t->streaming) {
         send_out(t);
     }
-    bool give_up = t->lost && !was_lost && t->begun && !last;
+    bool give_up = t->lost && !t->given_up && t->begun && !last;
+    t->given_up |= give_up;
     t->n_left -= last;
     bool end = t->n_left == 0;
     pthread_mutex_unlock(&t->lock);
@@ -278,7 +293,6 @@ void mk_service_cancel_all(mk_service *s) {
 typedef struct {
     mk_prompt prompt;
     mk_grammar *grammar;
-    uint64_t tenant;
     bool nothing;  // is asked: the model is wanted in memory, where it is (Ollama)
 } beginning;
 
@@ -306,7 +320,7 @@ static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
         .n_logprob = t->ask.n_logprob,
         .think_budget = t->ask.think_budget,
         .grammar = b->grammar,
-        .tenant = b->tenant,
+        .tenant = t->books.tenant,
         .event = on_event,
         .arg = c,
     };
@@ -373,11 +387,12 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
     if (!t->model) {
         return err->code;
     }
-    MK_TRY(mk_constraints_get(t->s->constraints, &t->ask, &b->grammar, err));
+    MK_TRY(mk_constraints_get(t->s->constraints, t->model->llm, &t->ask, &b->grammar, err));
     if (!t->ask.messages && !t->ask.prompt && !t->ask.ids) {
         b->nothing = true;
         return MK_OK;
     }
+    MK_TRY(mk_books_recall(t->s, &t->books.c, t->model->llm, &t->ask, &t->books.tenant, err));
     mk_request r = mk_service_request(&t->ask);
     return mk_llm_make_prompt(t->model->llm, &r, &b->prompt, err);
 }
@@ -412,12 +427,13 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
     mk_buf_init(&t->out, ANSWER_MAX);
     mk_ask_init(&t->ask);
     mk_http_keep(x);
-    beginning b = {.tenant = c->tenant};
+    beginning b = {0};
     mk_err err = {0};
-    mk_status st = prepare(t, &b, &err);
+    int64_t retry_s = 0;
+    mk_status st = mk_books_begin(&t->books, s, c, &retry_s, &err);
+    st = st == MK_OK ? prepare(t, &b, &err) : st;
     if (st == MK_OK) {
-        const char *own = t->ask.tenant;
-        b.tenant = own ? mk_hash64(own, strlen(own), c->tenant) : c->tenant;
+        mk_books_expect(&t->books, t->ask.n);
         open_writer(t);
         t->n_left = t->ask.n + 1;
         list_turn(t);
@@ -427,9 +443,14 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
         } else {
             begin_all(t, &b);
         }
+    } else if (retry_s > 0) {
+        mk_service_refuse(s, x, r->dialect, retry_s, &err);
+        free_turn(t);
     } else {
         atomic_fetch_add(&s->n_errors, 1);
-        mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
+        // a bound that the request itself went over: trying again later does not help
+        int http = st == MK_ELIMIT ? 400 : mk_error_http_status(st);
+        mk_service_fail(s, x, r->dialect, http, &err);
         free_turn(t);
     }
     mk_grammar_unref(b.grammar);

@@ -12,8 +12,8 @@ void mk_ask_init(mk_ask *a) {
 void mk_ask_free(mk_ask *a) {
     char *const texts[] = {a->model,  a->tenant,  a->prompt,   a->suffix,         a->tool_name,
                            a->effort, a->pattern, a->previous, a->reasoning_field};
-    json_t *const values[] = {a->messages, a->tools, a->template_kwargs,
-                              a->schema,   a->given, a->unknown};
+    json_t *const values[] = {a->messages, a->tools,   a->template_kwargs, a->schema,
+                              a->given,    a->unknown, a->instructions,    a->input};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         mk_free(texts[i]);
     }

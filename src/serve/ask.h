@@ -70,9 +70,12 @@ typedef struct {
     bool ignore_eos;
 
     bool stream, include_usage;
-    bool keep;               // Responses: remember this answer under its id (store)
-    char *previous;          // Responses: previous_response_id; NULL
-    json_t *given;           // Responses: fields that the answer repeats as they came; NULL
+    bool keep;       // Responses: remember this answer under its id (store)
+    char *previous;  // Responses: previous_response_id; NULL
+    json_t *given;   // Responses: fields that the answer repeats as they came; NULL
+    // Responses: the messages that came as "instructions" and those that came as "input", before
+    // they were settled; NULL: none.  Kept is the input alone.
+    json_t *instructions, *input;
     json_t *unknown;         // names of fields that were not understood; NULL
     bool reasoning_summary;  // Responses: reasoning is wanted as summary
     char *reasoning_field;   // "reasoning_content", "reasoning", "both", for this answer; NULL

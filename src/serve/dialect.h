@@ -42,6 +42,10 @@ typedef struct mk_dialect {
     void (*event)(mk_writer_state *w, int choice, const mk_answer_event *ev, mk_buf *out);
     // After the DONE of every choice: usage chunk, [DONE], or the whole body.
     void (*finish)(mk_writer_state *w, mk_buf *out);
+    // Before finish: appends the answer as it will be shown to whoever asks for it by its id; NULL:
+    // answers are not kept.  Its id then is kept_prefix and mk_reply_info.id.
+    void (*kept)(const mk_writer_state *w, mk_buf *out);
+    const char *kept_prefix;
     // What keeps a silent stream alive: a comment or a ping; nothing before START where the dialect
     // wants headers first.
     void (*heartbeat)(mk_writer_state *w, mk_buf *out);

@@ -186,6 +186,32 @@ static const mk_field rows[] = {
     {"context_management", MK_F_REFUSE, 0, .why = "prompts are never cut"},
 };
 
+static mk_status copy_messages(const json_t *messages, size_t from, size_t to, json_t **out,
+                               mk_err *err) {
+    json_decref(*out);
+    *out = to > from ? json_array() : NULL;
+    for (size_t i = from; i < to; i++) {
+        (void)json_array_append_new(*out, json_deep_copy(json_array_get(messages, i)));
+    }
+    return json_array_size(*out) == to - from
+               ? MK_OK
+               : MK_FAIL(err, MK_ENOMEM, "no memory for a copy of the messages");
+}
+
+// Instructions hold for one request, the input for the conversation.
+static mk_status split_messages(mk_ask *a, const json_t *body, mk_err *err) {
+    size_t n = json_array_size(a->messages), k = 0;
+    const json_t *given = json_object_get(body, "instructions");
+    mk_ask alone;
+    mk_ask_init(&alone);
+    if (given && !json_is_null(given) && read_instructions(NULL, given, &alone, NULL) == MK_OK) {
+        k = json_array_size(alone.messages);
+    }
+    mk_ask_free(&alone);
+    MK_TRY(copy_messages(a->messages, 0, k, &a->instructions, err));
+    return copy_messages(a->messages, k, n, &a->input, err);
+}
+
 static void repeat_fields(mk_ask *a, const json_t *body) {
     static const char *const names[] = {
         "instructions", "metadata",         "tool_choice",       "text",           "reasoning",
@@ -213,6 +239,9 @@ mk_status mk_openai_responses_parse(const json_t *body, mk_ask *a, mk_err *err) 
     }
     if (!a->messages || (json_array_size(in) == 0 && !json_is_string(in) && !a->previous)) {
         (void)mk_ask_add_message(a, "user", json_string(""));  // a probe
+    }
+    if (a->keep || a->previous) {
+        MK_TRY(split_messages(a, body, err));
     }
     MK_TRY(mk_ask_settle_messages(a, err));
     if (json_object_size(a->given) == 0) {

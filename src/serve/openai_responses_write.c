@@ -557,6 +557,10 @@ static void responses_finish(mk_writer_state *w, mk_buf *out) {
     mk_buf_puts(out, "data: [DONE]\n\n");
 }
 
+static void responses_kept(const mk_writer_state *w, mk_buf *out) {
+    add_response(w, cut_off(w->stop) ? "incomplete" : "completed", out);
+}
+
 static void responses_heartbeat(mk_writer_state *w, mk_buf *out) {
     if (w->info.ask->stream && !w->failed) {
         mk_openai_heartbeat(out);
@@ -570,6 +574,8 @@ const mk_dialect mk_dialect_openai_responses = {
     .open = responses_open,
     .event = responses_event,
     .finish = responses_finish,
+    .kept = responses_kept,
+    .kept_prefix = "resp_",
     .heartbeat = responses_heartbeat,
     .close = responses_close,
     .error = mk_openai_error,

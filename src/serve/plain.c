@@ -6,12 +6,14 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "chat/encode.h"
-#include "serve/service_int.h"
+#include "serve/books.h"
 
 #define UNUSED (void)r, (void)c
 
 static void fail(mk_service *s, mk_http_exchange *x, const route *r, const mk_err *err) {
-    mk_service_fail(s, x, r->dialect, mk_error_http_status(err->code), err);
+    // nothing waits in a queue here: a limit is the request's own
+    int http = err->code == MK_ELIMIT ? 400 : mk_error_http_status(err->code);
+    mk_service_fail(s, x, r->dialect, http, err);
 }
 
 static mk_status body_json(mk_http_exchange *x, json_t **o, mk_err *err) {
@@ -112,6 +114,8 @@ HANDLER(metrics) {
         {"http_refused_total", COUNTER, "refused by host, origin, key or load",
          (double)atomic_load(&s->n_refused)},
         {"http_gone_total", COUNTER, "clients that hung up", (double)atomic_load(&s->n_gone)},
+        {"ledger_failures_total", COUNTER, "answers that could not be written down",
+         (double)atomic_load(&s->n_unwritten)},
         {"http_open", GAUGE, "requests being answered", (double)mk_http_n_open(s->http)},
     };
     print_figures(&b, f, sizeof f / sizeof f[0], NULL);
@@ -125,15 +129,25 @@ HANDLER(metrics) {
 
 // --- models --------------------------------------------------------------------------------------
 
+// What is used where a request says nothing.
+static json_t *sampling_json(const served_model *m) {
+    mk_sample_params p = mk_llm_sampling(m->llm);
+    return json_pack("{s:f, s:f, s:i, s:f, s:f}", "temperature", (double)p.temperature, "top_p",
+                     (double)p.top_p, "top_k", (int)p.top_k, "min_p", (double)p.min_p,
+                     "repetition_penalty", (double)p.repetition_penalty);
+}
+
 static json_t *model_json(const served_model *m) {
     const mk_model *model = mk_llm_model(m->llm);
     int64_t n_ctx = mk_llm_engine_opts(m->llm)->n_ctx;
-    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:{s:I, s:I, s:I}}", "id", m->name, "object",
-                     "model", "created", (json_int_t)m->created, "owned_by", "minke",
-                     "context_length", (json_int_t)n_ctx, "max_model_len", (json_int_t)n_ctx,
-                     "meta", "n_vocab", (json_int_t)model->hp.n_vocab, "n_ctx_train",
-                     (json_int_t)model->hp.n_ctx_train, "n_params",
-                     (json_int_t)mk_model_n_param(model));
+    json_t *v =
+        json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:{s:I, s:I, s:I}}", "id", m->name, "object",
+                  "model", "created", (json_int_t)m->created, "owned_by", "minke", "context_length",
+                  (json_int_t)n_ctx, "max_model_len", (json_int_t)n_ctx, "meta", "n_vocab",
+                  (json_int_t)model->hp.n_vocab, "n_ctx_train", (json_int_t)model->hp.n_ctx_train,
+                  "n_params", (json_int_t)mk_model_n_param(model));
+    (void)json_object_set_new(v, "sampling", sampling_json(m));
+    return v;
 }
 
 HANDLER(models) {
@@ -257,8 +271,8 @@ HANDLER(detokenize) {
 }
 
 // Reads the body as an ask of this dialect, and makes its prompt.
-static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d, mk_ask *ask,
-                           served_model **m, mk_prompt *p, mk_err *err) {
+static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d, const caller *c,
+                           mk_ask *ask, served_model **m, mk_prompt *p, mk_err *err) {
     json_t *o = NULL;
     mk_status st = body_json(x, &o, err);
     st = st == MK_OK ? d->parse(o, ask, err) : st;
@@ -268,12 +282,13 @@ static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect 
     if (!*m) {
         return err->code;
     }
+    uint64_t tenant;
+    MK_TRY(mk_books_recall(s, c, (*m)->llm, ask, &tenant, err));
     mk_request q = mk_service_request(ask);
     return mk_llm_make_prompt((*m)->llm, &q, p, err);
 }
 
 HANDLER(apply_template) {
-    (void)c;
     mk_err err = {0};
     mk_ask ask;
     mk_prompt p = {0};
@@ -281,7 +296,7 @@ HANDLER(apply_template) {
     char *text = NULL;
     size_t n = 0;
     mk_ask_init(&ask);
-    mk_status st = prompt_of(s, x, &mk_dialect_openai_chat, &ask, &m, &p, &err);
+    mk_status st = prompt_of(s, x, &mk_dialect_openai_chat, c, &ask, &m, &p, &err);
     if (st == MK_OK) {
         mk_decode_opts d = {.skip_special = false};
         st = mk_tokenizer_decode(mk_llm_tokenizer(m->llm), p.ids.data, p.ids.n, d, &text, &n, &err);
@@ -299,13 +314,12 @@ HANDLER(apply_template) {
 }
 
 HANDLER(count_tokens) {
-    (void)c;
     mk_err err = {0};
     mk_ask ask;
     mk_prompt p = {0};
     served_model *m = NULL;
     mk_ask_init(&ask);
-    if (prompt_of(s, x, r->dialect, &ask, &m, &p, &err) == MK_OK) {
+    if (prompt_of(s, x, r->dialect, c, &ask, &m, &p, &err) == MK_OK) {
         mk_service_json(s, x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)p.ids.n));
     } else {
         fail(s, x, r, &err);

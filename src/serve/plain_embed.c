@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/embed.h"
-#include "serve/service_int.h"
+#include "serve/books.h"
 
 enum { MAX_TEXTS = 2048 };
 
@@ -168,7 +168,8 @@ static json_t *openai_json(const embedding *e, const json_t *vectors) {
                      (json_int_t)e->n_token);
 }
 
-static void answer(mk_service *s, mk_http_exchange *x, const route *r, bool ollama) {
+static void answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c,
+                   bool ollama) {
     embedding e = {0};
     mk_err err = {0};
     json_t *o = NULL, *vectors = json_array();
@@ -177,6 +178,9 @@ static void answer(mk_service *s, mk_http_exchange *x, const route *r, bool olla
     const char *body = mk_http_body(x, &n);
     mk_status st = mk_json_parse(body, n, "the body", &o, &err);
     st = st == MK_OK ? embed_all(s, &e, o, vectors, &err) : st;
+    if (st == MK_OK) {
+        mk_books_note(s, c, e.m->name, "embeddings", e.n_token, (double)(mk_now_ns() - t0) / 1e6);
+    }
     if (st != MK_OK) {
         mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
     } else if (ollama) {
@@ -195,11 +199,9 @@ static void answer(mk_service *s, mk_http_exchange *x, const route *r, bool olla
 }
 
 HANDLER(embeddings) {
-    (void)c;
-    answer(s, x, r, false);
+    answer(s, x, r, c, false);
 }
 
 HANDLER(ollama_embed) {
-    (void)c;
-    answer(s, x, r, true);
+    answer(s, x, r, c, true);
 }

@@ -16,7 +16,7 @@
 #define ANSWER(path_, dialect_)                                                                    \
     {                                                                                              \
         .method = "POST", .path = path_, .dialect = &dialect_, .handle = mk_service_answer,        \
-        .worker = true                                                                             \
+        .worker = true, .metered = true                                                            \
     }
 #define PLAIN(method_, path_, name_)                                                               \
     { .method = method_, .path = path_, .handle = mk_plain_##name_, .worker = true }
@@ -47,10 +47,23 @@ static const route routes[] = {
     PLAIN("POST", "/apply-template", apply_template),
     PLAIN("GET", "/metrics", metrics),
     OPEN("GET", "/health", health),
-    OPEN("GET", "/", alive),
+    OPEN("GET", "/", page),
+    OPEN("GET", "/web/*", page),
     OPEN("GET", "/api/version", ollama_version),
-    PLAIN("POST", "/v1/embeddings", embeddings),
-    OLLAMA("POST", "/api/embed", ollama_embed),
+    {.method = "POST",
+     .path = "/v1/embeddings",
+     .handle = mk_plain_embeddings,
+     .worker = true,
+     .metered = true},
+    {.method = "POST",
+     .path = "/api/embed",
+     .dialect = &mk_dialect_ollama_chat,
+     .handle = mk_plain_ollama_embed,
+     .worker = true,
+     .metered = true},
+    PLAIN("GET", "/v1/responses/*", response_get),
+    PLAIN("DELETE", "/v1/responses/*", response_delete),
+    {.method = "GET", .path = "/usage", .handle = mk_plain_usage, .worker = true, .early = true},
     OLLAMA("GET", "/api/tags", ollama_tags),
     OLLAMA("POST", "/api/show", ollama_show),
     OLLAMA("GET", "/api/ps", ollama_ps),
@@ -69,7 +82,9 @@ const char *mk_service_cors(mk_service *s, mk_http_exchange *x) {
     return NULL;
 }
 
-static void reply(mk_service *s, mk_http_exchange *x, int status, const char *body, size_t n) {
+void mk_service_reply(mk_service *s, mk_http_exchange *x, int status, int64_t retry_s,
+                      const char *body, size_t n) {
+    char retry[24];
     const char *cors = mk_service_cors(s, x);
     mk_http_field f[5] = {{"Content-Type", "application/json"}};
     int k = 1;
@@ -77,8 +92,9 @@ static void reply(mk_service *s, mk_http_exchange *x, int status, const char *bo
         f[k++] = (mk_http_field){"Access-Control-Allow-Origin", cors};
         f[k++] = (mk_http_field){"Vary", "Origin"};
     }
-    if (status == 429 || status == 503) {
-        f[k++] = (mk_http_field){"Retry-After", "1"};
+    if (retry_s > 0) {
+        snprintf(retry, sizeof retry, "%lld", (long long)retry_s);
+        f[k++] = (mk_http_field){"Retry-After", retry};
     }
     if (status == 401) {
         f[k++] = (mk_http_field){"WWW-Authenticate", "Bearer"};
@@ -86,13 +102,24 @@ static void reply(mk_service *s, mk_http_exchange *x, int status, const char *bo
     mk_http_reply(x, status, f, k, body, n);
 }
 
-void mk_service_fail(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
-                     const mk_err *err) {
+static void refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
+                   int64_t retry_s, const mk_err *err) {
     mk_buf b;
     mk_buf_init(&b, 1 << 20);
     (d ? d : &mk_dialect_openai_chat)->error(status, err, &b);
-    reply(s, x, status, b.data ? b.data : "", b.len);
+    mk_service_reply(s, x, status, retry_s, b.data ? b.data : "", b.len);
     mk_buf_free(&b);
+}
+
+void mk_service_fail(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
+                     const mk_err *err) {
+    refuse(s, x, d, status, status == 429 || status == 503, err);
+}
+
+void mk_service_refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int64_t retry_s,
+                       const mk_err *err) {
+    atomic_fetch_add(&s->n_refused, 1);
+    refuse(s, x, d, 429, retry_s > 0 ? retry_s : 1, err);
 }
 
 void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v) {
@@ -105,7 +132,7 @@ void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v) 
         mk_err err = {.code = MK_ENOMEM, .msg = "no memory for the answer"};
         mk_service_fail(s, x, NULL, 500, &err);
     } else {
-        reply(s, x, status, b.data, b.len);
+        mk_service_reply(s, x, status, 0, b.data, b.len);
     }
     json_decref(v);
     mk_buf_free(&b);
@@ -173,10 +200,30 @@ static const char *bearer(mk_http_exchange *x) {
     return mk_http_header(x, "x-api-key");
 }
 
+static bool need_key(mk_service *s) {
+    return s->o.key || (!s->o.no_key && (!s->loopback || mk_keys_any(s->keys)));
+}
+
+// The key given on the command line may do everything; those of the store have scopes.
+static bool find_key(mk_service *s, const char *given, caller *c) {
+    mk_key k;
+    if (s->o.key && same_secret(s->o.key, given)) {
+        c->scopes = MK_SCOPE_INFER | MK_SCOPE_ADMIN;
+        snprintf(c->key_id, sizeof c->key_id, "%s", "command line");
+        return true;
+    }
+    if (!mk_keys_find(s->keys, given, &k)) {
+        return false;
+    }
+    c->scopes = k.scopes;
+    snprintf(c->key_id, sizeof c->key_id, "%s", k.id);
+    return true;
+}
+
 static mk_status check_caller(mk_service *s, mk_http_exchange *x, const route *r, caller *c,
                               int *status, mk_err *err) {
     const char *host = mk_http_header(x, "Host");
-    *c = (caller){.key_id = ""};
+    *c = (caller){.scopes = MK_SCOPE_INFER | MK_SCOPE_ADMIN};
     *status = 403;
     if (host && !host_allowed(s, host)) {
         return MK_FAIL(err, MK_EUSAGE,
@@ -189,7 +236,7 @@ static mk_status check_caller(mk_service *s, mk_http_exchange *x, const route *r
                        "pages from '%.100s' may not call this server; --allow-origin adds them",
                        mk_http_header(x, "Origin"));
     }
-    if (!s->need_key || r->open) {
+    if (!need_key(s) || r->open) {
         return MK_OK;
     }
     const char *key = bearer(x);
@@ -198,12 +245,14 @@ static mk_status check_caller(mk_service *s, mk_http_exchange *x, const route *r
         return MK_FAIL(err, MK_EUSAGE,
                        "no key given; send the header 'Authorization: Bearer KEY' or 'x-api-key'");
     }
-    if (!s->o.key || !same_secret(s->o.key, key)) {
+    if (!find_key(s, key, c)) {
         return MK_FAIL(err, MK_EUSAGE, "this key is not known here");
     }
-    c->key_id = "command line";
-    c->tenant = mk_hash64(key, strlen(key), 1);
-    return MK_OK;
+    *status = 403;
+    return !r->metered || (c->scopes & MK_SCOPE_INFER)
+               ? MK_OK
+               : MK_FAIL(err, MK_EUSAGE, "this key has the scope %s only; answers need infer",
+                         mk_scopes_text(c->scopes));
 }
 
 // --- paths ---------------------------------------------------------------------------------------
@@ -329,6 +378,7 @@ void mk_service_handle(void *arg, mk_http_exchange *x) {
     caller c;
     bool known = false;
     int status = 0;
+    int64_t retry_s = 0;
     atomic_fetch_add(&s->n_requests, 1);
     forgive(mk_http_path(x), path, sizeof path);
     if (strcmp(mk_http_method(x), "OPTIONS") == 0) {
@@ -348,6 +398,9 @@ void mk_service_handle(void *arg, mk_http_exchange *x) {
     } else if (!r->early && atomic_load(&s->draining)) {
         (void)MK_FAIL(&err, MK_ELIMIT, "the server is shutting down");
         mk_service_fail(s, x, r->dialect, 503, &err);
+    } else if (r->metered &&
+               mk_keys_admit(s->keys, c.key_id, mk_moment_now(), &retry_s, &err) != MK_OK) {
+        mk_service_refuse(s, x, r->dialect, retry_s, &err);
     } else {
         dispatch(s, x, r, &c);
     }

@@ -12,7 +12,7 @@
 #include "base/mathx.h"
 #include "serve/service_int.h"
 
-enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500 };
+enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500, CHECKPOINT_TICKS = 120 };
 
 // --- ids -----------------------------------------------------------------------------------------
 
@@ -142,19 +142,32 @@ static void copy_options(mk_service *s, const mk_service_opts *o) {
     s->o.hosts = copy_list(o->hosts, o->n_hosts);
     s->o.origins = copy_list(o->origins, o->n_origins);
     s->loopback = is_loopback(o);
-    s->need_key = s->o.key != NULL;
 }
 
 // --- life ----------------------------------------------------------------------------------------
 
 static void tick(void *arg) {
-    mk_service_tick(arg);
+    mk_service *s = arg;
+    mk_err err;
+    mk_service_tick(s);
+    if (mk_keys_refresh(s->keys, mk_moment_now(), &err) != MK_OK) {
+        mk_log_msg(MK_LOG_WARN, "keys: %s", err.msg);
+    }
+    if (++s->n_tick % CHECKPOINT_TICKS == 0) {
+        mk_store_checkpoint(s->store);
+    }
+}
+
+static mk_status open_state(mk_service *s, mk_err *err) {
+    MK_TRY(mk_store_open(s->o.state_dir, true, &s->store, err));
+    MK_TRY(mk_keys_open(s->store, mk_moment_now(), &s->keys, err));
+    if (!s->loopback && !s->o.key && !s->o.no_key && !mk_keys_any(s->keys)) {
+        return MK_FAIL(err, MK_EUSAGE, "an address that others can reach needs a key");
+    }
+    return MK_OK;
 }
 
 mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *err) {
-    if (!is_loopback(o) && !o->key && !o->no_key) {
-        return MK_FAIL(err, MK_EUSAGE, "an address that others can reach needs a key");
-    }
     mk_service *s = mk_zalloc(sizeof *s);
     copy_options(s, o);
     pthread_mutex_init(&s->lock, NULL);
@@ -163,7 +176,10 @@ mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *e
     s->boot = secret_number();
     s->started_ns = mk_now_ns();
     s->started = (int64_t)time(NULL);
-    mk_status st = mk_workers_start(N_WORKER, WORK_QUEUE, TICK_MS, tick, s, &s->workers, err);
+    mk_status st = open_state(s, err);
+    if (st == MK_OK) {
+        st = mk_workers_start(N_WORKER, WORK_QUEUE, TICK_MS, tick, s, &s->workers, err);
+    }
     mk_http_opts ho = {.host = s->o.host,
                        .port = s->o.port,
                        .unix_path = s->o.unix_path,
@@ -224,6 +240,8 @@ void mk_service_stop(mk_service *s) {
         free_model(&s->model[i]);
     }
     mk_constraints_destroy(s->constraints);
+    mk_keys_close(s->keys);
+    mk_store_close(s->store);
     free_list(s->o.hosts, s->o.n_hosts);
     free_list(s->o.origins, s->o.n_origins);
     mk_free((void *)s->o.host);

@@ -12,6 +12,10 @@
 #include "net/http.h"
 #include "serve/constrain.h"
 #include "serve/dialect.h"
+#include "serve/kept.h"
+#include "serve/keys.h"
+#include "serve/ledger.h"
+#include "serve/memory.h"
 #include "serve/service.h"
 #include "serve/workers.h"
 
@@ -28,7 +32,10 @@ typedef struct turn turn;
 
 struct mk_service {
     mk_service_opts o;  // texts are owned copies
-    bool loopback, need_key;
+    bool loopback;
+    mk_store *store;  // in memory without state_dir
+    mk_keys *keys;
+    unsigned n_tick;
     mk_http *http;
     mk_workers *workers;
     mk_constraints *constraints;
@@ -44,7 +51,7 @@ struct mk_service {
     uint64_t boot;  // random, of this process: part of ids
     atomic_ullong n_id;
     // figures
-    atomic_ullong n_requests, n_errors, n_refused, n_gone;
+    atomic_ullong n_requests, n_errors, n_refused, n_gone, n_unwritten;
     uint64_t started_ns;
     int64_t started;
 };
@@ -52,17 +59,18 @@ struct mk_service {
 // --- routes --------------------------------------------------------------------------------------
 // Who asks, as far as it is known.
 typedef struct {
-    const char *key_id;  // "" without keys
-    uint64_t tenant;
+    char key_id[24];  // "" without keys
+    unsigned scopes;  // all of them without keys
 } caller;
 
 typedef struct route {
     const char *method, *path;  // a path that ends in "/*" matches what begins so
     const mk_dialect *dialect;  // of answers and errors; NULL: plain JSON
     void (*handle)(mk_service *s, mk_http_exchange *x, const struct route *r, const caller *c);
-    bool open;    // without key
-    bool worker;  // on a worker's thread
-    bool early;   // also while models are loading
+    bool open;     // without key
+    bool worker;   // on a worker's thread
+    bool early;    // also while models are loading
+    bool metered;  // counts against the limits of a key, and needs its scope infer
 } route;
 
 void mk_service_handle(void *arg, mk_http_exchange *x);
@@ -70,6 +78,12 @@ void mk_service_handle(void *arg, mk_http_exchange *x);
 void mk_service_fail(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
                      const mk_err *err);
 void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v);  // takes v
+// A whole answer; retry_s: Retry-After, 0 for none.
+void mk_service_reply(mk_service *s, mk_http_exchange *x, int status, int64_t retry_s,
+                      const char *body, size_t n);
+// 429 in the dialect of the route.
+void mk_service_refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int64_t retry_s,
+                       const mk_err *err);
 const char *mk_service_cors(mk_service *s, mk_http_exchange *x);  // value for the header, or NULL
 
 // The model a request names; NULL and an error when there is none.  With a single model any name
@@ -104,5 +118,9 @@ HANDLER(ollama_tags);
 HANDLER(ollama_show);
 HANDLER(ollama_ps);
 HANDLER(alive);
+HANDLER(usage);
+HANDLER(response_get);
+HANDLER(response_delete);
+HANDLER(page);
 
 #endif

@@ -175,3 +175,49 @@ def test_verifier_counts_mixed(tmp_path):
 def test_wrong_arguments(args, says):
     p = puzzles(*args, ok=False)
     assert says in p.stderr
+
+
+def reachable(numbers):
+    """Every value that some expression of all these numbers has; no division."""
+    if len(numbers) == 1:
+        return {numbers[0]}
+    found = set()
+    for i, k in ((i, k) for i in range(len(numbers)) for k in range(len(numbers)) if i != k):
+        rest = [n for j, n in enumerate(numbers) if j not in (i, k)]
+        for joined in {numbers[i] + numbers[k], numbers[i] * numbers[k], numbers[i] - numbers[k]}:
+            found |= reachable([*rest, joined])
+    return found
+
+
+def test_what_is_called_impossible_is():
+    kinds = set()
+    for row in rows("--kind", "countdown", "--n", 600, "--impossible", 0.5, "--quality", "clean", "--max-pieces", 340):
+        target, *numbers = map(int, row["item"].split())
+        assert (target in reachable(numbers)) == (row["kind"] == "countdown"), row
+        kinds.add(row["kind"])
+        if row["kind"] == "impossible":
+            answer = row["completion"].rsplit("\n", 1)[1]
+            assert answer == ("I found no solution." if len(numbers) == 4 else "There is no solution."), row
+            assert " ok" not in row["completion"] or len(numbers) == 4
+    assert kinds == {"countdown", "impossible"}
+
+
+def test_what_is_no_puzzle_gets_one_answer():
+    found = [row for row in rows("--n", 2000, "--other", 0.2) if row["kind"] == "other"]
+    assert 300 < len(found) < 500
+    assert {row["completion"] for row in found} == {
+        "I only know sums like (37+58)*6-129 and puzzles like: Make 24 from 3 5 7 9."}
+    assert len({row["prompt"] for row in found}) > 200
+
+
+def test_other_spellings_mean_the_same():
+    forms = {"x": "*", "×": "*", "plus": "+", "minus": "-", "times": "*"}
+    seen = set()
+    for row in rows("--kind", "expression", "--n", 800, "--respell", 1, "--quality", "clean"):
+        text = row["prompt"].lower().replace("evaluate", "").replace("expression", "")
+        for form, sign in forms.items():
+            if f" {form} " in text or form in "x×" and re.search(rf"[\d)]{form}[\d(-]", text):
+                seen.add(form)
+            text = text.replace(f" {form} ", sign) if len(form) > 1 else re.sub(rf"(?<=[\d) ]){form}(?=[\d( -])", sign, text)
+        assert row["item"] in text.replace(" ", ""), row
+    assert seen == set(forms)

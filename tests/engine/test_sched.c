@@ -159,7 +159,8 @@ static void together(int n_seq, int n_draft, int n_chunk, int32_t want[N_JOB][N_
     assert_int_equal(f.n_done, N_JOB);
     assert_int_equal(f.generated_tokens, N_JOB * N_NEW);
     if (n_draft > 0) {
-        printf("drafted %lld, accepted %lld\n", (long long)f.drafted_tokens, (long long)f.accepted_tokens);
+        printf("drafted %lld, accepted %lld\n", (long long)f.drafted_tokens,
+               (long long)f.accepted_tokens);
         assert_true(f.drafted_tokens > 0 && f.accepted_tokens > 0);
     }
     mk_sched_stop(s);

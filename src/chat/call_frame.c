@@ -1,0 +1,370 @@
+// See call_frame.h.
+#include "chat/call_frame.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "chat/encode.h"
+#include "chat/parse.h"
+
+#define ARG_KEY   "mk_marked_key"
+#define ARG_VALUE "mk_marked_value"
+#define TEXT_MAX  ((size_t)1 << 20)
+enum { MAX_CALLS = 3, MAX_NAME = 128, MAX_TRIGGER = 48 };
+
+// Templates differ in what they take: ids of a certain form, arguments as a value or as a text,
+// content that is empty or none.
+typedef struct {
+    int n_call;
+    bool long_id, as_text, null_content;
+} how;
+
+// --- rendering -----------------------------------------------------------------------------------
+static json_t *one_call(const how *h, int i) {
+    json_t *args = h->as_text ? json_string("{\"" ARG_KEY "\": \"" ARG_VALUE "\"}")
+                              : json_pack("{s:s}", ARG_KEY, ARG_VALUE);
+    json_t *id = h->long_id ? json_sprintf("functions." MK_CALL_NAME ":%d", i)
+                            : json_sprintf("mkcall%03d", i);
+    return json_pack("{s:o, s:s, s:{s:s, s:o}}", "id", id, "type", "function", "function", "name",
+                     MK_CALL_NAME, "arguments", args);
+}
+
+static json_t *marked_tools(void) {
+    return json_pack("[{s:s, s:{s:s, s:s, s:{s:s, s:{s:{s:s, s:s}}, s:[s]}}}]", "type", "function",
+                     "function", "name", MK_CALL_NAME, "description", "d", "parameters", "type",
+                     "object", "properties", ARG_KEY, "type", "string", "description", "d",
+                     "required", ARG_KEY);
+}
+
+// The question, and behind it the calls if there are any.
+static mk_status render(const mk_chat_template *t, const how *h, mk_jinja_text *out, mk_err *err) {
+    json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", "?");
+    json_t *calls = json_array(), *tools = marked_tools();
+    for (int i = 0; i < h->n_call; i++) {
+        (void)json_array_append_new(calls, one_call(h, i));
+    }
+    if (h->n_call > 0) {
+        json_t *content = h->null_content ? json_null() : json_string("");
+        (void)json_array_append_new(messages, json_pack("{s:s, s:o, s:O}", "role", "assistant",
+                                                        "content", content, "tool_calls", calls));
+    }
+    mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
+    o.add_generation_prompt = h->n_call == 0;
+    mk_status st = mk_chat_template_render(t, messages, tools, &o, out, err);
+    json_decref(messages);
+    json_decref(calls);
+    json_decref(tools);
+    return st;
+}
+
+// --- cutting out ---------------------------------------------------------------------------------
+static bool is_space(char c) {
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+static size_t trimmed(const char *p, size_t n) {
+    while (n > 0 && is_space(p[n - 1])) {
+        n--;
+    }
+    return n;
+}
+
+static bool ends_with(const char *p, size_t n, const char *tag) {
+    size_t k = strlen(tag);
+    return n >= k && memcmp(p + n - k, tag, k) == 0;
+}
+
+static bool begins_with(const char *p, size_t n, const char *tag) {
+    size_t k = strlen(tag);
+    return n >= k && memcmp(p, tag, k) == 0;
+}
+
+// The length of a prompt without the reasoning that it opens, or opens and closes.
+static size_t without_reasoning(const char *p, size_t n, const char *open, const char *close) {
+    n = trimmed(p, n);
+    if (ends_with(p, n, close)) {
+        n = trimmed(p, n - strlen(close));
+    }
+    if (ends_with(p, n, open)) {
+        n = trimmed(p, n - strlen(open));
+    }
+    return n;
+}
+
+static size_t skip_space(const char *p, size_t at, size_t n) {
+    while (at < n && is_space(p[at])) {
+        at++;
+    }
+    return at;
+}
+
+// Where in the rendered conversation the answer proper begins; false: it does not begin with the
+// prompt.
+static bool find_answer(const mk_buf *prompt, const mk_buf *full, const mk_parse_opts *po,
+                        size_t *from) {
+    const char *open = po->think_open ? po->think_open : "<think>";
+    const char *close = po->think_close ? po->think_close : "</think>";
+    size_t n = without_reasoning(prompt->data, prompt->len, open, close);
+    if (n > full->len || memcmp(prompt->data, full->data, n) != 0) {
+        return false;
+    }
+    size_t at = skip_space(full->data, n, full->len);
+    if (begins_with(full->data + at, full->len - at, open)) {
+        const char *end = memmem(full->data + at, full->len - at, close, strlen(close));
+        at = end ? (size_t)(end - full->data) : at;
+    }
+    if (begins_with(full->data + at, full->len - at, close)) {
+        at += strlen(close);
+    }
+    *from = skip_space(full->data, at, full->len);
+    return true;
+}
+
+// The answer with one call or more, as a grammar knows it; empty if the template cannot write it.
+static mk_status spelled_answer(const mk_chat_template *t, const mk_tokenizer *tok, const how *h,
+                                mk_buf *out, mk_err *err) {
+    mk_jinja_text prompt = {0}, full = {0};
+    mk_parse_opts po = {0};
+    mk_ids ids = {0};
+    mk_err own;
+    size_t from = 0;
+    json_t *tools = marked_tools();
+    mk_parse_detect(mk_chat_template_text_for(t, tools), &po);
+    json_decref(tools);
+    mk_buf_clear(out);
+    mk_status st = render(t, &(how){0}, &prompt, &own);
+    st = st == MK_OK ? render(t, h, &full, &own) : st;
+    if (st == MK_OK && full.text.len > 0 && prompt.text.len > 0 &&
+        find_answer(&prompt.text, &full.text, &po, &from)) {
+        st = mk_chat_encode(tok, &full, from, full.text.len, &ids, err);
+        mk_grammar_spell(tok, ids.data, ids.n, out);
+        if (out->failed) {
+            st = MK_FAIL(err, MK_ENOMEM, "no memory for what a tool call looks like");
+        }
+    } else {
+        st = MK_OK;
+    }
+    mk_ids_free(&ids);
+    mk_jinja_text_free(&prompt);
+    mk_jinja_text_free(&full);
+    return st;
+}
+
+// --- taking apart --------------------------------------------------------------------------------
+typedef struct {
+    size_t from, to;
+} span;
+
+static const char *find(const mk_buf *b, size_t from, const char *what) {
+    return from <= b->len ? memmem(b->data + from, b->len - from, what, strlen(what)) : NULL;
+}
+
+// The next arguments written as {"key": "value"}.
+static bool find_args(const mk_buf *b, size_t from, span *s) {
+    const char *at = b->data ? find(b, from, "\"" ARG_KEY "\"") : NULL;
+    if (!at) {
+        return false;
+    }
+    size_t k = trimmed(b->data, (size_t)(at - b->data));
+    if (k <= from || b->data[k - 1] != '{') {
+        return false;
+    }
+    s->from = k - 1;
+    k = skip_space(b->data, (size_t)(at - b->data) + strlen("\"" ARG_KEY "\""), b->len);
+    if (k >= b->len || b->data[k] != ':') {
+        return false;
+    }
+    k = skip_space(b->data, k + 1, b->len);
+    if (!begins_with(b->data + k, b->len - k, "\"" ARG_VALUE "\"")) {
+        return false;
+    }
+    k = skip_space(b->data, k + strlen("\"" ARG_VALUE "\""), b->len);
+    s->to = k + 1;
+    return k < b->len && b->data[k] == '}';
+}
+
+// Up to the first token that ends an answer, or all of it but white space at its end.
+static size_t turn_end(const mk_tokenizer *tok, const mk_buf *b, size_t from) {
+    for (size_t i = from; i + MK_GRAMMAR_TOKEN_BYTES <= b->len; i++) {
+        if ((unsigned char)b->data[i] == MK_GRAMMAR_TOKEN) {
+            if (mk_tokenizer_is_eog(tok, mk_grammar_spelled_token(b->data + i))) {
+                return i;
+            }
+            i += MK_GRAMMAR_TOKEN_BYTES - 1;
+        }
+    }
+    size_t n = trimmed(b->data, b->len);
+    return n > from ? n : from;
+}
+
+static bool has_text(const mk_buf *b, span s, const char *what) {
+    return memmem(b->data + s.from, s.to - s.from, what, strlen(what)) != NULL;
+}
+
+static bool same(const mk_buf *a, span x, const mk_buf *b, span y) {
+    size_t n = x.to - x.from;
+    return n == y.to - y.from && memcmp(a->data + x.from, b->data + y.from, n) == 0;
+}
+
+static void put(mk_buf *out, const mk_buf *b, span s) {
+    mk_buf_clear(out);
+    mk_buf_add(out, b->data + s.from, s.to - s.from);
+}
+
+// A mark at the beginning is what a call is known by: a token, "<tag>", "[TAG]", a word.
+static void set_trigger(mk_call_frame *f, const mk_buf *b, size_t end) {
+    size_t n = 0;
+    const char *p = b->data;
+    if (end > 0 && (unsigned char)p[0] == MK_GRAMMAR_TOKEN) {
+        n = MK_GRAMMAR_TOKEN_BYTES;
+    } else if (end > 0 && (p[0] == '<' || p[0] == '[')) {
+        const char *close = memchr(p, p[0] == '<' ? '>' : ']', end);
+        n = close ? (size_t)(close - p) + 1 : end;
+        const char *eq = memchr(p, '=', n);
+        n = eq ? (size_t)(eq - p) + 1 : n;
+    } else if (end > 0 && p[0] == '{') {
+        n = 1;
+    } else {
+        while (n < end && p[n] > ' ' && !strchr("{[<", p[n]) &&
+               (unsigned char)p[n] != MK_GRAMMAR_TOKEN) {
+            n++;
+        }
+    }
+    const char *name = memmem(p, end, MK_CALL_NAME, strlen(MK_CALL_NAME));
+    size_t most = name ? (size_t)(name - p) : end;
+    n = n < most ? n : most;
+    put(&f->trigger, b, (span){0, n < MAX_TRIGGER ? n : MAX_TRIGGER});
+}
+
+// One call, taken apart.  False: not with arguments in JSON behind the name.
+static bool take_one(mk_call_frame *f, const mk_tokenizer *tok, const mk_buf *b) {
+    span args;
+    const char *name = b->data ? find(b, 0, MK_CALL_NAME) : NULL;
+    if (!name) {
+        return false;
+    }
+    size_t at = (size_t)(name - b->data);
+    if (!f->has_calls) {
+        set_trigger(f, b, turn_end(tok, b, at));
+    }
+    f->has_calls = true;
+    if (!find_args(b, 0, &args)) {
+        f->why_not = "the model does not write the arguments of calls as JSON";
+        return false;
+    }
+    span first = {0, args.from}, tail = {args.to, turn_end(tok, b, args.to)};
+    if (!has_text(b, first, MK_CALL_NAME)) {
+        f->why_not = "the model writes the name of a tool behind its arguments";
+        return false;
+    }
+    if (turn_end(tok, b, 0) < args.from) {
+        f->why_not = "the model's answer ends before the arguments of a call";
+        return false;
+    }
+    set_trigger(f, b, args.from);
+    put(&f->first, b, first);
+    put(&f->tail, b, tail);
+    f->json = true;
+    f->max = 1;
+    return true;
+}
+
+// Several calls: what stands between them, if it is the same text in front of each and the rest is
+// as with one call.
+static void take_more(mk_call_frame *f, const mk_tokenizer *tok, const mk_buf *b) {
+    span args[MAX_CALLS] = {{0, 0}};
+    for (int i = 0; i < MAX_CALLS; i++) {
+        if (!b->data || !find_args(b, i > 0 ? args[i - 1].to : 0, &args[i])) {
+            return;
+        }
+    }
+    span first = {0, args[0].from}, tail = {args[2].to, turn_end(tok, b, args[2].to)};
+    span next = {args[0].to, args[1].from}, last = {args[1].to, args[2].from};
+    if (!same(b, first, &f->first, (span){0, f->first.len}) ||
+        !same(b, tail, &f->tail, (span){0, f->tail.len}) || !has_text(b, next, MK_CALL_NAME) ||
+        turn_end(tok, b, 0) < args[2].from) {
+        return;
+    }
+    put(&f->next, b, next);
+    f->max = same(b, next, b, last) ? 0 : 2;  // a number that counts up: as far as it was seen
+}
+
+// --- the frame -----------------------------------------------------------------------------------
+static mk_status try_how(const mk_chat_template *t, const mk_tokenizer *tok, how h,
+                         mk_call_frame *f, mk_err *err) {
+    mk_buf text;
+    mk_buf_init(&text, TEXT_MAX);
+    h.n_call = 1;
+    mk_status st = spelled_answer(t, tok, &h, &text, err);
+    if (st == MK_OK && take_one(f, tok, &text)) {
+        h.n_call = MAX_CALLS;
+        st = spelled_answer(t, tok, &h, &text, err);
+        if (st == MK_OK) {
+            take_more(f, tok, &text);
+        }
+    }
+    mk_buf_free(&text);
+    return st;
+}
+
+mk_status mk_call_frame_find(const mk_chat_template *t, const mk_tokenizer *tok, mk_call_frame *out,
+                             mk_err *err) {
+    *out = (mk_call_frame){.why_not = "the model's chat template writes no tool calls"};
+    mk_buf *all[] = {&out->first, &out->next, &out->tail, &out->trigger};
+    for (size_t i = 0; i < 4; i++) {
+        mk_buf_init(all[i], TEXT_MAX);
+    }
+    mk_status st = MK_OK;
+    mk_parse_opts po = {0};
+    mk_parse_detect(t ? mk_chat_template_text(t) : NULL, &po);
+    if (mk_parse_format_has_headers(po.format)) {
+        // its calls stand in headers, which come before the parser can tell what they belong to
+        out->has_calls = true;
+        out->why_not = "calls in the headers of messages are not constrained yet";
+        return MK_OK;
+    }
+    for (unsigned i = 0; i < 8 && st == MK_OK && !out->json && t; i++) {
+        how h = {.null_content = i & 1, .long_id = !(i & 2), .as_text = i & 4};
+        if (h.as_text && out->has_calls) {
+            break;  // it takes values, and made something else than JSON of them
+        }
+        st = try_how(t, tok, h, out, err);
+    }
+    for (size_t i = 0; i < 4 && st == MK_OK; i++) {
+        if (all[i]->failed) {
+            st = MK_FAIL(err, MK_ENOMEM, "no memory for what a tool call looks like");
+        }
+    }
+    return st;
+}
+
+void mk_call_frame_free(mk_call_frame *f) {
+    mk_buf_free(&f->first);
+    mk_buf_free(&f->next);
+    mk_buf_free(&f->tail);
+    mk_buf_free(&f->trigger);
+}
+
+bool mk_call_name_fits(const char *name) {
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+    size_t n = strlen(name);
+    return n > 0 && n <= MAX_NAME && strspn(name, ok) == n;
+}
+
+char *mk_call_frame_text(const mk_buf *text, const char *name) {
+    mk_buf out;
+    mk_buf_init(&out, 2 * TEXT_MAX);
+    size_t at = 0, k = strlen(MK_CALL_NAME);
+    const char *p;
+    while (text->data && (p = find(text, at, MK_CALL_NAME)) != NULL) {
+        mk_buf_add(&out, text->data + at, (size_t)(p - text->data) - at);
+        mk_buf_puts(&out, name);
+        at = (size_t)(p - text->data) + k;
+    }
+    mk_buf_add(&out, text->data ? text->data + at : "", text->data ? text->len - at : 0);
+    mk_buf_puts(&out, "");
+    if (!out.failed && !out.data) {
+        return mk_strdup("");
+    }
+    return mk_buf_detach(&out);
+}

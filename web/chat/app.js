@@ -1,0 +1,402 @@
+// The page: which conversation is shown, what runs, and what keys and buttons do.
+import * as api from "./api.js";
+import { $, confirmed, make, openDialog, say } from "./dom.js";
+import * as history from "./history.js";
+import { number, setLanguage, t } from "./i18n.js";
+import { Message } from "./message.js";
+import { Run } from "./run.js";
+import { applyTheme, openSettings, settings } from "./settings.js";
+import * as store from "./store.js";
+import { startTips } from "./tokens.js";
+import * as tree from "./tree.js";
+
+const LAST = "minke.model";
+const POLL_MS = 15000, POLL_FAST_MS = 1000;
+
+let conversation = tree.newConversation();
+let models = [], status = { status: "gone" };
+const runs = new Map();   // conversation id -> Run
+const shown = new Map();  // node id -> Message
+
+const model = () => models.find(m => m.id === $("model").value) ?? models[0];
+const running = () => runs.get(conversation.id);
+
+// --- messages ------------------------------------------------------------------------------------
+
+const actions = {
+  siblings: node => tree.siblings(conversation, node),
+  errorText: error => t(error.kind, ...error.args),
+  async go(node) {
+    if (!node || running()) return;
+    tree.select(conversation, node);
+    await keepAndShow();
+    const list = tree.siblings(conversation, node);
+    say(t("live_branch", list.indexOf(node) + 1, list.length));
+    shown.get(node.id)?.element.querySelector(".branch button:not(:disabled)")?.focus();
+  },
+  edit: (node, text) => text && ask(text, node.parent),
+  regenerate: node => answer(node.parent),
+  async retry(node, error) {
+    if (error.kind === "e_key" && !await askKey()) return;
+    const { parent } = node;
+    if (!node.content && !node.reasoning) tree.remove(conversation, node);
+    await answer(parent);
+  },
+  async remove(node) {
+    if (running() || !await confirmed(t("sure_delete_message"))) return;
+    tree.remove(conversation, node);
+    await keepAndShow();
+    $("input").focus();
+  },
+};
+
+async function keepAndShow() {
+  show();
+  await store.save(conversation);
+  history.show();
+}
+
+function show() {
+  const nodes = tree.path(conversation), ids = new Set(nodes.map(n => n.id)), run = running();
+  for (const [id, view] of shown) {
+    if (!ids.has(id)) {
+      view.element.remove();
+      shown.delete(id);
+    }
+  }
+  for (const node of nodes) {
+    if (!shown.has(node.id)) shown.set(node.id, new Message(node, actions));
+    const view = shown.get(node.id);
+    $("messages").append(view.element);  // in the order of the path
+    view.update(run?.node === node);
+  }
+  $("empty").hidden = nodes.length > 0;
+  $("stop").hidden = !run;
+  $("send").hidden = Boolean(run);
+  document.title = (tree.titleOf(conversation) || "minke") + (nodes.length ? " – minke" : "");
+  showGauge();
+}
+
+function forget() {
+  shown.clear();
+  $("messages").replaceChildren();
+}
+
+// --- asking --------------------------------------------------------------------------------------
+
+async function ask(text, parent = conversation.leaf) {
+  if (running()) return;
+  if (!Object.keys(conversation.nodes).length) conversation.system = settings.system.trim();
+  const node = tree.add(conversation, parent, { role: "user", content: text });
+  await answer(node.id);
+}
+
+async function answer(parent) {
+  if (running()) return;
+  if (!model()) await refresh();
+  const node = tree.add(conversation, parent, { role: "assistant", model: model()?.id });
+  const run = new Run(conversation, node, model() ?? {}, runChanged);
+  runs.set(conversation.id, run);
+  await keepAndShow();
+  toEnd(true);
+  await run.start();
+  runs.delete(run.conversation.id);
+  ended(run);
+}
+
+function runChanged(run) {
+  if (run.conversation !== conversation) return;
+  shown.get(run.node.id)?.update(true);
+  if (run.node.reasoning && !run.node.content && !run.told) {
+    run.told = true;
+    say(t("live_thinking"));
+  }
+  showGauge(run);
+  toEnd(false);
+}
+
+function ended(run) {
+  const { node } = run;
+  if (run.conversation === conversation) {
+    show();
+    toEnd(false);
+    say(node.error ? actions.errorText(node.error) : node.finish === "stopped" ? t("live_stopped") : t("live_done", node.content));
+  }
+  history.show();
+  if (node.error) refresh();
+  if (node.error?.kind === "e_key" && run.conversation === conversation) actions.retry(node, node.error);
+}
+
+// --- gauge, scrolling ----------------------------------------------------------------------------
+
+function showGauge(run = running()) {
+  const size = model()?.context_length;
+  const last = tree.path(conversation).reverse().find(n => n.usage);
+  $("gauge").hidden = !size;
+  if (!size) return;
+  const used = Math.min((last?.usage.total_tokens ?? 0) + (run && run.node !== last ? run.n : 0), size), part = used / size;
+  const speed = run && run.n > 1 ? " · " + t("speed", number(run.n / (performance.now() - run.started) * 1000, 0)) : "";
+  $("gauge").setAttribute("aria-valuemax", size);
+  $("gauge").setAttribute("aria-valuenow", used);
+  $("gauge").classList.toggle("full", part > 0.85);
+  $("gauge-fill").style.width = 100 * part + "%";
+  $("gauge-text").textContent = `${number(used)} / ${number(size)}${speed}`;
+}
+
+let following = true;  // the reader is at the end, so that it stays in sight
+
+function toEnd(always) {
+  following ||= always;
+  if (following) $("scroll").scrollTop = $("scroll").scrollHeight;
+}
+
+function scrolled() {
+  const s = $("scroll");
+  following = s.scrollHeight - s.scrollTop - s.clientHeight < 60;
+  $("down").hidden = following;
+}
+
+// --- conversations -------------------------------------------------------------------------------
+
+async function open(id) {
+  const c = runs.get(id)?.conversation ?? await store.load(id);
+  if (!c) return;
+  conversation = c;
+  forget();
+  show();
+  toEnd(true);
+  narrow(false);
+  remember();
+  await history.show();
+}
+
+function startNew() {
+  conversation = tree.newConversation();
+  forget();
+  show();
+  remember();
+  narrow(false);
+  history.show();
+  $("input").focus();
+}
+
+// The address carries the conversation, so that a reload and the browser's own buttons find it.
+function remember() {
+  const hash = Object.keys(conversation.nodes).length ? "#" + conversation.id : "";
+  if (location.hash !== hash) window.history.pushState(null, "", location.pathname + hash);
+}
+
+function fromAddress() {
+  const id = location.hash.slice(1);
+  if (id && id !== conversation.id) open(id); else if (!id && conversation.leaf) startNew();
+}
+
+// --- the server ----------------------------------------------------------------------------------
+
+function showStatus() {
+  const name = { draining: "draining", gone: "gone", failed: "failed", locked: "locked", loading: "loading" }[status.status] ?? "ok";
+  const text = t(name, name === "loading" ? Math.round(100 * (status.progress || 0)) + " %" : "");
+  $("state").className = "state " + name;
+  $("state").title = text;
+  $("state").replaceChildren(make("span", { className: name === "ok" ? "only-read" : "" }, text));
+}
+
+function showModels() {
+  const wanted = $("model").value || localStorage.getItem(LAST);
+  $("model").replaceChildren(...models.map(m => new Option(m.id, m.id)));
+  if (models.some(m => m.id === wanted)) $("model").value = wanted;
+  $("model").hidden = !models.length;
+  showGauge();
+}
+
+async function refresh() {
+  status = await api.health();
+  if (status.status === "ok") {
+    try {
+      models = await api.models();
+    } catch (e) {
+      status = { status: e.status === 401 ? "locked" : "failed" };
+    }
+  }
+  showModels();
+  showStatus();
+  clearTimeout(pollTimer);
+  pollTimer = setTimeout(poll, status.status === "ok" || status.status === "locked" ? POLL_MS : POLL_FAST_MS);
+}
+
+let pollTimer = 0;  // a page that nobody sees does not ask; it does when it is seen again
+
+async function poll() {
+  if (document.hidden) return;
+  const before = status.status;
+  await refresh();
+  if (before !== "locked" && status.status === "locked") await askKey();
+}
+
+async function askKey() {
+  if ($("key-dialog").open) return false;
+  $("key").value = "";
+  if (await openDialog($("key-dialog")) !== "ok" || !$("key").value.trim()) return false;
+  api.key.set($("key").value.trim());
+  await refresh();
+  return true;
+}
+
+// --- the rest of the page ------------------------------------------------------------------------
+
+let noticeTimer = 0;
+
+function notice(text) {
+  clearTimeout(noticeTimer);
+  $("notice").textContent = text;
+  $("notice").hidden = false;
+  noticeTimer = setTimeout(() => { $("notice").hidden = true; }, 6000);
+}
+
+const isNarrow = () => matchMedia("(max-width: 760px)").matches;
+
+// The history beside the chat: hidden by choice where there is room, above the chat where there is none.
+function narrow(open) {
+  if (isNarrow()) side(open);
+}
+
+function side(open) {
+  document.body.classList.toggle("no-side", !open);
+  $("side").inert = !open;
+  $("side-open").ariaExpanded = String(open);
+}
+
+function sideIsOpen() {
+  return !document.body.classList.contains("no-side");
+}
+
+const KEYS = [["Enter", "k_send"], ["Shift Enter", "k_line"], ["Esc", "k_stop"], ["Ctrl K", "k_search"], ["Ctrl Shift O", "k_new"],
+  ["↑", "k_edit"], ["Ctrl ,", "k_settings"]];
+
+function showSettings() {
+  $("keys").replaceChildren(...KEYS.flatMap(([k, name]) =>
+    [make("dt", {}, ...k.split(" ").map(x => make("kbd", {}, x))), make("dd", {}, t(name))]));
+  if (Object.keys(conversation.nodes).length) settings.system = conversation.system;
+  openSettings(() => model()?.sampling, name => {
+    if (name === "theme") applyTheme();
+    if (name === "lang") inLanguage();
+    if (name === "system" && Object.keys(conversation.nodes).length) {
+      conversation.system = settings.system.trim();
+      store.save(conversation);
+    }
+    if (name === "open" || name === "logprobs") redraw();
+  });
+}
+
+function redraw() {
+  forget();
+  show();
+}
+
+function inLanguage() {
+  setLanguage(settings.lang);
+  redraw();
+  showStatus();
+  history.show();
+}
+
+function grow() {
+  const input = $("input");
+  input.style.height = "auto";
+  input.style.height = Math.min(input.scrollHeight, innerHeight * 0.4) + "px";
+}
+
+async function submit(e) {
+  e?.preventDefault();
+  const text = $("input").value.trim();
+  if (!text || running()) return;
+  $("input").value = "";
+  grow();
+  const done = ask(text);
+  remember();
+  await done;
+}
+
+function editLast() {
+  const last = tree.path(conversation).reverse().find(n => n.role === "user");
+  if (last && !running()) shown.get(last.id).edit();
+}
+
+function inputKey(e) {
+  if (e.isComposing) return;  // Enter that ends the composition of a syllable sends nothing
+  if (e.key === "Enter" && (settings.ctrl_enter ? e.ctrlKey || e.metaKey : !e.shiftKey)) submit(e);
+  if (e.key === "ArrowUp" && !$("input").value) {
+    e.preventDefault();
+    editLast();
+  }
+}
+
+function pageKey(e) {
+  const ctrl = e.ctrlKey || e.metaKey;
+  if (document.querySelector("dialog[open]")) return;
+  const does = ctrl && e.shiftKey && e.code === "KeyO" ? startNew
+    : ctrl && e.code === "KeyK" ? () => { side(true); $("search").select(); $("search").focus(); }
+      : ctrl && e.key === "," ? showSettings
+        : e.key === "Escape" ? escape : null;
+  if (!does) return;
+  e.preventDefault();
+  does();
+}
+
+function escape() {
+  if (!$("tip").hidden) $("tip").hidden = true;
+  else if (running()) running().stop();
+  else if (isNarrow() && sideIsOpen()) side(false);
+  else $("input").focus();
+}
+
+function start() {
+  applyTheme();
+  setLanguage(settings.lang);
+  history.start({ current: () => conversation.id, open, notice,
+    deleted: id => {
+      runs.get(id)?.stop();
+      if (id === conversation.id) startNew();
+    },
+    saved: c => {
+      if (c.id === conversation.id) conversation.title = c.title;
+      show();
+    } });
+  $("composer").onsubmit = submit;
+  $("input").onkeydown = inputKey;
+  $("input").oninput = grow;
+  $("stop").onclick = () => running()?.stop();
+  $("new").onclick = startNew;
+  $("open-settings").onclick = showSettings;
+  $("side-open").onclick = () => side(!sideIsOpen());
+  $("side-close").onclick = () => side(false);
+  $("main").onpointerdown = e => $("side-open").contains(e.target) || narrow(false);
+  $("scroll").onscroll = scrolled;
+  $("down").onclick = () => toEnd(true);
+  new ResizeObserver(() => toEnd(false)).observe($("messages"));  // formulas and colours come later than their text
+  $("model").onchange = () => { localStorage.setItem(LAST, $("model").value); showGauge(); };
+  startTips($("messages"));
+  document.addEventListener("keydown", pageKey);
+  document.addEventListener("visibilitychange", poll);
+  window.addEventListener("popstate", fromAddress);
+  store.onChange(async id => {
+    history.show();
+    if (id === conversation.id && !running()) await reloadFromOther(id);
+  });
+  side(!isNarrow());
+  show();
+  history.show().then(() => store.kept || notice(t("not_kept")));
+  fromAddress();
+  poll();
+  if (!isNarrow()) $("input").focus();
+}
+
+// Another tab has changed what is shown here.
+async function reloadFromOther(id) {
+  const c = await store.load(id);
+  if (!c || id !== conversation.id) return;
+  conversation = c;
+  redraw();
+}
+
+start();
