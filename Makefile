@@ -11,10 +11,11 @@ RUN_FLAGS    ?= --show-thinking
 BENCH_FLAGS  ?=
 FUZZ_SECONDS ?= 10
 FUZZ         ?=
+SOAK_MINUTES ?= 30
 PREFIX       ?= /usr/local
 export PROMPT FUZZ_SECONDS FUZZ JOBS
 
-.PHONY: help run build tests test check bench asan lint fuzz neon tsan install clean
+.PHONY: help run build tests test check bench asan lint fuzz neon tsan soak install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo 'make asan                 unit tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan                 the thread pool with ThreadSanitizer'
 	@echo 'make fuzz [FUZZ=gguf]     every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) seconds'
+	@echo 'make soak                 minke serve under 100 clients for SOAK_MINUTES=$(SOAK_MINUTES) minutes'
 	@echo 'make neon                 kernels for ARM under emulation give the same hash'
 	@echo 'make install              into PREFIX=$(PREFIX); honours DESTDIR'
 	@echo 'make clean                remove $(BUILD)/'
@@ -69,6 +71,11 @@ tsan:
 fuzz:
 	@tools/deps build fuzz
 	@tools/fuzz
+
+soak: build
+	@tools/deps test
+	@tools/venv
+	@$(BUILD)/venv/bin/python tests/soak.py --minutes $(SOAK_MINUTES)
 
 neon:
 	@tools/deps build cross
