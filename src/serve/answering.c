@@ -113,6 +113,12 @@ static void unlist_turn(turn *t) {
     if (t->next) {
         t->next->at = t->at;
     }
+    pthread_mutex_unlock(&s->lock);
+}
+
+// The turn has given its last byte and is gone: who waits for all of them may close things now.
+static void count_down(mk_service *s) {
+    pthread_mutex_lock(&s->lock);
     if (--s->n_turn == 0) {
         pthread_cond_broadcast(&s->idle);
     }
@@ -205,9 +211,11 @@ static void end_turn(turn *t) {
     for (int i = 0; i < t->ask.n; i++) {
         mk_speech_drop(t->choice[i].speech);
     }
-    atomic_fetch_add(&t->s->n_errors, t->error.code != MK_OK);
-    atomic_fetch_add(&t->s->n_gone, t->lost);
+    mk_service *s = t->s;
+    atomic_fetch_add(&s->n_errors, t->error.code != MK_OK);
+    atomic_fetch_add(&s->n_gone, t->lost);
     free_turn(t);
+    count_down(s);
 }
 
 // --- events --------------------------------------------------------------------------------------

@@ -224,6 +224,14 @@ static void free_model(served_model *m) {
     mk_free(m->name);
 }
 
+// What was answered reaches clients that read; the others are not waited for long.
+static void let_bytes_out(mk_service *s) {
+    enum { STEPS = 400, STEP_NS = 5000000 };
+    for (int i = 0; i < STEPS && s->http && mk_http_n_open(s->http) > 0; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = STEP_NS}, NULL);
+    }
+}
+
 void mk_service_stop(mk_service *s) {
     if (!s) {
         return;
@@ -235,6 +243,7 @@ void mk_service_stop(mk_service *s) {
     mk_workers_stop(s->workers);  // no request is half prepared from here on
     mk_service_cancel_all(s);
     (void)mk_service_drain(s, 30);
+    let_bytes_out(s);
     mk_http_stop(s->http);
     for (int i = 0; i < atomic_load(&s->n_model); i++) {
         free_model(&s->model[i]);
