@@ -164,7 +164,8 @@ mk_gn mk_gb_json_chars(mk_gb *b, mk_cset *s) {
     mk_cset_sort(s);
     for (uint32_t c = 1; c < 0x80; c++) {  // no NUL: few readers of JSON bear it
         if ((c < 0x20 || c == '"' || c == '\\') && mk_cset_has(s, c)) {
-            w[n] = (mk_gword){text[n], escape(c, text[n])};
+            size_t len = escape(c, text[n]);
+            w[n] = (mk_gword){text[n], len};
             n++;
         }
     }

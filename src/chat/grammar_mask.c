@@ -160,10 +160,11 @@ static mk_status add_group(mk_gmachine *m, mk_token_trie *t, int level, mk_gthre
 static mk_status add_threads(mk_gmachine *m, mk_token_trie *t, int level, uint32_t state,
                              uint32_t mask) {
     size_t n = m->states.e[state].n;
-    mk_gthread *all = mk_try_alloc(2 * n + 1, sizeof(*all)), *group = all + n;
+    mk_gthread *all = mk_try_alloc(2 * n + 1, sizeof(*all));
     if (all == NULL) {
         return out_of_memory(m);
     }
+    mk_gthread *group = all + n;
     memcpy(all, m->states.pool + m->states.e[state].first, n * sizeof(*all));
     mk_status st = MK_OK;
     while (n > 0 && st == MK_OK) {  // one stack after the other
