@@ -271,7 +271,7 @@ def test_event_files(minke, tmp_path):
     (["/nowhere"], 2, "/nowhere: expected the folder of a run"),
     ([ROOT / "docs"], 2, "log.jsonl"),
     ([RUN, "-o", "/nowhere/page.html"], 2, "/nowhere/page.html"),
-    ([RUN, "--tensorboard", "/nowhere/deep"], 5, "/nowhere/deep"),
+    ([RUN, "--tensorboard", "/nowhere/deep"], 2, "/nowhere/deep"),
     ([RUN, "--tensorbord", "x"], 1, "did you mean"),
 ])
 def test_mistakes(minke, args, status, word):

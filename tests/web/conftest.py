@@ -40,7 +40,8 @@ def scripted(serve):
         yield s
 
 
-@pytest.fixture(scope="session")
+# Playwright has an event loop of its own while it runs: it must have ended when other tests use asyncio.
+@pytest.fixture(scope="module")
 def browser():
     path = shutil.which("chromium")
     if not path:

@@ -35,6 +35,7 @@ def test_thinking_is_shown_live_and_folds(page, scripted):
     expect(details.locator("summary")).to_have_text("Thinking…")
     expect(details.locator(".think-text")).to_have_text("2*3 is 6,\n", use_inner_text=False)
     expect(page.locator("#live")).to_have_text("The model is thinking")
+    page.wait_for_timeout(600)  # shorter thoughts are shown without their time
     thinks.open.set()
     expect(details).not_to_have_attribute("open", "")
     expect(details.locator("summary")).to_contain_text("Thought for")
