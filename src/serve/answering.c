@@ -125,7 +125,7 @@ static void count_down(mk_service *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
-enum { MAX_FIELDS = 8, MAX_IGNORED = 512 };
+enum { MAX_FIELDS = 10, MAX_IGNORED = 512 };
 
 // Headers of an answer: its type, who may read it, and which fields of the request were ignored.
 static int add_headers(turn *t, const char *type, mk_http_field f[MAX_FIELDS],
@@ -133,6 +133,8 @@ static int add_headers(turn *t, const char *type, mk_http_field f[MAX_FIELDS],
     const char *cors = mk_service_cors(t->s, t->x);
     int n = 0;
     f[n++] = (mk_http_field){"Content-Type", type};
+    f[n++] = (mk_http_field){"x-request-id", t->id};
+    f[n++] = (mk_http_field){"request-id", t->id};  // Anthropic's name for it
     if (cors) {
         f[n++] = (mk_http_field){"Access-Control-Allow-Origin", cors};
         f[n++] = (mk_http_field){"Vary", "Origin"};

@@ -261,3 +261,9 @@ def test_a_thousand_connections(server):
     finally:
         for c in idle:
             c.close()
+
+
+def test_an_answer_can_be_named(server):
+    """Clients' SDKs show these headers as the request's id."""
+    _, headers, data = server.request("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "2+3"}]})
+    assert headers["x-request-id"] == headers["request-id"] and headers["x-request-id"] in json.loads(data)["id"]
