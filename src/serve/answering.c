@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mathx.h"
+#include "chat/fim.h"
 #include "serve/books.h"
 
 #define ANSWER_MAX ((size_t)1 << 28)
@@ -403,6 +404,11 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
         return MK_OK;
     }
     MK_TRY(mk_books_recall(t->s, &t->books.c, t->model->llm, &t->ask, &t->books.tenant, err));
+    if (t->ask.suffix && t->ask.prompt) {
+        b->prompt.parse = (mk_parse_opts){.no_reasoning = true};
+        return mk_fim_encode(mk_llm_tokenizer(t->model->llm), t->ask.prompt, t->ask.suffix,
+                             &b->prompt.ids, err);
+    }
     mk_request r = mk_service_request(&t->ask);
     return mk_llm_make_prompt(t->model->llm, &r, &b->prompt, err);
 }

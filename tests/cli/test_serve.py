@@ -267,3 +267,8 @@ def test_an_answer_can_be_named(server):
     """Clients' SDKs show these headers as the request's id."""
     _, headers, data = server.request("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "2+3"}]})
     assert headers["x-request-id"] == headers["request-id"] and headers["x-request-id"] in json.loads(data)["id"]
+
+
+def test_a_middle_that_the_model_cannot_fill_is_refused(server):
+    status, _, data = server.request("POST", "/v1/completions", {"prompt": "1+", "suffix": "=3"})
+    assert status == 400 and "/suffix" in json.loads(data)["error"]["message"], data
