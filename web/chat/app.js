@@ -233,8 +233,15 @@ async function poll() {
   if (before !== "locked" && status.status === "locked") await askKey();
 }
 
-async function askKey() {
-  if ($("key-dialog").open) return false;
+// Whoever finds the door locked while somebody is asked already waits for the same answer.
+let asking = null;
+
+function askKey() {
+  asking ??= askOnce().finally(() => { asking = null; });
+  return asking;
+}
+
+async function askOnce() {
   $("key").value = "";
   if (await openDialog($("key-dialog")) !== "ok" || !$("key").value.trim()) return false;
   api.key.set($("key").value.trim());
