@@ -143,7 +143,7 @@ def test_limits_of_a_key(minke, tmp_path):
         codes = list(pool.map(ask, range(8)))
     assert 200 in codes and set(codes) <= {200, 429}
     gone = socket.create_connection(("127.0.0.1", s.port))
-    data = json.dumps(body | {"n": 8}).encode()
+    data = json.dumps(body | {"n": 16, "max_tokens": 370}).encode()
     gone.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {one['key']}\r\n"
                  f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
     gone.close()
@@ -207,7 +207,8 @@ def test_every_answer_has_a_row(minke, tmp_path):
 def test_who_hung_up_is_in_the_ledger(tmp_path):
     s = Server(tmp_path)
     with pytest.raises(TimeoutError):
-        s.request("POST", "/v1/completions", {"prompt": "<|user|>7*8", "ignore_eos": True, "n": 8}, timeout=0.02)
+        s.request("POST", "/v1/completions", {"prompt": "<|user|>7*8", "ignore_eos": True, "n": 16, "max_tokens": 370},
+                  timeout=0.05)
     wait_until(lambda: table(tmp_path, "ledger"))
     (row,) = table(tmp_path, "ledger")
     assert row["status"] == 499 and row["stop"] == "cancelled"
