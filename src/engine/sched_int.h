@@ -81,7 +81,7 @@ struct mk_sched {
     uint64_t *allowed;  // [(n_vocab + 63) / 64]
     float *masked;      // [n_vocab]
     double answer_ms;   // a round of answers alone, smoothed
-    double row_ms;      // one row of a prompt, smoothed
+    double row_ms;      // one row of a prompt beside answers, smoothed
     bool odd;           // alternates who of the prompts comes first
 };
 

@@ -10,9 +10,11 @@
 #include "base/log.h"
 #include "engine/sched_int.h"
 
-enum { MIN_PROMPT_ROWS = 16 };
+enum { MIN_PROMPT_ROWS = 8 };
 #define SMOOTH     0.2  // weight of a new measurement
-#define STALL_PART 0.8  // prompts may make a round longer by this part of itself
+#define STALL_PART 0.6  // prompts may make a round longer by this part of itself
+// a row of a few costs so much more than one of a full round, until measured
+#define FEW_ROWS 2.0
 
 // --- rows ----------------------------------------------------------------------------------------
 
@@ -222,9 +224,9 @@ static void smooth(double *to, double value) {
 static void learn_times(mk_sched *s, double ms, int64_t answers, int64_t prompts) {
     if (prompts == 0) {
         smooth(&s->answer_ms, ms);
-    } else if (answers == 0) {
-        smooth(&s->row_ms, ms / (double)prompts);
-    } else if (ms > s->answer_ms) {
+    } else if (answers == 0 && s->row_ms <= 0) {
+        s->row_ms = FEW_ROWS * ms / (double)prompts;
+    } else if (answers > 0 && ms > s->answer_ms) {
         smooth(&s->row_ms, (ms - s->answer_ms) / (double)prompts);
     }
 }
