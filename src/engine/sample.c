@@ -1,11 +1,19 @@
 // Sampling without surprises: see sample.h for what is promised.
 #include "engine/sample.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/mathx.h"
+#include "ops/ops.h"
+
+enum {
+    BLOCK = 16,     // logits that are compared at once
+    STRETCH = 512,  // weights that are computed at once
+    TIER = 8        // the first candidates have e^-8 of the best one's weight or more
+};
 
 typedef struct {
     float logit;
@@ -20,7 +28,9 @@ struct mk_sampler {
     int32_t *mark;     // [n_vocab] stamp of the last penalty pass that touched the id
     int32_t stamp;
     float *work;      // [n_vocab] adjusted logits
-    candidate *heap;  // [n_vocab]
+    candidate *heap;  // [n_vocab] the heap in front, taken candidates at the back
+    int64_t n_heap, n_taken;
+    float floor, step;  // what is below floor is not in the heap yet
 };
 
 // --- parameters ----------------------------------------------------------------------------------
@@ -106,14 +116,35 @@ void mk_sampler_reset(mk_sampler *s) {
     memset(s->n_seen, 0, (size_t)s->n_vocab * sizeof *s->n_seen);
 }
 
+// --- sums ----------------------------------------------------------------------------------------
+
+// Sum of e^((logit - max) / t), by ascending id.
+static double sum_weights(const float *logits, int64_t n, float max, float t) {
+    _Alignas(64) float e[STRETCH];
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += STRETCH) {
+        int64_t left = n - i < STRETCH ? n - i : STRETCH;
+        mk_row_exp(e, logits + i, left, max, t);
+        for (int64_t k = 0; k < left; k++) {
+            sum += (double)e[k];
+        }
+    }
+    return sum;
+}
+
 // --- adjusting logits ----------------------------------------------------------------------------
 
 static void copy_masked(mk_sampler *s, const float *logits) {
-    for (int64_t i = 0; i < s->n_vocab; i++) {
-        s->work[i] = i < s->p.n_token && !isnan(logits[i]) ? logits[i] : -INFINITY;
+    for (int64_t i = 0; i < s->p.n_token; i++) {
+        s->work[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+    }
+    for (int64_t i = s->p.n_token; i < s->n_vocab; i++) {
+        s->work[i] = -INFINITY;
     }
     for (int32_t i = 0; i < s->p.n_bias; i++) {
-        s->work[s->p.bias[i].id] += s->p.bias[i].bias;
+        float *l = &s->work[s->p.bias[i].id];
+        *l += s->p.bias[i].bias;
+        *l = isnan(*l) ? -INFINITY : *l;  // a forbidden token stays forbidden
     }
 }
 
@@ -148,17 +179,34 @@ static void penalise_use(mk_sampler *s) {
     }
 }
 
-static int32_t best(const float *logits, int64_t n) {
-    int64_t at = 0;
-    for (int64_t i = 1; i < n; i++) {
-        if (logits[i] > logits[at]) {
-            at = i;
-        }
-    }
-    return (int32_t)at;
+static bool adjusts(const mk_sample_params *p) {
+    return p->n_bias > 0 || p->repetition_penalty != 1.0f || p->presence_penalty != 0 ||
+           p->frequency_penalty != 0;
 }
 
-// --- the candidates: a heap ordered by (logit descending, id ascending) --------------------------
+// The lowest id among the largest logits; 0 if all are NaN.
+static int32_t best(const float *logits, int64_t n) {
+    float max = mk_row_max(logits, n);
+    int64_t i = 0;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        int any = 0;
+        for (int k = 0; k < BLOCK; k++) {
+            any |= logits[i + k] == max;
+        }
+        if (any) {
+            break;
+        }
+    }
+    while (i < n && logits[i] != max) {
+        i++;
+    }
+    return i < n ? (int32_t)i : 0;
+}
+
+// --- the candidates, ordered by (logit descending, id ascending) ---------------------------------
+//
+// Few of them are ever looked at: those near the best one go into a heap first, others, tier after
+// tier, when it is empty.
 
 static bool before(candidate a, candidate b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
@@ -179,71 +227,115 @@ static void sift_down(candidate *h, int64_t n, int64_t i) {
     h[i] = c;
 }
 
-static int64_t make_heap(mk_sampler *s) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < s->n_vocab; i++) {
-        if (s->work[i] > -INFINITY) {
-            s->heap[n++] = (candidate){s->work[i], (int32_t)i};
+// The ids [i, end) with logits in [from, below) join the heap's array.
+static void gather_ids(mk_sampler *s, int64_t i, int64_t end, float from, float below) {
+    for (; i < end; i++) {
+        if (s->work[i] >= from && s->work[i] < below) {
+            s->heap[s->n_heap++] = (candidate){s->work[i], (int32_t)i};
         }
     }
-    for (int64_t i = n / 2 - 1; i >= 0; i--) {
-        sift_down(s->heap, n, i);
-    }
-    return n;
 }
 
-// Takes the best candidate; it moves to the end of the shrinking heap, so that the taken ones lie
-// sorted behind it.
-static candidate pop(mk_sampler *s, int64_t *n) {
-    candidate top = s->heap[0];
-    s->heap[0] = s->heap[--*n];
-    s->heap[*n] = top;
-    if (*n > 0) {
-        sift_down(s->heap, *n, 0);
+static void gather(mk_sampler *s, float from, float below) {
+    const float *l = s->work;
+    int64_t i = 0;
+    for (; i + BLOCK <= s->n_vocab; i += BLOCK) {
+        int any = 0;
+        for (int k = 0; k < BLOCK; k++) {
+            any |= (l[i + k] >= from) & (l[i + k] < below);
+        }
+        if (any) {
+            gather_ids(s, i, i + BLOCK, from, below);
+        }
     }
+    gather_ids(s, i, s->n_vocab, from, below);
+    for (i = s->n_heap / 2 - 1; i >= 0; i--) {
+        sift_down(s->heap, s->n_heap, i);
+    }
+}
+
+// Whether a candidate is left; heap[0] is the best one then.
+static bool fill(mk_sampler *s) {
+    while (s->n_heap == 0 && s->floor > -INFINITY) {
+        float below = s->floor;
+        // the last tier is all that is left, down to the largest negative number
+        s->floor = s->step > 2 * TIER * s->p.temperature ? -INFINITY : s->floor - s->step;
+        s->step *= 2;
+        gather(s, s->floor > -INFINITY ? s->floor : -FLT_MAX, below);
+    }
+    return s->n_heap > 0;
+}
+
+// Begins with candidates that are at most `max`, which is finite.
+static void first_candidates(mk_sampler *s, float max) {
+    s->n_heap = s->n_taken = 0;
+    s->step = TIER * s->p.temperature;
+    s->floor = max - s->step;
+    gather(s, s->floor, INFINITY);
+}
+
+// Takes heap[0].
+static candidate pop(mk_sampler *s) {
+    candidate top = s->heap[0];
+    s->heap[0] = s->heap[--s->n_heap];
+    sift_down(s->heap, s->n_heap, 0);
+    s->heap[s->n_vocab - ++s->n_taken] = top;
     return top;
+}
+
+static candidate taken(const mk_sampler *s, int64_t k) {
+    return s->heap[s->n_vocab - 1 - k];
 }
 
 static double weight(const mk_sampler *s, float logit, float max) {
     return (double)mk_expf((logit - max) / s->p.temperature);
 }
 
-// Draws among the candidates that pass top-k, top-p and min-p.
-static int32_t draw(mk_sampler *s, int64_t pos) {
-    int64_t n = make_heap(s), n_all = n;
-    if (n == 0) {
-        return 0;
-    }
-    float max = s->heap[0].logit;
-    if (max == INFINITY) {
-        return s->heap[0].id;  // +inf leaves no choice
-    }
-    double total = 0, kept = 0;
-    for (int64_t i = 0; i < s->n_vocab; i++) {  // ascending id: a fixed order
-        total += s->work[i] > -INFINITY ? weight(s, s->work[i], max) : 0;
-    }
-    int64_t limit = s->p.top_k > 0 && s->p.top_k < n_all ? s->p.top_k : n_all;
-    bool filtered = limit < n_all || s->p.top_p < 1 || s->p.min_p > 0;
-    double u = mk_rng_unit(s->p.seed, (uint64_t)pos);
-    while (filtered && n_all - n < limit) {
+// Takes the candidates that pass top-k, top-p and min-p; returns their weight.
+static double filter(mk_sampler *s, int64_t limit, float max, double total) {
+    double kept = 0;
+    while (s->n_taken < limit && fill(s)) {
         double w = weight(s, s->heap[0].logit, max);
-        if (n < n_all && w < (double)s->p.min_p) {  // the best one has weight 1
+        if (s->n_taken > 0 && w < (double)s->p.min_p) {  // the best one has weight 1
             break;
         }
         kept += w;
-        pop(s, &n);
-        if (kept >= (double)s->p.top_p * total || n == 0) {
+        pop(s);
+        if (kept >= (double)s->p.top_p * total) {
             break;
         }
     }
-    double target = u * (filtered ? kept : total), sum = 0;
-    int32_t id = s->heap[filtered ? n_all - 1 : 0].id;
-    for (int64_t i = n_all - 1; i >= 0;
-         i--) {  // taken candidates lie from the back to the front, best first
-        candidate c = i >= n ? s->heap[i] : pop(s, &n);
+    return kept;
+}
+
+static int64_t count_candidates(const mk_sampler *s) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->n_vocab; i++) {
+        n += s->work[i] > -INFINITY;
+    }
+    return n;
+}
+
+// Draws among the candidates that pass top-k, top-p and min-p.
+static int32_t draw(mk_sampler *s, int64_t pos) {
+    int64_t n_all = count_candidates(s);
+    float max = mk_row_max(s->work, s->n_vocab);
+    if (n_all == 0 || max == INFINITY) {  // +inf leaves no choice
+        return best(s->work, s->n_vocab);
+    }
+    first_candidates(s, max);
+    double total = sum_weights(s->work, s->n_vocab, max, s->p.temperature);
+    int64_t limit = s->p.top_k > 0 && s->p.top_k < n_all ? s->p.top_k : n_all;
+    bool filtered = limit < n_all || s->p.top_p < 1 || s->p.min_p > 0;
+    double sum = 0, u = mk_rng_unit(s->p.seed, (uint64_t)pos),
+           target = u * (filtered ? filter(s, limit, max, total) : total);
+    int32_t id = 0;
+    for (int64_t k = 0, n = filtered ? s->n_taken : n_all; k < n && (k < s->n_taken || fill(s));
+         k++) {
+        candidate c = k < s->n_taken ? taken(s, k) : pop(s);
         sum += weight(s, c.logit, max);
         id = c.id;
-        if (sum > target || (filtered && i == n)) {
+        if (sum > target) {
             break;
         }
     }
@@ -251,6 +343,9 @@ static int32_t draw(mk_sampler *s, int64_t pos) {
 }
 
 int32_t mk_sampler_choose(mk_sampler *s, const float *logits, int64_t pos) {
+    if (s->p.temperature == 0 && !adjusts(&s->p)) {
+        return best(logits, s->p.n_token);
+    }
     copy_masked(s, logits);
     penalise_repetition(s);
     penalise_use(s);
@@ -260,15 +355,8 @@ int32_t mk_sampler_choose(mk_sampler *s, const float *logits, int64_t pos) {
 // --- log-probabilities ---------------------------------------------------------------------------
 
 static double log_sum(const float *logits, int64_t n, float *max) {
-    *max = -INFINITY;
-    for (int64_t i = 0; i < n; i++) {
-        *max = logits[i] > *max ? logits[i] : *max;
-    }
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        sum += (double)mk_expf(logits[i] - *max);
-    }
-    return mk_log(sum);
+    *max = mk_row_max(logits, n);
+    return mk_log(sum_weights(logits, n, *max, 1));
 }
 
 float mk_logprob_of(const float *logits, int64_t n_vocab, int32_t id) {
@@ -282,6 +370,9 @@ int mk_logprob_top(const float *logits, int64_t n_vocab, int n, mk_logprob *out)
     double lse = log_sum(logits, n_vocab, &max);
     int have = 0;
     for (int64_t i = 0; i < n_vocab; i++) {
+        if (have == n && logits[i] <= logits[out[n - 1].id]) {
+            continue;  // most, and without the subtraction
+        }
         float lp = (float)((double)(logits[i] - max) - lse);
         if (have == n && !(lp > out[n - 1].logprob)) {
             continue;

@@ -227,6 +227,8 @@ struct mk_kernels {
     void (*softmax_dot)(mk_softmax *s, const float *z, int64_t n);
     void (*softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z,
                          int64_t n);  // y = fma(a, p, y)
+    float (*row_max)(const float *z, int64_t n);  // mk_row_max, mk_row_exp
+    void (*row_exp)(float *e, const float *z, int64_t n, float max, float t);
     float (*sum_squares)(const float *x, int64_t n);
     // floats [lo, hi) of a tensor, lo a multiple of MK_CODE8_BLOCK
     void (*adamw)(const mk_adamw *a, const mk_adamw_tensor *t, int64_t lo, int64_t hi);

@@ -376,4 +376,12 @@ typedef struct {
 } mk_moe;
 void mk_op_moe(mk_ops *ops, mk_mat y, mk_mat x, const mk_moe *m);
 
+// --- one row of logits ---------------------------------------------------------------------------
+// For who chooses tokens, on the calling thread, by the fastest instruction set of this processor.
+
+// The largest of z[0..n), NaN left out; -infinity if nothing is left.
+float mk_row_max(const float *z, int64_t n);
+// e[i] = mk_expf((z[i] - max) / t), bit for bit; t > 0.
+void mk_row_exp(float *e, const float *z, int64_t n, float max, float t);
+
 #endif

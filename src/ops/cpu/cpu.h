@@ -36,6 +36,8 @@ void MK_FN(back_route)(const mk_route *r, float *dlogits, const float *dw, const
 void MK_FN(softmax)(mk_softmax *s, const float *z, int64_t n);
 void MK_FN(softmax_dot)(mk_softmax *s, const float *z, int64_t n);
 void MK_FN(softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z, int64_t n);
+float MK_FN(row_max)(const float *z, int64_t n);
+void MK_FN(row_exp)(float *e, const float *z, int64_t n, float max, float t);
 void MK_FN(back_linear_w)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_linear_x)(const mk_back_job *job, const mk_back_block *b);
 void MK_FN(back_bf16_w)(const mk_back_job *job, const mk_back_block *b);

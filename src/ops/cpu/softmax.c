@@ -10,7 +10,7 @@
 #include "ops/cpu/cpu.h"
 
 // inv_t > 0 and rounding is monotone, so this is also the maximum of the products.
-static float row_max(const float *z, int64_t n) {
+float MK_FN(row_max)(const float *z, int64_t n) {
     v16f top[4];
     for (int i = 0; i < 4; i++) {
         top[i] = vf_set1(-INFINITY);
@@ -30,7 +30,7 @@ static float row_max(const float *z, int64_t n) {
 }
 
 MK_INLINE void row_sums(mk_softmax *s, const float *z, int64_t n, const bool with_dot) {
-    s->max = row_max(z, n) * s->inv_t;
+    s->max = MK_FN(row_max)(z, n) * s->inv_t;
     const v16f inv_t = vf_set1(s->inv_t), max = vf_set1(s->max), zero = vf_zero();
     v16f sum = zero, dot = zero;
     for (int64_t i = 0; i < n; i += 16) {
@@ -54,6 +54,20 @@ void MK_FN(softmax)(mk_softmax *s, const float *z, int64_t n) {
 
 void MK_FN(softmax_dot)(mk_softmax *s, const float *z, int64_t n) {
     row_sums(s, z, n, true);
+}
+
+void MK_FN(row_exp)(float *e, const float *z, int64_t n, float max, float t) {
+    const v16f mv = vf_set1(max), tv = vf_set1(t);
+    for (int64_t i = 0; i < n; i += 16) {
+        int64_t left = n - i;
+        v16f v = left >= 16 ? vf_load(z + i) : vf_load_n(z + i, left);
+        v16f x = vf_exp(vf_div(vf_sub(v, mv), tv));
+        if (left >= 16) {
+            vf_store(e + i, x);
+        } else {
+            vf_store_n(e + i, x, left);
+        }
+    }
 }
 
 void MK_FN(softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z, int64_t n) {

@@ -11,8 +11,9 @@ extern const mk_kernels MK_CAT(mk_kernels, MK_ISA);
     .attention = MK_FN(attention), .route = MK_FN(route), .back_rmsnorm = MK_FN(back_rmsnorm),     \
     .back_norm_w = MK_FN(back_norm_w), .back_swiglu = MK_FN(back_swiglu),                          \
     .back_route = MK_FN(back_route), .softmax = MK_FN(softmax), .softmax_dot = MK_FN(softmax_dot), \
-    .softmax_axpy = MK_FN(softmax_axpy), .back_linear_w = MK_FN(back_linear_w),                    \
-    .back_linear_x = MK_FN(back_linear_x), .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack), \
+    .softmax_axpy = MK_FN(softmax_axpy), .row_max = MK_FN(row_max), .row_exp = MK_FN(row_exp),     \
+    .back_linear_w = MK_FN(back_linear_w), .back_linear_x = MK_FN(back_linear_x),                  \
+    .back_bias = MK_FN(back_bias), .unpack = MK_FN(unpack),                                        \
     .back_attention = {MK_FN(back_attention_keys), MK_FN(back_attention_rows),                     \
                        MK_FN(back_attention_cols), MK_FN(back_attention_add)},                     \
     .round_tiles = MK_FN(round_tiles), .sum_squares = MK_FN(sum_squares), .adamw = MK_FN(adamw),   \
