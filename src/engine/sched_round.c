@@ -1,8 +1,8 @@
 // One round of the scheduler: rows for a forward, the forward, tokens out of its logits.
 //
 // How many rows a round has decides about speed alone.  Answers come first.  While someone is being
-// answered, prompts get so many rows that the round takes about twice as long as without them;
-// otherwise all there are.
+// answered, prompts get so many rows that the round takes about 1.6 times as long as without them,
+// but at least a few; otherwise all there are.
 #include <math.h>
 #include <string.h>
 
@@ -10,7 +10,8 @@
 #include "base/log.h"
 #include "engine/sched_int.h"
 
-enum { MIN_PROMPT_ROWS = 8 };
+// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.
+enum { ROW_TILE = 8, MIN_PROMPT_ROWS = 4 };
 #define SMOOTH     0.2  // weight of a new measurement
 #define STALL_PART 0.6  // prompts may make a round longer by this part of itself
 // a row of a few costs so much more than one of a full round, until measured
@@ -51,13 +52,19 @@ static int64_t rows_for_answers(mk_sched *s, int64_t *n_step) {
     return rows;
 }
 
+// Rows of prompts that fill the last tile behind the answers' rows, and more tiles while the round
+// stays short enough; deep rows are dear, by attention, and get down to the smallest number.
 static int64_t prompt_budget(const mk_sched *s, int64_t answer_rows) {
     int64_t most = s->n_chunk - answer_rows;
-    if (answer_rows == 0 || s->answer_ms <= 0 || s->row_ms <= 0) {
-        return answer_rows == 0 ? most : most < MIN_PROMPT_ROWS ? most : MIN_PROMPT_ROWS;
+    if (answer_rows == 0) {
+        return most;
     }
-    int64_t n = (int64_t)(STALL_PART * s->answer_ms / s->row_ms) / 8 * 8;
-    n = n < MIN_PROMPT_ROWS ? MIN_PROMPT_ROWS : n;
+    int64_t n = ROW_TILE - answer_rows % ROW_TILE;
+    n += n < MIN_PROMPT_ROWS ? ROW_TILE : 0;
+    if (s->answer_ms > 0 && s->row_ms > 0) {
+        int64_t fit = (int64_t)(STALL_PART * s->answer_ms / s->row_ms);
+        n += fit > n ? (fit - n) / ROW_TILE * ROW_TILE : 0;
+    }
     return n < most ? n : most;
 }
 
@@ -126,6 +133,28 @@ static bool ends(const mk_job *j, int32_t id) {
     return false;
 }
 
+// to[i] = allowed ? from[i] : -inf.  A word of 64 bits at a time: most are all the same, in the
+// others the few are mended behind the many.
+static void apply_mask(float *to, const float *from, const uint64_t *allowed, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64, to += 64, from += 64) {
+        int64_t n_here = n - i < 64 ? n - i : 64;
+        uint64_t all = n_here < 64 ? (UINT64_C(1) << n_here) - 1 : UINT64_MAX,
+                 yes = allowed[i / 64] & all, no = ~yes & all;
+        bool mostly = __builtin_popcountll(yes) > n_here / 2;
+        if (mostly) {
+            memcpy(to, from, (size_t)n_here * sizeof *to);
+        } else {
+            for (int64_t k = 0; k < n_here; k++) {
+                to[k] = -INFINITY;
+            }
+        }
+        for (uint64_t few = mostly ? no : yes; few != 0; few &= few - 1) {
+            int k = __builtin_ctzll(few);
+            to[k] = mostly ? -INFINITY : from[k];
+        }
+    }
+}
+
 static int32_t choose(mk_sched *s, mk_job *j, const float *logits) {
     const mk_job_hooks *h = &j->o.hooks;
     int32_t force = -1;
@@ -133,9 +162,7 @@ static int32_t choose(mk_sched *s, mk_job *j, const float *logits) {
         size_t words = (size_t)(s->n_vocab + 63) / 64;
         memset(s->allowed, 0xff, words * sizeof *s->allowed);
         if (h->allow(j->o.arg, s->allowed, &force) && force < 0) {
-            for (int64_t i = 0; i < s->n_vocab; i++) {
-                s->masked[i] = s->allowed[i >> 6] >> (i & 63) & 1 ? logits[i] : -INFINITY;
-            }
+            apply_mask(s->masked, logits, s->allowed, s->n_vocab);
             logits = s->masked;
         }
     }
