@@ -4,6 +4,7 @@
     bench/serve.py --model FILE [--minke build/minke] [--peer .../llama-server] [--repeat 3]
 
 Load: 1, 2, 4, 8, 16 clients at once, each with a prompt of its own; tokens of all together per second.
+Forms: eight clients at once, greedy, drawn (temperature 0.6, top-p 0.95) and with a JSON schema, in turn.
 Latency: time between the tokens of a few clients, alone and while long prompts arrive from another.
 Prefix: time to the first token of a long prompt that is new, that was just asked, and that was asked before a restart.
 
@@ -43,7 +44,7 @@ class Server:
 
     def __init__(self, args, name, home):
         self.name, self.port = name, free_port()
-        most, window = max(args.clients + [args.streams + 1]), args.ctx
+        most, window = max(args.clients + [args.streams + 1, args.forms_clients]), args.ctx
         if name == "minke":
             cmd = [args.minke, "serve", args.model, "--port", self.port, "--parallel", most, "--ctx", window, "-t", args.threads,
                    "--draft", 0, "--max-waiting", 1024, "--prefix-dir", home, "--no-packed", "-q", *args.minke_arg]
@@ -111,9 +112,9 @@ async def chunks(reader):
         await reader.readexactly(2)
 
 
-async def ask(port, prompt, n_tokens):
+async def ask(port, prompt, n_tokens, **more):
     body = json.dumps({"prompt": prompt, "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True, "stream": True,
-                       "stream_options": {"include_usage": True}}).encode()
+                       "stream_options": {"include_usage": True}} | more).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     a = Answer()
     a.sent = time.monotonic()
@@ -159,9 +160,9 @@ class Prompts:
 # --- measurements ----------------------------------------------------------------------------------------------------
 
 
-async def together(port, prompts, n_tokens):
+async def together(port, prompts, n_tokens, **more):
     start = time.monotonic()
-    answers = await asyncio.gather(*(ask(port, p, n_tokens) for p in prompts))
+    answers = await asyncio.gather(*(ask(port, p, n_tokens, **more) for p in prompts))
     return time.monotonic() - start, answers
 
 
@@ -171,6 +172,28 @@ def measure_load(args, server, prompts):
         seconds, answers = asyncio.run(together(server.port, [prompts.make(SHORT) for _ in range(n)], args.tokens))
         out[n] = sum(a.tokens for a in answers) / seconds
     return {"tokens_per_second": out}
+
+
+# A list that is longer than any answer here, of what programs ask for: words, numbers, one of a few, a flag.
+SCHEMA = {"type": "array", "minItems": 1000, "items": {
+    "type": "object", "additionalProperties": False, "required": ["name", "age", "kind", "active"],
+    "properties": {"name": {"type": "string", "maxLength": 40}, "age": {"type": "integer", "minimum": 0, "maximum": 120},
+                   "kind": {"enum": ["person", "company", "place"]}, "active": {"type": "boolean"}}}}
+FORMS = {"greedy": {}, "drawn": {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "min_p": 0, "seed": 1}}
+SCHEMA_FIELDS = {"minke": {"response_format": {"type": "json_schema", "json_schema": {"name": "list", "schema": SCHEMA}}},
+                 "llama.cpp": {"json_schema": SCHEMA}}
+
+
+def measure_forms(args, name, server, prompts):
+    """Tokens per second of each form; the first round, in which grammars and masks are made, counts for nothing."""
+    forms, took = FORMS | {"schema": SCHEMA_FIELDS[name]}, {}
+    for i in range(1 + args.forms_rounds):
+        for form, more in forms.items():
+            ids = [prompts.make(SHORT) for _ in range(args.forms_clients)]
+            seconds, answers = asyncio.run(together(server.port, ids, args.tokens, **more))
+            if i > 0:
+                took.setdefault(form, []).append(sum(a.tokens for a in answers) / seconds)
+    return {"forms": {form: statistics.median(v) for form, v in took.items()}}
 
 
 async def streams_and_prompts(args, server, short, long):
@@ -216,6 +239,8 @@ def measure(args, name, seed, home):
         out = {"command": compare.words(server.command)}
         if "load" in args.parts:
             out |= measure_load(args, server, prompts)
+        if "forms" in args.parts:
+            out |= measure_forms(args, name, server, prompts)
         if "latency" in args.parts:
             out |= measure_latency(args, server, prompts)
         if "prefix" in args.parts:
@@ -252,6 +277,14 @@ def load_lines(args, runs):
         yield f"| {c} | {cells} |" + (f" {got['minke'] / got['llama.cpp']:.2f} |" if len(runs) > 1 else "")
 
 
+def forms_lines(runs):
+    yield "| server | greedy tok/s | drawn | with a schema |"
+    yield "|---|---|---|---|"
+    for n, r in runs.items():
+        free, drawn, schema = (median(r, "forms", k) for k in ("greedy", "drawn", "schema"))
+        yield f"| {n} | {free:.1f} | {drawn:.1f} ({drawn / free:.3f}) | {schema:.1f} ({schema / free:.3f}) |"
+
+
 def latency_lines(runs):
     yield "| server | quiet p50 | p99 | while prompts arrive p50 | p99 | longest | p99 over quiet p50 |"
     yield "|---|---|---|---|---|---|---|"
@@ -278,6 +311,9 @@ def report(args, what, runs):
     if "load" in args.parts:
         out += ["", f"Clients at once, {SHORT} tokens of prompt and {s['tokens']} of answer each; tokens of all per second:", "",
                 *load_lines(args, runs)]
+    if "forms" in args.parts:
+        out += ["", f"{s['forms_clients']} clients at once, the same, by how the tokens are chosen (and as a part of greedy):", "",
+                *forms_lines(runs)]
     if "latency" in args.parts:
         out += ["", f"Time between tokens of {s['streams']} clients, alone and while prompts of {s['long']} tokens arrive one after "
                 "the other:", "", *latency_lines(runs)]
@@ -309,8 +345,8 @@ def facts(args):
     return {"date": time.strftime("%Y-%m-%d"), "cpu": compare.cpu_name(), "cpus": os.cpu_count(),
             "commit": compare.one_line(["git", "rev-parse", "--short=12", "HEAD"]) + (" with changes" if dirty else ""),
             "model": args.model.name, "model_bytes": args.model.stat().st_size, "threads": args.threads,
-            "settings": {k: getattr(args, k) for k in ("clients", "tokens", "streams", "latency_tokens", "long", "long_prompts",
-                                                       "ctx", "repeat", "parts")}}
+            "settings": {k: getattr(args, k) for k in ("clients", "tokens", "forms_clients", "forms_rounds", "streams", "latency_tokens",
+                                                       "long", "long_prompts", "ctx", "repeat", "parts")}}
 
 
 def arguments():
@@ -320,9 +356,11 @@ def arguments():
     a.add_argument("--peer", type=pathlib.Path, help="llama-server of llama.cpp")
     a.add_argument("--minke-arg", action="append", default=[], metavar="ARG", help="one more argument of minke serve")
     a.add_argument("--peer-arg", action="append", default=[], metavar="ARG", help="one more argument of the peer")
-    a.add_argument("--parts", default="load,latency,prefix", type=lambda s: s.split(","), help="what to measure")
+    a.add_argument("--parts", default="load,forms,latency,prefix", type=lambda s: s.split(","), help="what to measure")
     a.add_argument("--clients", default="1,2,4,8,16", type=lambda s: [int(x) for x in s.split(",")])
     a.add_argument("--tokens", default=128, type=int, help="length of an answer under load")
+    a.add_argument("--forms-clients", default=8, type=int, help="clients of the forms")
+    a.add_argument("--forms-rounds", default=3, type=int, help="rounds of all forms that count, behind one that does not")
     a.add_argument("--streams", default=4, type=int, help="clients whose latency is measured")
     a.add_argument("--latency-tokens", default=1024, type=int, help="length of their answers; must last as long as the prompts")
     a.add_argument("--settle", default=1.0, type=float, help="seconds before their latency counts")
@@ -337,8 +375,8 @@ def arguments():
     for path in (args.model, args.minke, args.peer):
         if path and not path.is_file():
             a.error(f"{path} is not there")
-    if set(args.parts) - {"load", "latency", "prefix"}:
-        a.error(f"--parts knows load, latency, prefix, not {','.join(args.parts)}")
+    if set(args.parts) - {"load", "forms", "latency", "prefix"}:
+        a.error(f"--parts knows load, forms, latency, prefix, not {','.join(args.parts)}")
     return args
 
 

@@ -19,8 +19,9 @@ def test_every_part(tmp_path):
     peer.write_text(PEER.format(python=sys.executable, minke=MINKE))
     peer.chmod(0o755)
     p = subprocess.run([sys.executable, ROOT / "bench/serve.py", "--model", ROOT / "models/thimble/thimble.gguf", "--minke", MINKE,
-                        "--peer", peer, "--clients", "1,3", "--tokens", "12", "--streams", "2", "--latency-tokens", "200", "--long",
-                        "150", "--ctx", "288", "--settle", "0.02", "--repeat", "1", "--threads", "1", "--out", tmp_path / "out"],
+                        "--peer", peer, "--clients", "1,3", "--tokens", "12", "--forms-clients", "2", "--forms-rounds", "1", "--streams",
+                        "2", "--latency-tokens", "200", "--long", "150", "--ctx", "288", "--settle", "0.02", "--repeat", "1", "--threads",
+                        "1", "--out", tmp_path / "out"],
                        capture_output=True, text=True, timeout=200, check=False, env=os.environ | {"HOME": str(tmp_path)})
     assert p.returncode == 0, p.stderr
     table = next((tmp_path / "out").glob("*.md")).read_text()
@@ -29,6 +30,7 @@ def test_every_part(tmp_path):
     for name, (r,) in runs.items():
         assert f"| {name} |" in table or name == "minke"
         assert min(r["tokens_per_second"].values()) > 0 and r["latency"]["prompts"]["n"] >= 10
+        assert min(r["forms"].values()) > 0
         assert r["first_token"]["cold"]["prompt"] == 150 and r["first_token"]["cold"]["cached"] == 0
     found = {n: [r["first_token"][k]["cached"] for k in ("warm", "restart")] for n, (r,) in runs.items()}
     assert found == {"minke": [128, 128], "llama.cpp": [0, 0]}
