@@ -109,9 +109,19 @@ static mk_status choose_kv_type(mk_llm *llm, mk_err *err) {
 mk_status mk_llm_plan(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk_err *err) {
     mk_engine_opts o = llm->engine_opts;
     o.n_ctx = n_ctx > 0 ? n_ctx : o.n_ctx;
-    if (o.n_block == 1) {
-        o.n_block = (o.n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK;  // of one window
-    }
+    return mk_engine_plan(llm->model, &o, plan, err);
+}
+
+static int64_t blocks_of_window(int64_t n_ctx) {
+    return (n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
+}
+
+// The least that a window of n_ctx takes, before window and pool are chosen: for serving, where
+// sequences share a pool, that is one window and not one for each sequence.
+static mk_status plan_least(const mk_llm *llm, int64_t n_ctx, mk_memory_plan *plan, mk_err *err) {
+    mk_engine_opts o = llm->engine_opts;
+    o.n_ctx = n_ctx;
+    o.n_block = llm->opts.serve ? blocks_of_window(n_ctx) : 0;
     return mk_engine_plan(llm->model, &o, plan, err);
 }
 
@@ -130,11 +140,10 @@ static mk_status does_not_fit(const mk_llm *llm, const mk_memory_plan *p, int64_
 // the room that is left; one whole window in any case, which choose_window has made sure of.
 static mk_status choose_pool(mk_llm *llm, mk_err *err) {
     mk_engine_opts *o = &llm->engine_opts;
-    int64_t window = (o->n_ctx + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
+    int64_t window = blocks_of_window(o->n_ctx);
     int64_t most = window * (o->n_seq > 0 ? o->n_seq : 1);
     mk_memory_plan p;
-    o->n_block = window;
-    MK_TRY(mk_llm_plan(llm, o->n_ctx, &p, err));
+    MK_TRY(plan_least(llm, o->n_ctx, &p, err));
     size_t room = mk_memory_available(), fixed = p.weights + p.scratch;
     room -= room / 10;
     size_t per_block = mk_model_kv_bytes_per_block(llm->model, o->kv_type);
@@ -152,7 +161,7 @@ static mk_status choose_window(mk_llm *llm, mk_err *err) {
             want = llm->opts.n_ctx > 0 ? llm->opts.n_ctx : train;
     mk_memory_plan p;
     llm->engine_opts.n_ctx = want;
-    MK_TRY(mk_llm_plan(llm, want, &p, err));
+    MK_TRY(plan_least(llm, want, &p, err));
     if (p.total <= room || llm->opts.describe_only) {
         return MK_OK;
     }
@@ -162,7 +171,7 @@ static mk_status choose_window(mk_llm *llm, mk_err *err) {
     int64_t blocks = room > fixed ? (int64_t)((room - fixed) / per_block) : 0;
     if (llm->opts.n_ctx > 0 || blocks * MK_KV_BLOCK < smallest) {
         int64_t shown = llm->opts.n_ctx > 0 ? want : smallest;
-        MK_TRY(mk_llm_plan(llm, shown, &p, err));
+        MK_TRY(plan_least(llm, shown, &p, err));
         return does_not_fit(llm, &p, shown, room, err);
     }
     llm->engine_opts.n_ctx = blocks * MK_KV_BLOCK;
@@ -232,9 +241,6 @@ static mk_status open_llm(mk_llm *llm, mk_err *err) {
     llm->engine_opts.n_out = llm->opts.n_out;
     if (llm->opts.adapter && !llm->opts.describe_only) {
         MK_TRY(read_adapter(llm, err));
-    }
-    if (llm->opts.serve) {
-        llm->engine_opts.n_block = 1;  // sequences do not each need a window of their own
     }
     MK_TRY(choose_window(llm, err));
     MK_TRY(llm->opts.serve ? choose_pool(llm, err) : MK_OK);

@@ -291,6 +291,33 @@ static void test_nothing_left(void **state) {
     assert_int_equal(mk_alloc_live(), live);
 }
 
+// Sequences of a provider share a pool that has room for all of them; a window that is no multiple
+// of a block takes a whole one at its end.  A conversation alone plans the same memory.
+static void test_plan(void **state) {
+    (void)state;
+    for (int serve = 0; serve < 2; serve++) {
+        mk_llm_opts o = MK_LLM_DEFAULTS;
+        o.model = DIR "llama";
+        o.n_thread = 1;
+        o.n_ctx = 3 * MK_KV_BLOCK + 1;
+        o.n_seq = 3;
+        o.serve = serve;
+        o.describe_only = true;
+        mk_llm *llm = NULL;
+        mk_memory_plan p = {0}, one = {0};
+        mk_err err = {0};
+        assert_int_equal(mk_llm_open(&o, &llm, &err), MK_OK);
+        assert_int_equal(mk_llm_engine_opts(llm)->n_block, serve ? 12 : 0);
+        assert_int_equal(mk_llm_plan(llm, 0, &p, &err), MK_OK);
+        size_t per_block = mk_model_kv_bytes_per_block(mk_llm_model(llm), MK_KV_F32);
+        assert_int_equal(p.kv, 12 * per_block);
+        assert_int_equal(p.total, p.weights + p.kv + p.scratch);
+        assert_int_equal(mk_llm_plan(llm, MK_KV_BLOCK, &one, &err), MK_OK);
+        assert_int_equal(one.kv, (serve ? 12 : 3) * per_block);  // a pool stays what it is
+        mk_llm_close(llm);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy),
@@ -300,6 +327,7 @@ int main(void) {
         cmocka_unit_test(test_user_text_is_text),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_nothing_left),
+        cmocka_unit_test(test_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
