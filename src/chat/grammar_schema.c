@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/ascii.h"
 #include "base/json.h"
 #include "chat/grammar_int.h"
 
@@ -66,19 +67,13 @@ bool mk_gschema_count(mk_gschema *c, const json_t *schema, const char *key, uint
 }
 
 // --- references ----------------------------------------------------------------------------------
-static int hex_digit(char c) {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
 // One part of a pointer, decoded: %XX, ~0, ~1.
 static void decode_part(const char *p, size_t n, mk_buf *out) {
     mk_buf_clear(out);
     for (size_t i = 0; i < n; i++) {
-        if (p[i] == '%' && i + 2 < n && hex_digit(p[i + 1]) >= 0 && hex_digit(p[i + 2]) >= 0) {
-            mk_buf_putc(out, (char)(hex_digit(p[i + 1]) * 16 + hex_digit(p[i + 2])));
+        if (p[i] == '%' && i + 2 < n && mk_hex_digit(p[i + 1]) >= 0 &&
+            mk_hex_digit(p[i + 2]) >= 0) {
+            mk_buf_putc(out, (char)(mk_hex_digit(p[i + 1]) * 16 + mk_hex_digit(p[i + 2])));
             i += 2;
         } else if (p[i] == '~' && i + 1 < n && (p[i + 1] == '0' || p[i + 1] == '1')) {
             mk_buf_putc(out, p[++i] == '0' ? '~' : '/');

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 #include "chat/jinja_int.h"
 
@@ -287,12 +288,10 @@ static bool lex_float(jlex *lx, jtok *t, uint32_t *end) {
     return true;
 }
 
+// 99: none in any base.
 static int digit_value(char ch) {
-    if (is_digit(ch)) {
-        return ch - '0';
-    }
-    int low = ch | 0x20;
-    return low >= 'a' && low <= 'f' ? low - 'a' + 10 : 99;
+    int digit = mk_hex_digit(ch);
+    return digit >= 0 ? digit : 99;
 }
 
 static bool lex_int(jlex *lx, jtok *t, uint32_t *end) {

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/ascii.h"
+
 enum {
     VALUE,
     FIRST_KEY,   // behind '{'
@@ -33,10 +35,6 @@ static bool is_space(char ch) {
 
 static bool is_digit(char ch) {
     return ch >= '0' && ch <= '9';
-}
-
-static bool is_hex(char ch) {
-    return is_digit(ch) || (ch >= 'a' && ch <= 'f') || (ch >= 'A' && ch <= 'F');
 }
 
 void mk_json_feed_init(mk_json_feed *f) {
@@ -151,7 +149,7 @@ static uint8_t next_state(mk_json_feed *f, char ch) {
     case ESCAPE:
         return in_escape(f, ch);
     case HEX:
-        return !is_hex(ch) ? BAD : --f->n_hex == 0 ? STRING : HEX;
+        return mk_hex_digit(ch) < 0 ? BAD : --f->n_hex == 0 ? STRING : HEX;
     case WORD:
         return *f->word != ch ? BAD : *++f->word == 0 ? value_ended(f) : WORD;
     default:
@@ -260,17 +258,14 @@ static size_t put_unit(mk_json_unescape *u, uint32_t c, char *out) {
     return n + put_code(c >= 0xDC00 && c < 0xE000 ? 0xFFFD : c, out + n);
 }
 
-static uint32_t hex_digit(char ch) {
-    return (uint32_t)(is_digit(ch) ? ch - '0' : (ch | 0x20) - 'a' + 10);
-}
-
 mk_feed_result mk_json_unescape_byte(mk_json_unescape *u, char ch, char out[8], size_t *n_out) {
     *n_out = 0;
     if (u->n_hex > 0) {
-        if (!is_hex(ch)) {
+        int digit = mk_hex_digit(ch);
+        if (digit < 0) {
             return MK_FEED_BAD;
         }
-        u->code = u->code << 4 | hex_digit(ch);
+        u->code = u->code << 4 | (uint32_t)digit;
         *n_out = --u->n_hex == 0 ? put_unit(u, u->code, out) : 0;
         return MK_FEED_GO;
     }

@@ -6,6 +6,7 @@
 // are kept until they end, at most 63 bytes.
 #include <string.h>
 
+#include "base/ascii.h"
 #include "chat/parse_int.h"
 
 enum { KEY, AFTER_KEY, VALUE, AFTER, STRING, WORD };
@@ -184,13 +185,9 @@ static size_t step_after(mk_args *a, char ch) {
     return 1;
 }
 
-static bool is_hex(char ch) {
-    return (ch >= '0' && ch <= '9') || ((ch | 0x20) >= 'a' && (ch | 0x20) <= 'f');
-}
-
 static bool all_hex(const char *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        if (!is_hex(p[i])) {
+        if (mk_hex_digit(p[i]) < 0) {
             return false;
         }
     }

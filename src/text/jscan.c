@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 
 #define MAX_DEPTH 64
@@ -52,11 +53,7 @@ bool mk_jscan_next(mk_jscan *j, char close, bool *first) {
 static bool hex4(const mk_jscan *j, size_t at, uint32_t *v) {
     *v = 0;
     for (size_t i = at; i < at + 4; i++) {
-        char c = i < j->n ? j->p[i] : 0;
-        int d = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
+        int d = i < j->n ? mk_hex_digit(j->p[i]) : -1;
         if (d < 0) {
             return false;
         }

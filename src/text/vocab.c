@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/ascii.h"
 #include "base/mathx.h"
 #include "text/tok_int.h"
 
@@ -104,19 +105,8 @@ static int byte_token(const char *p, size_t n) {
     if (n != 6 || memcmp(p, "<0x", 3) != 0 || p[5] != '>') {
         return -1;
     }
-    int v = 0;
-    for (int i = 3; i < 5; i++) {
-        char c = p[i];
-        int d = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                       : -1;
-        if (d < 0) {
-            return -1;
-        }
-        v = v * 16 + d;
-    }
-    return v;
+    int high = mk_hex_digit(p[3]), low = mk_hex_digit(p[4]);
+    return high >= 0 && low >= 0 ? high * 16 + low : -1;
 }
 
 static const char meta[] = "\xE2\x96\x81";  // U+2581
