@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "base/utf8.h"
 #include "chat/grammar_int.h"
+#include "chat/grammar_scan.h"
 
 typedef struct {
     char *name;  // points into the text
@@ -19,8 +19,7 @@ typedef struct {
 
 typedef struct {
     mk_gb *b;
-    const char *p;
-    size_t n, at;
+    mk_gscan in;
     int depth;
     named *slot;  // open addressing by name
     size_t n_named, n_slot;
@@ -30,33 +29,22 @@ static mk_gn parse_alternatives(parser *s);
 
 static void fail(parser *s, mk_status code, const char *what) {
     size_t line = 1;
-    for (size_t i = 0; i < s->at && i < s->n; i++) {
-        line += s->p[i] == '\n';
+    for (size_t i = 0; i < s->in.at && i < s->in.n; i++) {
+        line += s->in.p[i] == '\n';
     }
     MK_GB_FAIL(s->b, code, "GBNF, line %zu: %s", line, what);
-    s->at = s->n;
-}
-
-static bool looking_at(const parser *s, const char *text) {
-    size_t n = strlen(text);
-    return s->n - s->at >= n && memcmp(s->p + s->at, text, n) == 0;
-}
-
-static bool take(parser *s, const char *text) {
-    bool yes = looking_at(s, text);
-    s->at += yes ? strlen(text) : 0;
-    return yes;
+    s->in.at = s->in.n;
 }
 
 static void skip_space(parser *s, bool lines) {
-    while (s->at < s->n) {
-        char c = s->p[s->at];
+    while (s->in.at < s->in.n) {
+        char c = s->in.p[s->in.at];
         if (c == '#') {
-            while (s->at < s->n && s->p[s->at] != '\n') {
-                s->at++;
+            while (s->in.at < s->in.n && s->in.p[s->in.at] != '\n') {
+                s->in.at++;
             }
         } else if (c == ' ' || c == '\t' || (lines && (c == '\n' || c == '\r'))) {
-            s->at++;
+            s->in.at++;
         } else {
             break;
         }
@@ -70,7 +58,7 @@ static bool is_name_char(char c) {
 
 static size_t name_length(const parser *s) {
     size_t n = 0;
-    while (s->at + n < s->n && is_name_char(s->p[s->at + n])) {
+    while (s->in.at + n < s->in.n && is_name_char(s->in.p[s->in.at + n])) {
         n++;
     }
     return n;
@@ -125,18 +113,10 @@ static uint32_t rule_of(parser *s, const char *p, size_t n) {
 
 // --- characters ----------------------------------------------------------------------------------
 static uint32_t take_hex(parser *s, int n) {
-    uint32_t x = 0;
-    for (int i = 0; i < n; i++, s->at++) {
-        char c = s->at < s->n ? s->p[s->at] : '\0';
-        int v = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
-        if (v < 0) {
-            fail(s, MK_EUSAGE, "expected hexadecimal digits after a backslash");
-            return 0;
-        }
-        x = x * 16 + (uint32_t)v;
+    uint32_t x;
+    if (mk_gscan_hex(&s->in, n, &x) < n) {
+        fail(s, MK_EUSAGE, "expected hexadecimal digits after a backslash");
+        return 0;
     }
     if (x > 0x10FFFF || (x >= 0xD800 && x < 0xE000)) {
         fail(s, MK_EUSAGE, "an escape that is no character");
@@ -147,16 +127,15 @@ static uint32_t take_hex(parser *s, int n) {
 
 static uint32_t take_char(parser *s) {
     uint32_t cp = 0;
-    int n = mk_utf8_decode(s->p + s->at, s->n - s->at, &cp);
-    if (n <= 0) {
-        fail(s, MK_EUSAGE, n == 0 ? "unexpected end" : "a byte that is not UTF-8");
+    const char *wrong = mk_gscan_char(&s->in, &cp);
+    if (wrong != NULL) {
+        fail(s, MK_EUSAGE, wrong);
         return 0;
     }
-    s->at += (size_t)n;
     if (cp != '\\') {
         return cp;
     }
-    char c = s->at < s->n ? s->p[s->at++] : '\0';
+    char c = s->in.at < s->in.n ? s->in.p[s->in.at++] : '\0';
     switch (c) {
     case 'n':
         return '\n';
@@ -185,11 +164,11 @@ static uint32_t take_char(parser *s) {
 
 static mk_gn parse_text(parser *s) {
     mk_buf text;
-    mk_buf_init(&text, s->n + 16);
-    while (s->at < s->n && s->p[s->at] != '"') {
+    mk_buf_init(&text, s->in.n + 16);
+    while (s->in.at < s->in.n && s->in.p[s->in.at] != '"') {
         mk_buf_utf8(&text, take_char(s));
     }
-    if (!take(s, "\"")) {
+    if (!mk_gscan_take(&s->in, "\"")) {
         fail(s, MK_EUSAGE, "a text without its closing '\"'");
     }
     if (text.failed) {
@@ -202,11 +181,11 @@ static mk_gn parse_text(parser *s) {
 
 static mk_gn parse_set(parser *s) {
     mk_cset c = {0};
-    bool invert = take(s, "^");
-    while (s->at < s->n && s->p[s->at] != ']') {
+    bool invert = mk_gscan_take(&s->in, "^");
+    while (s->in.at < s->in.n && s->in.p[s->in.at] != ']') {
         uint32_t lo = take_char(s), hi = lo;
-        if (s->n - s->at >= 2 && s->p[s->at] == '-' && s->p[s->at + 1] != ']') {
-            s->at++;
+        if (s->in.n - s->in.at >= 2 && s->in.p[s->in.at] == '-' && s->in.p[s->in.at + 1] != ']') {
+            s->in.at++;
             hi = take_char(s);
         }
         if (hi < lo) {
@@ -214,7 +193,7 @@ static mk_gn parse_set(parser *s) {
         }
         mk_cset_add(s->b, &c, lo, hi);
     }
-    if (!take(s, "]")) {
+    if (!mk_gscan_take(&s->in, "]")) {
         fail(s, MK_EUSAGE, "a set without ']'");
     }
     mk_cset_sort(&c);
@@ -235,35 +214,24 @@ static mk_gn any_char(parser *s) {
 }
 
 // --- structure -----------------------------------------------------------------------------------
-static bool take_number(parser *s, uint32_t *out) {
-    size_t start = s->at;
-    uint64_t x = 0;
-    for (; s->at < s->n && s->p[s->at] >= '0' && s->p[s->at] <= '9'; s->at++) {
-        x = x * 10 + (uint64_t)(s->p[s->at] - '0');
-        x = x > MK_G_MAX_REPEAT ? MK_G_MAX_REPEAT : x;
-    }
-    *out = (uint32_t)x;
-    return s->at > start;
-}
-
 static mk_gn repeated(parser *s, mk_gn x) {
     uint32_t min = 0, max = MK_G_INF;
-    if (take(s, "*")) {
-    } else if (take(s, "+")) {
+    if (mk_gscan_take(&s->in, "*")) {
+    } else if (mk_gscan_take(&s->in, "+")) {
         min = 1;
-    } else if (take(s, "?")) {
+    } else if (mk_gscan_take(&s->in, "?")) {
         max = 1;
-    } else if (take(s, "{")) {
+    } else if (mk_gscan_take(&s->in, "{")) {
         skip_space(s, false);
-        bool has_min = take_number(s, &min), comma;
+        bool has_min = mk_gscan_number(&s->in, &min), comma;
         skip_space(s, false);
-        comma = take(s, ",");
+        comma = mk_gscan_take(&s->in, ",");
         skip_space(s, false);
-        if (!(comma && take_number(s, &max)) && has_min && !comma) {
+        if (!(comma && mk_gscan_number(&s->in, &max)) && has_min && !comma) {
             max = min;
         }
         skip_space(s, false);
-        if (!take(s, "}") || (!has_min && !comma) || min > max) {
+        if (!mk_gscan_take(&s->in, "}") || (!has_min && !comma) || min > max) {
             fail(s, MK_EUSAGE, "expected {m}, {m,}, {,n} or {m,n} with m <= n");
         }
     }
@@ -278,7 +246,7 @@ static mk_gn parse_group(parser *s) {
     s->depth++;
     mk_gn x = parse_alternatives(s);
     s->depth--;
-    if (!take(s, ")")) {
+    if (!mk_gscan_take(&s->in, ")")) {
         fail(s, MK_EUSAGE, "a '(' without ')'");
     }
     return x;
@@ -287,23 +255,23 @@ static mk_gn parse_group(parser *s) {
 static mk_gn parse_atom(parser *s) {
     size_t n = name_length(s);
     if (n > 0) {
-        const char *name = s->p + s->at;
-        s->at += n;
+        const char *name = s->in.p + s->in.at;
+        s->in.at += n;
         return mk_gb_call(s->b, rule_of(s, name, n));
     }
-    if (take(s, "\"")) {
+    if (mk_gscan_take(&s->in, "\"")) {
         return parse_text(s);
     }
-    if (take(s, "[")) {
+    if (mk_gscan_take(&s->in, "[")) {
         return parse_set(s);
     }
-    if (take(s, "(")) {
+    if (mk_gscan_take(&s->in, "(")) {
         return parse_group(s);
     }
-    if (take(s, ".")) {
+    if (mk_gscan_take(&s->in, ".")) {
         return any_char(s);
     }
-    if (looking_at(s, "<") || looking_at(s, "!")) {
+    if (mk_gscan_sees(&s->in, "<") || mk_gscan_sees(&s->in, "!")) {
         fail(s, MK_EUNSUPPORTED, "tokens in a grammar are not supported; write their text");
     } else {
         fail(s, MK_EUSAGE, "expected a text, a set, a rule or a bracket");
@@ -312,7 +280,8 @@ static mk_gn parse_atom(parser *s) {
 }
 
 static bool at_quantifier(const parser *s) {
-    return s->at < s->n && strchr("*+?{", s->p[s->at]) != NULL && s->p[s->at] != '\0';
+    return s->in.at < s->in.n && strchr("*+?{", s->in.p[s->in.at]) != NULL &&
+           s->in.p[s->in.at] != '\0';
 }
 
 // Inside of brackets lines do not matter; outside a line's end ends the sequence.
@@ -320,7 +289,8 @@ static mk_gn parse_sequence(parser *s) {
     mk_gnlist l = {0};
     for (;;) {
         skip_space(s, s->depth > 0);
-        if (s->at >= s->n || strchr("|)\r\n", s->p[s->at]) != NULL || s->b->status != MK_OK) {
+        if (s->in.at >= s->in.n || strchr("|)\r\n", s->in.p[s->in.at]) != NULL ||
+            s->b->status != MK_OK) {
             break;
         }
         mk_gn x = parse_atom(s);
@@ -338,12 +308,12 @@ static mk_gn parse_alternatives(parser *s) {
     skip_space(s, true);
     do {
         mk_gnlist_add(s->b, &l, parse_sequence(s));
-        size_t before = s->at;
+        size_t before = s->in.at;
         skip_space(s, true);  // a line may begin with '|'
-        if (!looking_at(s, "|")) {
-            s->at = s->b->status == MK_OK ? before : s->n;
+        if (!mk_gscan_sees(&s->in, "|")) {
+            s->in.at = s->b->status == MK_OK ? before : s->in.n;
         } else {
-            s->at++;
+            s->in.at++;
             skip_space(s, true);
             continue;
         }
@@ -355,14 +325,14 @@ static mk_gn parse_alternatives(parser *s) {
 
 static void parse_rule(parser *s) {
     size_t n = name_length(s);
-    const char *name = s->p + s->at;
+    const char *name = s->in.p + s->in.at;
     if (n == 0) {
         fail(s, MK_EUSAGE, "expected the name of a rule");
         return;
     }
-    s->at += n;
+    s->in.at += n;
     skip_space(s, false);
-    if (!take(s, "::=")) {
+    if (!mk_gscan_take(&s->in, "::=")) {
         fail(s, MK_EUSAGE, "expected '::='");
         return;
     }
@@ -376,14 +346,14 @@ static void parse_rule(parser *s) {
     }
     mk_gn x = parse_alternatives(s);
     mk_gb_rule_set(s->b, rule, x);
-    if (s->at < s->n && s->p[s->at] != '\n' && s->p[s->at] != '\r') {
+    if (s->in.at < s->in.n && s->in.p[s->in.at] != '\n' && s->in.p[s->in.at] != '\r') {
         fail(s, MK_EUSAGE, "expected the end of the line");
     }
 }
 
 mk_gn mk_gb_gbnf(mk_gb *b, const char *text, size_t n) {
-    parser s = {.b = b, .p = text, .n = n};
-    for (skip_space(&s, true); s.at < s.n && b->status == MK_OK; skip_space(&s, true)) {
+    parser s = {.b = b, .in = {text, n, 0}};
+    for (skip_space(&s, true); s.in.at < s.in.n && b->status == MK_OK; skip_space(&s, true)) {
         parse_rule(&s);
     }
     uint32_t root = rule_of(&s, "root", 4);

@@ -6,11 +6,11 @@
 
 #include "base/utf8.h"
 #include "chat/grammar_int.h"
+#include "chat/grammar_scan.h"
 
 typedef struct {
     mk_gb *b;
-    const char *p;
-    size_t n, at;
+    mk_gscan in;
     const mk_re_opts *o;
     int depth;
 } parser;
@@ -18,29 +18,17 @@ typedef struct {
 static mk_gn parse_alternatives(parser *s, bool top);
 
 static void fail(parser *s, mk_status code, const char *what) {
-    MK_GB_FAIL(s->b, code, "%s: %s at byte %zu of the pattern", s->o->what, what, s->at);
-    s->at = s->n;
-}
-
-static bool looking_at(const parser *s, const char *text) {
-    size_t n = strlen(text);
-    return s->n - s->at >= n && memcmp(s->p + s->at, text, n) == 0;
-}
-
-static bool take(parser *s, const char *text) {
-    bool yes = looking_at(s, text);
-    s->at += yes ? strlen(text) : 0;
-    return yes;
+    MK_GB_FAIL(s->b, code, "%s: %s at byte %zu of the pattern", s->o->what, what, s->in.at);
+    s->in.at = s->in.n;
 }
 
 static uint32_t take_char(parser *s) {
     uint32_t cp = 0;
-    int n = mk_utf8_decode(s->p + s->at, s->n - s->at, &cp);
-    if (n <= 0) {
-        fail(s, MK_EUSAGE, n == 0 ? "unexpected end" : "a byte that is not UTF-8");
+    const char *wrong = mk_gscan_char(&s->in, &cp);
+    if (wrong != NULL) {
+        fail(s, MK_EUSAGE, wrong);
         return 0;
     }
-    s->at += (size_t)n;
     return cp;
 }
 
@@ -96,20 +84,8 @@ static bool add_class(parser *s, mk_cset *c, uint32_t letter) {
 }
 
 static uint32_t take_hex(parser *s, int min, int max) {
-    uint32_t x = 0;
-    int n = 0;
-    for (; n < max && s->at < s->n; n++, s->at++) {
-        char c = s->p[s->at];
-        int v = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
-        if (v < 0) {
-            break;
-        }
-        x = x * 16 + (uint32_t)v;
-    }
-    if (n < min) {
+    uint32_t x;
+    if (mk_gscan_hex(&s->in, max, &x) < min) {
         fail(s, MK_EUSAGE, "expected hexadecimal digits");
     }
     return x;
@@ -117,14 +93,14 @@ static uint32_t take_hex(parser *s, int min, int max) {
 
 static uint32_t take_unicode(parser *s) {
     uint32_t cp;
-    if (take(s, "{")) {
+    if (mk_gscan_take(&s->in, "{")) {
         cp = take_hex(s, 1, 6);
-        if (!take(s, "}")) {
+        if (!mk_gscan_take(&s->in, "}")) {
             fail(s, MK_EUSAGE, "expected '}'");
         }
     } else {
         cp = take_hex(s, 4, 4);
-        if (cp >= 0xD800 && cp < 0xDC00 && take(s, "\\u")) {  // a pair of surrogates
+        if (cp >= 0xD800 && cp < 0xDC00 && mk_gscan_take(&s->in, "\\u")) {  // a pair of surrogates
             uint32_t low = take_hex(s, 4, 4);
             cp = 0x10000 + ((cp - 0xD800) << 10) + (low - 0xDC00);
         }
@@ -156,7 +132,8 @@ static uint32_t escaped(parser *s, uint32_t letter, bool in_class) {
         uint32_t c = take_char(s);
         return c & 31;
     }
-    if (letter == '0' && !(s->at < s->n && s->p[s->at] >= '0' && s->p[s->at] <= '9')) {
+    if (letter == '0' &&
+        !(s->in.at < s->in.n && s->in.p[s->in.at] >= '0' && s->in.p[s->in.at] <= '9')) {
         return 0;
     }
     if ((letter >= '0' && letter <= '9') || letter == 'k') {
@@ -180,7 +157,7 @@ static mk_gn char_node(parser *s, mk_cset *c) {
 // One element of [...]: a class (then *cp is not set), or a character.
 static bool class_element(parser *s, mk_cset *c, uint32_t *cp) {
     *cp = take_char(s);
-    if (*cp != '\\' || s->at >= s->n) {
+    if (*cp != '\\' || s->in.at >= s->in.n) {
         return true;
     }
     uint32_t letter = take_char(s);
@@ -193,15 +170,15 @@ static bool class_element(parser *s, mk_cset *c, uint32_t *cp) {
 
 static mk_gn parse_set(parser *s) {
     mk_cset c = {0};
-    bool invert = take(s, "^");
-    while (s->at < s->n && !looking_at(s, "]")) {
+    bool invert = mk_gscan_take(&s->in, "^");
+    while (s->in.at < s->in.n && !mk_gscan_sees(&s->in, "]")) {
         uint32_t lo, hi;
         if (!class_element(s, &c, &lo)) {
             continue;
         }
         hi = lo;
-        if (s->n - s->at >= 2 && s->p[s->at] == '-' && s->p[s->at + 1] != ']') {
-            s->at++;
+        if (s->in.n - s->in.at >= 2 && s->in.p[s->in.at] == '-' && s->in.p[s->in.at + 1] != ']') {
+            s->in.at++;
             if (!class_element(s, &c, &hi)) {  // [a-\d]: a, -, and digits
                 mk_cset_add(s->b, &c, '-', '-');
                 hi = lo;
@@ -212,7 +189,7 @@ static mk_gn parse_set(parser *s) {
         }
         mk_cset_add(s->b, &c, lo, hi);
     }
-    if (!take(s, "]")) {
+    if (!mk_gscan_take(&s->in, "]")) {
         fail(s, MK_EUSAGE, "a set without ']'");
     }
     mk_cset_sort(&c);
@@ -244,7 +221,7 @@ static mk_gn one_char(parser *s, uint32_t cp) {
 
 static mk_gn parse_escape(parser *s) {
     mk_cset c = {0};
-    if (s->at >= s->n) {
+    if (s->in.at >= s->in.n) {
         fail(s, MK_EUSAGE, "a backslash at the end");
         return MK_GN_EMPTY;
     }
@@ -261,50 +238,39 @@ static mk_gn parse_group(parser *s) {
         fail(s, MK_ELIMIT, "groups are nested too deeply");
         return MK_GN_EMPTY;
     }
-    if (looking_at(s, "?=") || looking_at(s, "?!") || looking_at(s, "?<=") ||
-        looking_at(s, "?<!")) {
+    if (mk_gscan_sees(&s->in, "?=") || mk_gscan_sees(&s->in, "?!") ||
+        mk_gscan_sees(&s->in, "?<=") || mk_gscan_sees(&s->in, "?<!")) {
         fail(s, MK_EUNSUPPORTED, "lookaround is not supported");
-    } else if (take(s, "?<")) {
-        while (s->at < s->n && s->p[s->at] != '>') {
-            s->at++;
+    } else if (mk_gscan_take(&s->in, "?<")) {
+        while (s->in.at < s->in.n && s->in.p[s->in.at] != '>') {
+            s->in.at++;
         }
-        take(s, ">");
-    } else if (!take(s, "?:") && looking_at(s, "?")) {
+        mk_gscan_take(&s->in, ">");
+    } else if (!mk_gscan_take(&s->in, "?:") && mk_gscan_sees(&s->in, "?")) {
         fail(s, MK_EUNSUPPORTED, "an unknown kind of group");
     }
     s->depth++;
     mk_gn x = parse_alternatives(s, false);
     s->depth--;
-    if (!take(s, ")")) {
+    if (!mk_gscan_take(&s->in, ")")) {
         fail(s, MK_EUSAGE, "a group without ')'");
     }
     return x;
 }
 
-static bool take_number(parser *s, uint32_t *out) {
-    size_t start = s->at;
-    uint64_t x = 0;
-    for (; s->at < s->n && s->p[s->at] >= '0' && s->p[s->at] <= '9'; s->at++) {
-        x = x * 10 + (uint64_t)(s->p[s->at] - '0');
-        x = x > MK_G_MAX_REPEAT ? MK_G_MAX_REPEAT : x;
-    }
-    *out = (uint32_t)x;
-    return s->at > start;
-}
-
 // {m}, {m,}, {m,n}; anything else is not a quantifier and stays where it is.
 static bool take_bounds(parser *s, uint32_t *min, uint32_t *max) {
-    size_t start = s->at++;
-    if (take_number(s, min)) {
+    size_t start = s->in.at++;
+    if (mk_gscan_number(&s->in, min)) {
         *max = *min;
-        if (take(s, ",") && !take_number(s, max)) {
+        if (mk_gscan_take(&s->in, ",") && !mk_gscan_number(&s->in, max)) {
             *max = MK_G_INF;
         }
-        if (take(s, "}")) {
+        if (mk_gscan_take(&s->in, "}")) {
             return true;
         }
     }
-    s->at = start;
+    s->in.at = start;
     return false;
 }
 
@@ -312,20 +278,20 @@ static bool take_quantifier(parser *s, uint32_t *min, uint32_t *max) {
     bool yes = true;
     *min = 0;
     *max = MK_G_INF;
-    if (take(s, "+")) {
+    if (mk_gscan_take(&s->in, "+")) {
         *min = 1;
-    } else if (take(s, "?")) {
+    } else if (mk_gscan_take(&s->in, "?")) {
         *max = 1;
-    } else if (looking_at(s, "{")) {
+    } else if (mk_gscan_sees(&s->in, "{")) {
         yes = take_bounds(s, min, max);
     } else {
-        yes = take(s, "*");
+        yes = mk_gscan_take(&s->in, "*");
     }
     if (yes && *min > *max) {
         fail(s, MK_EUSAGE, "a repetition whose bounds are the wrong way round");
     }
     if (yes) {
-        take(s, "?");  // lazy: the same texts
+        mk_gscan_take(&s->in, "?");  // lazy: the same texts
     }
     return yes;
 }
@@ -361,15 +327,15 @@ typedef struct {
 // One atom or anchor and what repeats it.
 static void parse_term(parser *s, bool top, mk_gnlist *l, sequence *q) {
     uint32_t min, max;
-    char first = s->p[s->at];
+    char first = s->in.p[s->in.at];
     if (q->end) {
         fail(s, MK_EUNSUPPORTED, "text after '$'");
-    } else if (take(s, "^")) {
+    } else if (mk_gscan_take(&s->in, "^")) {
         if (!top || l->n > 0) {
             fail(s, MK_EUNSUPPORTED, "'^' is supported only where the pattern begins");
         }
         q->start = true;
-    } else if (take(s, "$")) {
+    } else if (mk_gscan_take(&s->in, "$")) {
         if (!top) {
             fail(s, MK_EUNSUPPORTED, "'$' is supported only where the pattern ends");
         }
@@ -394,10 +360,11 @@ static void parse_term(parser *s, bool top, mk_gnlist *l, sequence *q) {
 static mk_gn parse_sequence(parser *s, bool top, mk_gn anything) {
     mk_gnlist l = {0};
     sequence q = {0};
-    while (s->at < s->n && s->p[s->at] != '|' && s->p[s->at] != ')' && s->b->status == MK_OK) {
+    while (s->in.at < s->in.n && s->in.p[s->in.at] != '|' && s->in.p[s->in.at] != ')' &&
+           s->b->status == MK_OK) {
         parse_term(s, top, &l, &q);
     }
-    if (top && s->o->simple != NULL && s->at == s->n && l.n == 1 && q.n_set == 1 && q.start &&
+    if (top && s->o->simple != NULL && s->in.at == s->in.n && l.n == 1 && q.n_set == 1 && q.start &&
         q.end) {
         *s->o->simple = (mk_re_simple){true, q.chars, q.min, q.max};
     }
@@ -415,7 +382,7 @@ static mk_gn parse_alternatives(parser *s, bool top) {
     }
     do {
         mk_gnlist_add(s->b, &l, parse_sequence(s, top, anything));
-    } while (s->b->status == MK_OK && take(s, "|"));
+    } while (s->b->status == MK_OK && mk_gscan_take(&s->in, "|"));
     if (top && l.n > 1 && s->o->simple != NULL) {
         s->o->simple->yes = false;
     }
@@ -454,9 +421,9 @@ mk_gn mk_gb_regex(mk_gb *b, const char *p, size_t n, const mk_re_opts *o) {
         p += open;
         n = k + 1 - open;
     }
-    parser s = {.b = b, .p = p, .n = n, .o = o};
+    parser s = {.b = b, .in = {p, n, 0}, .o = o};
     mk_gn x = parse_alternatives(&s, true);
-    if (b->status == MK_OK && s.at < s.n) {
+    if (b->status == MK_OK && s.in.at < s.in.n) {
         fail(&s, MK_EUSAGE, "')' without '('");
     }
     return x;
