@@ -201,8 +201,8 @@ mk_status mk_grammar_mask(mk_grammar_state *s, uint64_t *mask, int64_t n_vocab, 
     mk_status st = mk_gmask_get(&s->g->m, s->trie, at, bits);
     bool accept = s->g->m.states.e[at].accept != 0;
     pthread_mutex_unlock(&s->g->lock);
-    for (size_t i = 0; i < t->n_end && accept; i++) {
-        bits[t->end_id[i] / 64] |= UINT64_C(1) << (t->end_id[i] % 64);
+    for (int64_t i = 0; i < t->end_ids.n && accept; i++) {
+        bits[t->end_ids.data[i] / 64] |= UINT64_C(1) << (t->end_ids.data[i] % 64);
     }
     for (size_t i = 0; i < n_words && st == MK_OK; i++) {
         mask[i] &= i < t->n_words ? bits[i] : 0;
@@ -255,8 +255,8 @@ mk_status mk_grammar_feed(mk_grammar_state *s, const char *p, size_t n, mk_err *
 }
 
 static bool ends_answer(const mk_token_trie *t, int32_t id) {
-    for (size_t i = 0; i < t->n_end; i++) {
-        if (t->end_id[i] == id) {
+    for (int64_t i = 0; i < t->end_ids.n; i++) {
+        if (t->end_ids.data[i] == id) {
             return true;
         }
     }

@@ -336,8 +336,7 @@ struct mk_token_trie {
     int32_t *twin;                // per id: next token with the same bytes, or -1
     char *bytes;                  // of all tokens
     uint32_t *at;                 // per id: bytes[at[id]..at[id+1]); empty: not allowed as text
-    int32_t *end_id;              // ids that end an answer
-    size_t n_end;
+    mk_ids end_ids;               // that end an answer
     int64_t n_vocab;
     size_t n_words;
     _Atomic int n_ref;

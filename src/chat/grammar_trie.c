@@ -159,23 +159,17 @@ static bool copy_texts(mk_token_trie *t, const mk_tokenizer *tok) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         text_of(tok, id, name, &len);
         total += len;
-        t->n_end += mk_tokenizer_is_eog(tok, id);
     }
     t->bytes = mk_try_alloc(total + 1, 1);
-    t->end_id = mk_try_alloc(t->n_end + 1, sizeof(*t->end_id));
-    if (t->bytes == NULL || t->end_id == NULL || total > UINT32_MAX) {
+    if (t->bytes == NULL || total > UINT32_MAX) {
         return false;
     }
-    t->n_end = 0;
     for (int32_t id = 0; id < t->n_vocab; id++) {
         const char *p = text_of(tok, id, name, &len);
         if (len > 0) {
             memcpy(t->bytes + t->at[id], p, len);
         }
         t->at[id + 1] = t->at[id] + (uint32_t)len;
-        if (mk_tokenizer_is_eog(tok, id)) {
-            t->end_id[t->n_end++] = id;
-        }
     }
     return true;
 }
@@ -191,7 +185,8 @@ mk_status mk_token_trie_create(const mk_tokenizer *tok, mk_token_trie **out, mk_
     t->n_words = ((size_t)t->n_vocab + 63) / 64;
     t->at = mk_try_alloc((size_t)t->n_vocab + 1, sizeof(*t->at));
     t->twin = mk_try_alloc((size_t)t->n_vocab + 1, sizeof(*t->twin));
-    if (t->at == NULL || t->twin == NULL || !copy_texts(t, tok) || !fill_levels(t)) {
+    if (t->at == NULL || t->twin == NULL || !copy_texts(t, tok) || !fill_levels(t) ||
+        mk_tokenizer_eog_ids(tok, &t->end_ids, NULL) != MK_OK) {
         mk_token_trie_unref(t);
         return MK_FAIL(err, MK_ENOMEM, "no memory for the trie of a vocabulary");
     }
@@ -216,6 +211,6 @@ void mk_token_trie_unref(mk_token_trie *t) {
     mk_free(t->twin);
     mk_free(t->bytes);
     mk_free(t->at);
-    mk_free(t->end_id);
+    mk_ids_free(&t->end_ids);
     mk_free(t);
 }

@@ -20,8 +20,7 @@ struct mk_provider {
     mk_prefix *prefix;
     mk_sched *sched;
     mk_parse_opts parse;  // what the template says of the model's answers
-    int32_t *end_ids;
-    int n_end;
+    mk_ids end_ids;
     mk_ids close_ids;      // what ends the reasoning when its budget is used up
     int32_t think_id;      // that opens reasoning; -1: more than one token does
     bool headers;          // answers come in messages with headers (gpt-oss)
@@ -376,8 +375,8 @@ mk_status mk_speech_begin(mk_provider *p, const mk_speech_opts *o, mk_speech **o
             .n = o->prompt->ids.n,
             .sample = o->sample,
             .n_predict = o->n_predict,
-            .end_ids = p->end_ids,
-            .n_end = o->ignore_eos ? 0 : p->n_end,
+            .end_ids = p->end_ids.data,
+            .n_end = o->ignore_eos ? 0 : (int)p->end_ids.n,
             .tenant = o->tenant,
             .hooks = {.begin = on_begin, .token = on_token, .done = on_done},
             .arg = s,
@@ -416,18 +415,6 @@ void mk_speech_drop(mk_speech *s) {
 }
 
 // --- the provider --------------------------------------------------------------------------------
-
-static mk_status find_end_ids(mk_provider *p, mk_err *err) {
-    const mk_tokenizer *t = p->llm->tokenizer;
-    mk_ids ids = {0};
-    mk_status st = MK_OK;
-    for (int32_t i = 0; i < mk_tokenizer_n_vocab(t) && st == MK_OK; i++) {
-        st = mk_tokenizer_is_eog(t, i) ? mk_ids_push(&ids, i, err) : MK_OK;
-    }
-    p->end_ids = ids.data;
-    p->n_end = (int)ids.n;
-    return st;
-}
 
 static int32_t single_id(const mk_provider *p, const char *text) {
     mk_ids ids = {0};
@@ -473,7 +460,7 @@ mk_status mk_provider_open(const mk_provider_opts *o, mk_provider **out, mk_err 
     p->llm = o->llm;
     p->secret = o->secret;
     pthread_mutex_init(&p->lock, NULL);
-    mk_status st = find_end_ids(p, err);
+    mk_status st = mk_tokenizer_eog_ids(o->llm->tokenizer, &p->end_ids, err);
     st = st == MK_OK ? find_marks(p, err) : st;
     st = st == MK_OK ? open_prefix(p, o, err) : st;
     mk_sched_opts so = {.engine = p->llm->engine,
@@ -499,7 +486,7 @@ void mk_provider_close(mk_provider *p) {
     mk_token_trie_unref(p->trie);
     pthread_mutex_destroy(&p->lock);
     mk_ids_free(&p->close_ids);
-    mk_free(p->end_ids);
+    mk_ids_free(&p->end_ids);
     mk_free(p);
 }
 

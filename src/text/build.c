@@ -159,7 +159,7 @@ void mk_tokenizer_set_around(mk_tokenizer *t, bool add_bos, bool add_eos) {
     }
 }
 
-// --- facts --------------------------------------------------------------------------------------
+// --- facts ---------------------------------------------------------------------------------------
 static const mk_vocab_entry *entry(const mk_tokenizer *t, int32_t id) {
     return id >= 0 && id < t->v.n && t->v.e[id].type != 0 ? &t->v.e[id] : NULL;
 }
@@ -218,4 +218,14 @@ bool mk_tokenizer_add_bos(const mk_tokenizer *t) {
 bool mk_tokenizer_is_eog(const mk_tokenizer *t, int32_t id) {
     const mk_vocab_entry *e = entry(t, id);
     return e && (e->eog || id == t->eos || id == t->eot);
+}
+
+mk_status mk_tokenizer_eog_ids(const mk_tokenizer *t, mk_ids *ids, mk_err *err) {
+    int64_t n_vocab = mk_tokenizer_n_vocab(t);
+    for (int64_t id = 0; id < n_vocab; id++) {
+        if (mk_tokenizer_is_eog(t, (int32_t)id)) {
+            MK_TRY(mk_ids_push(ids, (int32_t)id, err));
+        }
+    }
+    return MK_OK;
 }

@@ -115,6 +115,8 @@ int32_t mk_tokenizer_eos(const mk_tokenizer *t);  // -1 if none
 bool mk_tokenizer_add_bos(const mk_tokenizer *t);
 bool mk_tokenizer_is_eog(const mk_tokenizer *t,
                          int32_t id);  // ends a turn: eos, eot, eom, <|im_end|>, ...
+// Appends all of those, ascending.  Errors: MK_ENOMEM.
+mk_status mk_tokenizer_eog_ids(const mk_tokenizer *t, mk_ids *ids, mk_err *err) MK_WARN_UNUSED;
 
 // The text of the tokenizer.json it was read from (a GGUF file may carry one); NULL where the keys
 // of GGUF can say all of it, or there was none.  Valid as long as t.

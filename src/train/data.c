@@ -81,18 +81,12 @@ static void back_to(mk_data *d, const mk_mark *m) {
 // --- life ----------------------------------------------------------------------------------------
 
 static mk_status find_eog(mk_data *d, mk_err *err) {
-    const mk_tokenizer *t = d->o.tokenizer;
-    for (int64_t id = 0; id < mk_tokenizer_n_vocab(t); id++) {
-        if (!mk_tokenizer_is_eog(t, (int32_t)id)) {
-            continue;
-        }
-        if (d->n_eog == MK_MAX_EOG) {
-            return MK_FAIL(err, MK_EUNSUPPORTED,
-                           "the vocabulary has more than %d tokens that end an answer", MK_MAX_EOG);
-        }
-        d->eog[d->n_eog++] = (int32_t)id;
-    }
-    return MK_OK;
+    MK_TRY(mk_tokenizer_eog_ids(d->o.tokenizer, &d->eog, err));
+    return d->eog.n <= MK_MAX_EOG
+               ? MK_OK
+               : MK_FAIL(err, MK_EUNSUPPORTED,
+                         "the vocabulary has %lld tokens that end an answer, %d are supported",
+                         (long long)d->eog.n, MK_MAX_EOG);
 }
 
 mk_status mk_data_create(const mk_data_opts *o, mk_data **out, mk_err *err) {
@@ -126,6 +120,7 @@ void mk_data_destroy(mk_data *d) {
         mk_free(d->mask);
         mk_free(d->rec);
         mk_buf_free(&d->json);
+        mk_ids_free(&d->eog);
         mk_free(d);
     }
 }

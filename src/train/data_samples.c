@@ -248,8 +248,8 @@ static mk_status chat_samples(mk_data *d, const mk_line *l, mk_err *err) {
                  .tools = l->tools,
                  .learn = d->o.kind == MK_DATA_TEXT ? MK_LEARN_ALL : d->o.learn,
                  .counts = &counts,
-                 .eog = d->eog,
-                 .n_eog = d->n_eog,
+                 .eog = d->eog.data,
+                 .n_eog = (size_t)d->eog.n,
                  .fn = take_chat,
                  .arg = &k};
     if (t.learn == MK_LEARN_COMPLETION) {
@@ -293,8 +293,8 @@ static mk_status pair_ids(mk_data *d, const mk_line *l, const mk_side *answer, m
     mk_talk t = {.o = &d->o,
                  .tools = l->tools,
                  .counts = &counts,
-                 .eog = d->eog,
-                 .n_eog = d->n_eog,
+                 .eog = d->eog.data,
+                 .n_eog = (size_t)d->eog.n,
                  .fn = take_one,
                  .arg = &k};
     MK_TRY(need_template(d, err));

@@ -17,10 +17,9 @@ typedef struct {
 enum { MK_MAX_EOG = 64 };
 
 struct mk_data {
-    mk_data_opts o;           // kind: settled by the first line
-    int32_t eog[MK_MAX_EOG];  // [n_eog] tokens that end an answer
-    size_t n_eog;
-    char **file;  // [n_file] names
+    mk_data_opts o;  // kind: settled by the first line
+    mk_ids eog;      // tokens that end an answer
+    char **file;     // [n_file] names
     int64_t n_file, cap_file;
     int64_t line;  // where the reader stands in the last file
     int32_t *ids;  // [n_id], cap_id

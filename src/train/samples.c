@@ -31,25 +31,11 @@ static mk_status make_arrays(mk_samples *s, mk_err *err) {
     return MK_OK;
 }
 
-static mk_status find_ends(mk_samples *s, mk_err *err) {
-    int64_t n = mk_tokenizer_n_vocab(s->o.tokenizer);
-    s->end_ids = mk_try_alloc((size_t)n, sizeof *s->end_ids);
-    if (!s->end_ids) {
-        return MK_FAIL(err, MK_ENOMEM, "no memory for a vocabulary of %lld", (long long)n);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        if (mk_tokenizer_is_eog(s->o.tokenizer, (int32_t)i)) {
-            s->end_ids[s->n_end++] = (int32_t)i;
-        }
-    }
-    return MK_OK;
-}
-
 mk_status mk_samples_create(const mk_samples_opts *o, mk_samples **out, mk_err *err) {
     mk_samples *s = mk_zalloc(sizeof *s);
     s->o = *o;
     mk_status st = make_arrays(s, err);
-    st = st == MK_OK ? find_ends(s, err) : st;
+    st = st == MK_OK ? mk_tokenizer_eog_ids(o->tokenizer, &s->end_ids, err) : st;
     if (st != MK_OK) {
         mk_samples_destroy(s);
         return st;
@@ -69,11 +55,12 @@ static void forget_texts(mk_samples *s) {
 void mk_samples_destroy(mk_samples *s) {
     if (s) {
         forget_texts(s);
-        void *blocks[] = {s->item,   s->part, s->reward, s->each,   s->text,
-                          s->n_text, s->ids,  s->logp,   s->end_ids};
+        void *blocks[] = {s->item, s->part,   s->reward, s->each,
+                          s->text, s->n_text, s->ids,    s->logp};
         for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
             mk_free(blocks[i]);
         }
+        mk_ids_free(&s->end_ids);
         mk_free(s);
     }
 }
@@ -143,8 +130,8 @@ static mk_status fill(mk_samples *s, const mk_data *data, const int64_t *which,
                           .n_forbid = s->o.n_forbid,
                           .max_tok = s->o.max_tok,
                           .n_token = mk_tokenizer_n_vocab(s->o.tokenizer),
-                          .end_ids = s->end_ids,
-                          .n_end = s->n_end,
+                          .end_ids = s->end_ids.data,
+                          .n_end = s->end_ids.n,
                           .progress = s->o.progress,
                           .progress_arg = s->o.progress_arg};
     int64_t n_vocab = mk_engine_model(s->o.engine)->hp.n_vocab;

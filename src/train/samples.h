@@ -36,8 +36,7 @@ typedef struct {
     int32_t *ids;           // behind item
     float *logp;
     mk_rollout_item *part;  // [n] those that are sampled together
-    int32_t *end_ids;
-    int64_t n_end;
+    mk_ids end_ids;
 } mk_samples;
 
 // Errors: MK_ENOMEM.

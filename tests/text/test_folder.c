@@ -87,7 +87,16 @@ static void test_rows(void **state) {
         assert_int_equal(mk_tokenizer_eos(t), r->eos);
         assert_int_equal(mk_tokenizer_add_bos(t), r->add_bos);
         assert_int_equal(mk_tokenizer_is_eog(t, 5), r->user_ends);
-        mk_ids ids = {0};
+        mk_ids ends = {0}, ids = {0};
+        assert_int_equal(mk_tokenizer_eog_ids(t, &ends, &err), MK_OK);
+        int64_t n_end = 0;
+        for (int32_t id = 0; id < mk_tokenizer_n_vocab(t); id++) {
+            if (mk_tokenizer_is_eog(t, id)) {
+                assert_true(n_end < ends.n && ends.data[n_end++] == id);
+            }
+        }
+        assert_int_equal(ends.n, n_end);
+        mk_ids_free(&ends);
         assert_int_equal(
             mk_tokenizer_encode(t, "ab", 2, (mk_encode_opts){.add_special = true}, &ids, &err),
             MK_OK);
