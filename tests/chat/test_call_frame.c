@@ -1,19 +1,9 @@
 // How families of models write tool calls, as their templates tell, and answers that must be calls:
 // made of random allowed tokens, read by the parser, they are calls to the tools that were offered
 // with arguments that follow the schema.
-#include "cmocka_all.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "base/alloc.h"
-#include "base/file.h"
-#include "base/json.h"
 #include "chat/call_frame.h"
+#include "chat/chat_util.h"
 #include "chat/parse.h"
-#include "chat/template.h"
-
-#define TEMPLATES "../shared/data/templates/"
 
 // Marks of many families at once; those from <|im_end|> on end an answer.
 static const char *const marks[] = {"<tool_call>",
@@ -76,14 +66,11 @@ static const char *const marks[] = {"<tool_call>",
 
 // A golden tokenizer with tokens that end an answer; and with all the marks as tokens of their own.
 static mk_tokenizer *load(const char *name, bool with_marks) {
-    char path[256], *text = NULL;
     size_t n;
-    json_t *j = NULL;
+    char *text = tokenizer_text(name, &n);
     mk_tokenizer *t = NULL;
     mk_err err = {0};
-    snprintf(path, sizeof path, "tests/golden/tokenizers/%s.json", name);
-    assert_int_equal(mk_file_read(path, 16 << 20, &text, &n, &err), MK_OK);
-    assert_int_equal(mk_json_parse(text, n, path, &j, &err), MK_OK);
+    json_t *j = parse(text);
     mk_free(text);
     json_t *added = json_object_get(j, "added_tokens");
     json_int_t next = 0;
@@ -109,31 +96,10 @@ static mk_tokenizer *load(const char *name, bool with_marks) {
     }
     char *all = json_dumps(j, 0);
     if (mk_tokenizer_from_json(all, strlen(all), &t, &err) != MK_OK) {
-        fail_msg("%s: %s", path, err.msg);
+        fail_msg("%s: %s", name, err.msg);
     }
     free(all);
     json_decref(j);
-    return t;
-}
-
-static mk_chat_template *read_template(const char *name) {
-    char path[300], *text;
-    size_t n;
-    mk_err err = {0};
-    mk_chat_template *t = NULL;
-    snprintf(path, sizeof path, TEMPLATES "%s.jinja", name);
-    if (mk_file_read(path, 1 << 20, &text, &n, NULL) != MK_OK) {
-        fprintf(stderr, "SKIPPED: no " TEMPLATES "\n");
-        skip();
-    }
-    char *copy = mk_strndup(text, n);
-    const mk_chat_special sp[] = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
-    mk_chat_sources src = {.file = copy, .specials = sp, .n_specials = 2};
-    if (mk_chat_template_create(&src, &t, &err) != MK_OK) {
-        fail_msg("%s: %s", name, err.msg);
-    }
-    mk_free(text);
-    mk_free(copy);
     return t;
 }
 
@@ -300,24 +266,6 @@ static const char weather_text[] =
     "\"required\":[\"city\",\"days\"],\"additionalProperties\":false}";
 static const char now_text[] =
     "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}";
-
-static uint64_t rng_state;
-
-static uint64_t rng(void) {  // splitmix64
-    uint64_t z = (rng_state += UINT64_C(0x9E3779B97F4A7C15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
-}
-
-static json_t *parse(const char *text) {
-    mk_err err = {0};
-    json_t *j = NULL;
-    if (mk_json_parse(text, strlen(text), "test", &j, &err) != MK_OK) {
-        fail_msg("%s: %s", err.msg, text);
-    }
-    return j;
-}
 
 static bool fits(const char *name, const json_t *args) {
     const json_t *city = json_object_get(args, "city"), *days = json_object_get(args, "days");

@@ -4,42 +4,12 @@
 // As a program with an argument it serves tests/cli/test_grammar.py, which has an independent
 // validator: `walk SEED N` reads one schema per line and writes N random answers each;
 // `accept` reads lines [schema, text] and says what the grammar makes of the text.
-#include "cmocka_all.h"
-
-#include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
-#include "base/file.h"
-#include "base/json.h"
 #include "base/utf8.h"
+#include "chat/chat_util.h"
 #include "chat/grammar.h"
 #include "torture.h"
-
-static uint64_t rng_state;
-
-static uint64_t rng(void) {  // splitmix64
-    uint64_t z = (rng_state += UINT64_C(0x9E3779B97F4A7C15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
-}
-
-static mk_tokenizer *load(const char *name) {
-    char path[256];
-    char *text = NULL;
-    size_t n;
-    mk_tokenizer *t = NULL;
-    mk_err err = {0};
-    snprintf(path, sizeof(path), "tests/golden/tokenizers/%s.json", name);
-    if (mk_file_read(path, 16 << 20, &text, &n, &err) != MK_OK ||
-        mk_tokenizer_from_json(text, n, &t, &err) != MK_OK) {
-        fprintf(stderr, "%s: %s\n", path, err.msg);
-        abort();
-    }
-    mk_free(text);
-    return t;
-}
 
 typedef struct {
     uint64_t *mask;
@@ -177,7 +147,7 @@ static void test_walks(void **state) {
     static const char *const names[] = {"qwen2", "llama2", "llama3"};
     int ended = 0;
     for (size_t k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
-        mk_tokenizer *t = load(names[k]);
+        mk_tokenizer *t = read_tokenizer(names[k]);
         mk_token_trie *trie = NULL;
         mk_err err = {0};
         walker w;
@@ -323,7 +293,7 @@ static void repeat(mk_buf *b, const char *text, int n) {
 
 static void test_hostile(void **state) {
     (void)state;
-    mk_tokenizer *t = load("qwen2");
+    mk_tokenizer *t = read_tokenizer("qwen2");
     mk_token_trie *trie = NULL;
     assert_int_equal(mk_token_trie_create(t, &trie, NULL), MK_OK);
     static const struct {
@@ -391,7 +361,7 @@ static mk_status scenario(void *arg, mk_err *err) {
 
 static void test_memory(void **state) {
     (void)state;
-    mk_tokenizer *t = load("qwen2");
+    mk_tokenizer *t = read_tokenizer("qwen2");
     mk_token_trie *trie = NULL;
     mk_err err = {0};
     assert_int_equal(mk_token_trie_create(t, &trie, &err), MK_OK);
@@ -402,7 +372,7 @@ static void test_memory(void **state) {
 
 // --- for test_grammar.py -------------------------------------------------------------------------
 static int serve_walks(uint64_t seed, int n_answers) {
-    mk_tokenizer *t = load("qwen2");
+    mk_tokenizer *t = read_tokenizer("qwen2");
     mk_token_trie *trie = NULL;
     char *line = NULL;
     size_t cap = 0;

@@ -1,28 +1,11 @@
 // The template interpreter: several hundred small templates with jinja2's own results
 // (tests/golden/gen_jinja.py), the origin of text, bounds, and what happens when memory runs out.
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <string.h>
 #include <time.h>
 
-#include "base/alloc.h"
-#include "base/json.h"
+#include "chat/chat_util.h"
 #include "chat/jinja.h"
 
 #define NOW 1772719629  // the date of the generator
-
-static json_t *parse(const char *text) {
-    mk_err err = {0};
-    json_t *j = NULL;
-    if (mk_json_parse(text, strlen(text), "test", &j, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-    return j;
-}
 
 static mk_status render(const char *tpl, size_t n, const json_t *vars, mk_jinja_text *out,
                         mk_err *err) {

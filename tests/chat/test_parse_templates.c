@@ -1,22 +1,8 @@
 // What the templates of published models make of an assistant's message is what these models were
 // trained to generate: rendered, cut out and parsed it must be that message again.
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/alloc.h"
-#include "base/file.h"
-#include "base/json.h"
+#include "chat/chat_util.h"
 #include "chat/parse.h"
-#include "chat/template.h"
 #include "parse_events.h"
-
-#define TEMPLATES "../shared/data/templates/"
 
 static const char tools_text[] =
     "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"description\":\"d\","
@@ -100,15 +86,6 @@ static const struct {
     {"llama-cpp-deepseek-r1", "deepseek", 0, NULL},
 };
 
-static json_t *parse(const char *text) {
-    mk_err err = {0};
-    json_t *j = NULL;
-    if (mk_json_parse(text, strlen(text), "test", &j, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-    return j;
-}
-
 static json_t *answer_message(int flags) {
     json_t *content = flags & NULL_CONTENT ? json_null()
                       : flags & NO_CONTENT ? json_string("")
@@ -189,19 +166,6 @@ static char *cut_out(const char *prompt, const char *full, size_t *common) {
     return mk_strndup(full + k, n - k);
 }
 
-static char *read_template(const char *name) {
-    char path[300], *text;
-    size_t n;
-    snprintf(path, sizeof path, TEMPLATES "%s.jinja", name);
-    if (mk_file_read(path, 1 << 20, &text, &n, NULL) != MK_OK) {
-        fprintf(stderr, "SKIPPED: no " TEMPLATES "\n");
-        skip();
-    }
-    char *copy = mk_strndup(text, n);
-    mk_free(text);
-    return copy;
-}
-
 static void assert_parses(const mk_parse_opts *o, const char *text, size_t piece, const char *want,
                           const char *name) {
     size_t n = strlen(text);
@@ -251,7 +215,7 @@ static void messages_come_back(void **state) {
         mk_err err = {0};
         mk_chat_template *t = NULL;
         mk_parse_opts o = {0};
-        char *text = read_template(rows[i].file);
+        char *text = template_text(rows[i].file);
         const mk_chat_special sp[] = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
         mk_chat_sources src = {.file = text, .specials = sp, .n_specials = 2};
         if (mk_chat_template_create(&src, &t, &err) != MK_OK) {
@@ -283,7 +247,7 @@ static void tags_of_reasoning(void **state) {
     };
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
         mk_parse_opts o = {0};
-        char *text = read_template(tags[i][0]);
+        char *text = template_text(tags[i][0]);
         mk_parse_detect(text, &o);
         assert_string_equal(o.think_open, tags[i][1]);
         assert_string_equal(o.think_close, tags[i][2]);

@@ -1,18 +1,9 @@
 // Past calls and reasoning in prompts.  Requests carry the arguments of calls as a text; templates
 // want a value, or a text.  Whatever a template takes: what stands in the prompt is what the model
 // would have generated, so that the parser reads the same calls out of it.
-#include "cmocka_all.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "base/alloc.h"
-#include "base/file.h"
-#include "base/json.h"
+#include "chat/chat_util.h"
 #include "chat/llm_int.h"
-#include "chat/template.h"
 
-#define TEMPLATES "../shared/data/templates/"
 #define REASONING "I need a tool."
 #define ARGS      "{\"city\": \"Köln <b> \\\"3\\\" it's\", \"days\": 3}"
 
@@ -60,48 +51,6 @@ static const struct {
     {"GigaChat3.1-10B-A1.8B", ONE},
     {"meetkai-functionary-medium-v3.1", 0},
 };
-
-static json_t *parse(const char *text) {
-    mk_err err = {0};
-    json_t *j = NULL;
-    if (mk_json_parse(text, strlen(text), "test", &j, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-    return j;
-}
-
-static mk_tokenizer *load(void) {
-    char *text = NULL;
-    size_t n;
-    mk_tokenizer *t = NULL;
-    mk_err err = {0};
-    assert_int_equal(mk_file_read("tests/golden/tokenizers/qwen2.json", 16 << 20, &text, &n, &err),
-                     MK_OK);
-    assert_int_equal(mk_tokenizer_from_json(text, n, &t, &err), MK_OK);
-    mk_free(text);
-    return t;
-}
-
-static mk_chat_template *read_template(const char *name) {
-    char path[300], *text;
-    size_t n;
-    mk_err err = {0};
-    mk_chat_template *t = NULL;
-    snprintf(path, sizeof path, TEMPLATES "%s.jinja", name);
-    if (mk_file_read(path, 1 << 20, &text, &n, NULL) != MK_OK) {
-        fprintf(stderr, "SKIPPED: no " TEMPLATES "\n");
-        skip();
-    }
-    char *copy = mk_strndup(text, n);
-    const mk_chat_special sp[] = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
-    mk_chat_sources src = {.file = copy, .specials = sp, .n_specials = 2};
-    if (mk_chat_template_create(&src, &t, &err) != MK_OK) {
-        fail_msg("%s: %s", name, err.msg);
-    }
-    mk_free(text);
-    mk_free(copy);
-    return t;
-}
 
 // What the model would be asked, as text.
 static char *prompt_text(const mk_llm *llm, const json_t *messages, const json_t *tools,
@@ -222,7 +171,7 @@ static void check_row(size_t i, const mk_tokenizer *tok, const char *content) {
 
 static void past_calls_are_what_a_model_writes(void **state) {
     (void)state;
-    mk_tokenizer *tok = load();
+    mk_tokenizer *tok = read_tokenizer("qwen2");
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         check_row(i, tok, "");
         check_row(i, tok, NULL);  // what clients send back of an answer without text

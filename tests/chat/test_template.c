@@ -1,27 +1,7 @@
 // Choosing a template, checking messages, and the promise that a user's text stays a user's text.
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <dirent.h>
-#include <stdio.h>
-#include <string.h>
 
-#include "base/alloc.h"
-#include "base/json.h"
-#include "chat/template.h"
-
-#define TEMPLATES "../shared/data/templates/"
-
-static json_t *parse(const char *text) {
-    mk_err err = {0};
-    json_t *j = NULL;
-    if (mk_json_parse(text, strlen(text), "test", &j, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-    return j;
-}
+#include "chat/chat_util.h"
 
 static mk_chat_template *create(const mk_chat_sources *src) {
     mk_err err = {0};

@@ -1,38 +1,14 @@
 // Every template of the shared collection over every conversation gives what jinja2 gives: the same
 // text, or an error where jinja2 has one (with the same words where the template raised it itself
 // or used an undefined value). Truth: tests/golden/gen_templates.py.
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "base/alloc.h"
-#include "base/file.h"
-#include "base/json.h"
+#include "chat/chat_util.h"
 #include "chat/jinja.h"
-
-#define TEMPLATES "../shared/data/templates/"
 
 typedef struct {
     json_t *conversations, *expected;
     int64_t date;
     int n_pairs, n_bad;
 } golden;
-
-static char *slurp(const char *path, size_t *n) {
-    FILE *f = fopen(path, "rb");
-    if (f == NULL) {
-        return NULL;
-    }
-    char *text = mk_alloc(1u << 22);
-    *n = fread(text, 1, (1u << 22) - 1, f);
-    text[*n] = 0;
-    fclose(f);
-    return text;
-}
 
 static json_t *load(const char *path) {
     mk_err err = {0};
@@ -141,8 +117,8 @@ static void check_template(golden *g, const char *name, json_t *row) {
     json_t *want;
     size_t n = 0;
     snprintf(path, sizeof path, TEMPLATES "%s", name);
-    char *text = slurp(path, &n);
-    assert_non_null(text);
+    char *text = NULL;
+    assert_int_equal(mk_file_read(path, 1 << 22, &text, &n, &err), MK_OK);
     if (mk_jinja_compile(text, n, &j, &err) != MK_OK) {
         fail_msg("%s: %s", name, err.msg);
     }
