@@ -1,13 +1,6 @@
 // Training adapters: gradients against finite differences of the forward that serves, bits against
 // threads, cuts, checkpoints and decoding with a cache, learning, plans.
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "base/alloc.h"
-#include "base/mathx.h"
-#include "cmocka_all.h"
-#include "train/trainer.h"
+#include "train/trainer_rig.h"
 
 #define LLAMA   "models/llama"
 #define QWEN2   "models/qwen2"
@@ -24,42 +17,6 @@
 #else
 #define FIRST(a) ((size_t)0)
 #endif
-
-#define N_A 21
-#define N_B 14
-static int32_t ids_a[N_A], ids_b[N_B];
-static uint8_t mask_a[N_A], mask_b[N_B];
-
-typedef struct {
-    const char *path;
-    bool f32, dora, checkpoint;
-    int n_thread, rank;
-} rig_spec;
-
-typedef struct {
-    mk_model *model;
-    mk_pool *pool;
-    mk_adapters *set;
-    mk_trainer *tr;
-    mk_err err;
-    double loss;
-} rig;
-
-static mk_trainer_opts trainer_opts(const rig *r, bool checkpoint) {
-    mk_trainer_opts o = {.model = r->model,
-                         .adapters = r->set,
-                         .pool = r->pool,
-                         .kv_type = MK_KV_F32,
-                         .n_ctx = 32,
-                         .n_row = 64,
-                         .n_seq = 4,
-                         .checkpoint = checkpoint,
-                         .balance_rate = 0.1,
-                         .optim = mk_optim_defaults()};
-    o.optim.weight_decay = 0;
-    assert_int_equal(mk_kernels_find("auto", &o.kernels, NULL), MK_OK);
-    return o;
-}
 
 // B is not zero: with B = 0 nothing reaches A.
 static void disturb(rig *r) {
@@ -80,122 +37,24 @@ static void disturb(rig *r) {
     mk_params_refresh(ps, r->pool);
 }
 
-static rig open_rig(rig_spec s) {
-    rig r = {0};
-    char path[256];
-    snprintf(path, sizeof path, "tests/golden/%s", s.path);
-    r.pool = mk_pool_create(s.n_thread ? s.n_thread : 2);
-    assert_int_equal(mk_model_open(path, &r.model, &r.err), MK_OK);
-    assert_int_equal(
-        (s.f32 ? mk_model_load_f32 : mk_model_load)(r.model, r.pool, NULL, NULL, &r.err), MK_OK);
-    mk_adapter_spec spec = {.rank = s.rank ? s.rank : 3, .alpha = 4, .dora = s.dora, .seed = 7};
-    if (mk_adapters_create(r.model, &spec, r.pool, &r.set, &r.err) != MK_OK) {
-        fail_msg("%s", r.err.msg);
-    }
-    mk_trainer_opts o = trainer_opts(&r, s.checkpoint);
-    if (mk_trainer_create(&o, &r.tr, &r.err) != MK_OK) {
-        fail_msg("%s", r.err.msg);
-    }
-    for (int i = 0; i < N_A; i++) {
-        ids_a[i] = (int32_t)(mk_rng_u64(1, (uint64_t)i) % (uint64_t)r.model->hp.n_vocab);
-        mask_a[i] = i > 3;
-    }
-    for (int i = 0; i < N_B; i++) {
-        ids_b[i] = (int32_t)(mk_rng_u64(2, (uint64_t)i) % (uint64_t)r.model->hp.n_vocab);
-        mask_b[i] = i > 0;
-    }
-    return r;
-}
-
-static void close_rig(rig *r) {
-    mk_trainer_destroy(r->tr);
-    mk_adapters_destroy(r->set);
-    mk_model_close(r->model);
-    mk_pool_destroy(r->pool);
-}
-
-static void mean_loss(void *arg, const float *logp, float *weight, int64_t n) {
-    (void)arg, (void)logp;
-    for (int64_t i = 0; i < n; i++) {
-        weight[i] = 1.0f / (float)(N_A - 4 + N_B - 1);
-    }
-}
-
-// which: the first sequence, the second, or 2 for both.
-static void pass(rig *r, int which, bool learn, float *logp) {
-    mk_data_seq seq[] = {{ids_a, mask_a, N_A, N_A - 4}, {ids_b, mask_b, N_B, N_B - 1}};
-    mk_train_pass p = {.seq = which == 1 ? seq + 1 : seq,
-                       .n_seq = which == 2 ? 2 : 1,
-                       .weigh = learn ? mean_loss : NULL,
-                       .logp = logp};
-    assert_int_equal(mk_trainer_pass(r->tr, &p, &r->err), MK_OK);
-    int n = (which != 1 ? N_A - 4 : 0) + (which != 0 ? N_B - 1 : 0);
-    r->loss = 0;
-    for (int i = 0; i < n; i++) {
-        r->loss -= (double)logp[i] / (N_A - 4 + N_B - 1);
-    }
+static rig open_adapters(rig_spec s) {
+    s.rank = s.rank ? s.rank : 3;
+    s.clip = mk_optim_defaults().clip;
+    s.balance_rate = 0.1;
+    return open_rig(s);
 }
 
 // --- slopes --------------------------------------------------------------------------------------
 
 // Lengths of DoRA's rows are constants: they are not refreshed, but A has a copy in some models.
-static void follow_copy(const mk_param *p) {
+static void follow_copy(void *arg, const mk_param *p) {
+    (void)arg;
     for (int64_t o = 0; p->copy && o < p->n_out; o++) {
         for (int64_t i = 0; i < p->n_in; i++) {
             ((float *)(void *)p->copy->data)[(i / 16 * p->n_out + o) * 16 + i % 16] =
                 p->p[(o / 16 * p->n_in + i) * 16 + o % 16];
         }
     }
-}
-
-static double along(const float *g, const mk_param *p) {
-    double sum = 0;
-    for (int64_t i = 0; i < p->n_float; i++) {
-        sum += (double)g[i] * (2 * mk_rng_unit(3, (uint64_t)i) - 1);
-    }
-    return sum;
-}
-
-// Padding has no gradient and must not be moved.
-static bool is_padding(const mk_param *p, int64_t i) {
-    int64_t per_mat = p->n_float / p->n_mat, at = i % per_mat;
-    return p->kind == MK_PARAM_MATRIX && at / (16 * p->n_in) * 16 + at % 16 >= p->n_out;
-}
-
-static double slope(rig *r, const mk_param *p, double eps) {
-    float *keep = mk_alloc((size_t)p->n_float * sizeof *keep), logp[N_A + N_B];
-    memcpy(keep, p->p, (size_t)p->n_float * sizeof *keep);
-    double loss[2];
-    for (int side = 0; side < 2; side++) {
-        for (int64_t i = 0; i < p->n_float; i++) {
-            double d = is_padding(p, i) ? 0 : 2 * mk_rng_unit(3, (uint64_t)i) - 1;
-            p->p[i] = keep[i] + (float)((side ? -eps : eps) * d);
-        }
-        follow_copy(p);
-        pass(r, 2, false, logp);
-        loss[side] = r->loss;
-    }
-    memcpy(p->p, keep, (size_t)p->n_float * sizeof *keep);
-    follow_copy(p);
-    mk_free(keep);
-    return (loss[0] - loss[1]) / (2 * eps);
-}
-
-// Tolerance and steps as in test_trainer.c.
-static bool agrees(rig *r, const mk_param *p, const float *g, double *want) {
-    double len = 0, got = along(g, p);
-    for (int64_t i = 0; i < p->n_float; i++) {
-        len += (double)g[i] * (double)g[i];
-    }
-    len = sqrt(len);
-    double eps = len > 0.03 ? 1e-3 / len : 3e-2;
-    for (int i = 0; i < 4; i++, eps /= 5) {
-        *want = slope(r, p, eps);
-        if (fabs(got - *want) <= 0.01 * fabs(*want) + 0.02 * len + 1e-4) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static void gradients_are_slopes(void **state) {
@@ -205,10 +64,9 @@ static void gradients_are_slopes(void **state) {
                                      {.path = DEEP},
                                      {.path = DEEP, .dora = true}};
     for (size_t s = FIRST(specs); s < N(specs); s++) {
-        float logp[N_A + N_B];
-        rig r = open_rig(specs[s]);
+        rig r = open_adapters(specs[s]);
         disturb(&r);
-        pass(&r, 2, true, logp);
+        pass(&r, 2, true);
         const mk_params *ps = mk_trainer_params(r.tr);
         int64_t n_zero = 0;
         for (int64_t i = 0; i < ps->n; i++) {
@@ -221,7 +79,7 @@ static void gradients_are_slopes(void **state) {
             n_zero += most < 1e-9;
             // of the layers between, what differs would differ in these as well
             bool ends = p->layer == 0 || p->layer == r.model->hp.n_layer - 1;
-            if (ends && !agrees(&r, p, g, &want)) {
+            if (ends && !gradient_agrees(&r, follow_copy, p, g, &want)) {
                 fail_msg("%s, %s: slope %.6g, gradient along it %.6g", specs[s].path, p->name, want,
                          along(g, p));
             }
@@ -233,22 +91,6 @@ static void gradients_are_slopes(void **state) {
 
 // --- bits ----------------------------------------------------------------------------------------
 
-static float *all_gradients(rig *r, size_t *n) {
-    const mk_params *ps = mk_trainer_params(r->tr);
-    *n = 0;
-    for (int64_t i = 0; i < ps->n; i++) {
-        *n += (size_t)ps->list[i].n_float;
-    }
-    float *all = mk_alloc(*n * sizeof *all);
-    size_t at = 0;
-    for (int64_t i = 0; i < ps->n; i++) {
-        memcpy(all + at, mk_trainer_gradient(r->tr, &ps->list[i]),
-               (size_t)ps->list[i].n_float * sizeof *all);
-        at += (size_t)ps->list[i].n_float;
-    }
-    return all;
-}
-
 // One thread or three, one batch or two, layers kept or computed again: the same bytes.
 static void gradients_do_not_depend_on_how(void **state) {
     (void)state;
@@ -258,19 +100,19 @@ static void gradients_do_not_depend_on_how(void **state) {
                                      {.path = DEEP_Q, .dora = true},
                                      {.path = LLAMA_Q}};
     for (size_t s = FIRST(specs); s < N(specs); s++) {
-        float *want = NULL, logp[N_A + N_B];
+        float *want = NULL;
         for (int way = 0; way < 4; way++) {
             rig_spec spec = specs[s];
             size_t n = 0;
             spec.n_thread = way == 1 ? 3 : 1;
             spec.checkpoint = way == 2;
-            rig r = open_rig(spec);
+            rig r = open_adapters(spec);
             disturb(&r);
-            pass(&r, way == 3 ? 0 : 2, true, logp);
+            pass(&r, way == 3 ? 0 : 2, true);
             if (way == 3) {
-                pass(&r, 1, true, logp);
+                pass(&r, 1, true);
             }
-            float *got = all_gradients(&r, &n);
+            float *got = all_gradients(r.tr, &n);
             if (way > 0 && memcmp(want, got, n * sizeof *got) != 0) {
                 fail_msg("%s: way %d gives other gradients", specs[s].path, way);
             }
@@ -303,10 +145,10 @@ static void sampling_and_training_agree_to_the_bit(void **state) {
                                      {.path = DEEP_B, .dora = true}, {.path = LLAMA_Q},
                                      {.path = DEEP_Q, .dora = true}};
     for (size_t s = FIRST(specs); s < N(specs); s++) {
-        float want[N_A + N_B];
-        rig r = open_rig(specs[s]);
+        rig r = open_adapters(specs[s]);
         disturb(&r);
-        pass(&r, 2, true, want);
+        pass(&r, 2, true);
+        const float *want = r.logp;
         mk_engine *e = mk_trainer_engine(r.tr);
         int seq = 0, other = 0;
         assert_int_equal(mk_engine_seq_open(e, &seq, &r.err), MK_OK);
@@ -334,19 +176,20 @@ static void new_adapters_change_no_bit(void **state) {
     (void)state;
     static const char *const paths[] = {LLAMA, QWEN2, DEEP, LLAMA_Q, DEEP_Q};
     for (size_t s = 2 * FIRST(paths); s < 2 * N(paths); s++) {
-        float with[N_A + N_B], without[N_A + N_B];
-        rig r = open_rig((rig_spec){.path = paths[s / 2], .dora = s % 2});
-        pass(&r, 2, false, with);
+        float with[N_TARGET];
+        rig r = open_adapters((rig_spec){.path = paths[s / 2], .dora = s % 2});
+        pass(&r, 2, false);
+        memcpy(with, r.logp, sizeof with);
         mk_adapters_detach(r.set);
-        pass(&r, 2, false, without);
-        assert_memory_equal(with, without, sizeof(float) * (N_A - 4 + N_B - 1));
+        pass(&r, 2, false);
+        assert_memory_equal(with, r.logp, sizeof with);
         mk_adapters_attach(r.set);
         disturb(&r);
-        pass(&r, 2, false, with);
-        assert_memory_not_equal(with, without, sizeof(float) * (N_A - 4 + N_B - 1));
+        pass(&r, 2, false);
+        assert_memory_not_equal(with, r.logp, sizeof with);
         mk_adapters_detach(r.set);
-        pass(&r, 2, false, with);
-        assert_memory_equal(with, without, sizeof(float) * (N_A - 4 + N_B - 1));
+        pass(&r, 2, false);
+        assert_memory_equal(with, r.logp, sizeof with);
         close_rig(&r);
     }
 }
@@ -360,13 +203,13 @@ static void gradients_on_a_quantised_base_are_near(void **state) {
     (void)state;
     static const char *const paths[] = {LLAMA_Q, DEEP_Q};
     for (size_t s = FIRST(paths); s < N(paths); s++) {
-        float *g[2], logp[N_A + N_B];
+        float *g[2];
         size_t n = 0;
         for (int f32 = 0; f32 < 2; f32++) {
-            rig r = open_rig((rig_spec){.path = paths[s], .f32 = f32});
+            rig r = open_adapters((rig_spec){.path = paths[s], .f32 = f32});
             disturb(&r);
-            pass(&r, 2, true, logp);
-            g[f32] = all_gradients(&r, &n);
+            pass(&r, 2, true);
+            g[f32] = all_gradients(r.tr, &n);
             close_rig(&r);
         }
         double diff = 0, len = 0;
@@ -390,18 +233,17 @@ static void adapters_learn_and_the_base_stays(void **state) {
                                      {.path = DEEP, .rank = 8, .dora = true},
                                      {.path = LLAMA_Q, .rank = 8, .checkpoint = true}};
     for (size_t s = FIRST(specs); s < N(specs); s++) {
-        float logp[N_A + N_B];
-        rig r = open_rig(specs[s]);
+        rig r = open_adapters(specs[s]);
         const mk_weight *base = &r.model->layer[0].wo;
         uint64_t before = mk_hash64(base->data, base->mat_bytes, 0);
-        pass(&r, 2, false, logp);
+        pass(&r, 2, false);
         double first = r.loss;
         for (int64_t step = 1; step <= 24; step++) {
-            pass(&r, 2, true, logp);
+            pass(&r, 2, true);
             mk_optim_at at = {step, 3e-2, 1};
             assert_int_equal(mk_trainer_update(r.tr, &at, NULL, &r.err), MK_OK);
         }
-        pass(&r, 2, false, logp);
+        pass(&r, 2, false);
         if (!(r.loss < 0.25 * first)) {
             fail_msg("%s: loss %.4f after 24 steps, %.4f before", specs[s].path, r.loss, first);
         }
@@ -414,7 +256,8 @@ static void adapters_learn_and_the_base_stays(void **state) {
 // Adapters of a model that is not loaded yet: the same plan, and when it is loaded the same bits.
 static void adapters_may_come_before_the_weights(void **state) {
     (void)state;
-    rig r = open_rig((rig_spec){.path = DEEP_Q, .dora = true}), early = {.pool = r.pool};
+    rig r = open_adapters((rig_spec){.path = DEEP_Q, .dora = true}),
+        early = {.spec = r.spec, .pool = r.pool};
     mk_adapter_spec spec = {.rank = 3, .alpha = 4, .dora = true, .seed = 7};
     mk_train_memory a, b;
     mk_trainer_opts o = trainer_opts(&r, true);
@@ -442,7 +285,7 @@ static void adapters_may_come_before_the_weights(void **state) {
 
 static void plans_count_adapters(void **state) {
     (void)state;
-    rig r = open_rig((rig_spec){.path = DEEP, .rank = 4});
+    rig r = open_adapters((rig_spec){.path = DEEP, .rank = 4});
     mk_trainer_opts o = trainer_opts(&r, false);
     mk_train_memory with, all;
     assert_int_equal(mk_trainer_plan(&o, &with, &r.err), MK_OK);

@@ -1,13 +1,6 @@
 // Training with products of bf16: masters and their copies, gradients against the float32 ones,
 // bits against threads, instruction sets and cuts, and learning one batch by heart.
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "base/alloc.h"
-#include "base/mathx.h"
-#include "cmocka_all.h"
-#include "train/trainer.h"
+#include "train/gradients.h"
 
 // A plain one; biases and a tied output; latent attention and experts.
 static const struct {
@@ -139,14 +132,6 @@ static void copies_follow_their_masters(void **state) {
 
 // --- gradients -----------------------------------------------------------------------------------
 
-static double length(const float *g, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        sum += (double)g[i] * (double)g[i];
-    }
-    return sqrt(sum);
-}
-
 // Rounding moves a factor by 2^-10 of its size on average, and a gradient has passed through some
 // twenty products: measured 1 % to 2 % of its length, 3 % for a bias of keys, whose gradient nearly
 // cancels.  Of deepseek_v3 some tokens go to another expert, which changes what follows and that
@@ -184,25 +169,6 @@ static void gradients_are_close(void **state) {
     }
 }
 
-// All gradients one after the other.
-static float *all_gradients(rig *r, size_t *n) {
-    const mk_params *ps = mk_trainer_params(r->tr);
-    *n = 0;
-    for (int64_t i = 0; i < ps->n; i++) {
-        *n += (size_t)ps->list[i].n_float;
-    }
-    float *all = mk_zalloc(*n * sizeof *all);
-    size_t at = 0;
-    for (int64_t i = 0; i < ps->n; i++) {
-        const float *g = mk_trainer_gradient(r->tr, &ps->list[i]);
-        if (g) {
-            memcpy(all + at, g, (size_t)ps->list[i].n_float * sizeof *g);
-        }
-        at += (size_t)ps->list[i].n_float;
-    }
-    return all;
-}
-
 // Threads, instruction sets, layers computed again; two batches where no rows are experts' own,
 // whose number in a batch may be odd.
 static void gradients_do_not_depend_on_how(void **state) {
@@ -212,7 +178,7 @@ static void gradients_do_not_depend_on_how(void **state) {
         size_t n = 0, m = 0;
         open_rig(&r, folders[f].name, (way){.n_thread = 1});
         pass(&r, 0, 2);
-        float *want = all_gradients(&r, &n);
+        float *want = all_gradients(r.tr, &n);
         close_rig(&r);
         for (int i = 0; mk_kernels_at(i) != NULL; i++) {
             open_rig(&r, folders[f].name,
@@ -225,7 +191,7 @@ static void gradients_do_not_depend_on_how(void **state) {
             } else {
                 pass(&r, 0, 2);
             }
-            float *got = all_gradients(&r, &m);
+            float *got = all_gradients(r.tr, &m);
             assert_int_equal(n, m);
             if (memcmp(want, got, n * sizeof *got) != 0) {
                 fail_msg("%s: %s gives other gradients", folders[f].name,

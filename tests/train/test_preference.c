@@ -1,29 +1,8 @@
 // Preferences: losses and slopes against PyTorch and against finite differences, the gradient of a
 // whole step against the slope of the loss of a whole model, learning, the reference, refusals.
-#include "train/preference.h"
-
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "base/alloc.h"
-#include "base/json.h"
-#include "base/mathx.h"
-#include "cmocka_all.h"
+#include "train/preference_rig.h"
 
 // --- one pair ------------------------------------------------------------------------------------
-
-static double number(const json_t *o, const char *key) {
-    const json_t *v = json_object_get(o, key);
-    assert_true(json_is_number(v));
-    return json_number_value(v);
-}
-
-static double item(const json_t *list, size_t i) {
-    const json_t *v = json_array_get(list, i);
-    assert_true(json_is_number(v));
-    return json_number_value(v);
-}
 
 static mk_preference_rule rule_of(const json_t *c) {
     mk_err err = {0};
@@ -150,77 +129,6 @@ static const char lines[] =
     "{\"prompt\":\"2+2\",\"chosen\":\"5\",\"rejected\":\"4\"}\n"
     "{\"prompt\":\"Who?\",\"chosen\":\"nobody\",\"rejected\":\"me\",\"weight\":0.5}\n";
 
-typedef struct {
-    mk_model *model;
-    mk_pool *pool;
-    mk_tokenizer *tok;
-    mk_data *data;
-    mk_trainer *tr;
-    mk_preference *pref;
-    mk_preference_opts o;
-    mk_err err;
-} rig;
-
-static void must(rig *r, mk_status st) {
-    if (st != MK_OK) {
-        fail_msg("%s", r->err.msg);
-    }
-}
-
-static rig open_rig(int n_thread, int64_t n_row) {
-    rig r = {0};
-    const char *dir = "tests/golden/models/llama";
-    r.pool = mk_pool_create(n_thread);
-    must(&r, mk_model_open(dir, &r.model, &r.err));
-    must(&r, mk_model_load_f32(r.model, r.pool, NULL, NULL, &r.err));
-    must(&r, mk_tokenizer_from_folder(dir, &r.tok, &r.err));
-    mk_data_opts d = MK_DATA_DEFAULTS;
-    d.tokenizer = r.tok;
-    d.raw = true;
-    must(&r, mk_data_create(&d, &r.data, &r.err));
-    must(&r, mk_data_add_memory(r.data, "x.jsonl", lines, strlen(lines), &r.err));
-    assert_int_equal(mk_data_n_sample(r.data), 4);
-    mk_trainer_opts t = {.model = r.model,
-                         .pool = r.pool,
-                         .kv_type = MK_KV_F32,
-                         .n_ctx = 64,
-                         .n_row = n_row,
-                         .n_seq = 8,
-                         .optim = mk_optim_defaults()};
-    t.optim.weight_decay = 0;
-    must(&r, mk_kernels_find("auto", &t.kernels, &r.err));
-    must(&r, mk_trainer_create(&t, &r.tr, &r.err));
-    r.o = (mk_preference_opts){.trainer = r.tr,
-                               .data = r.data,
-                               .eval = r.data,
-                               .n_row = n_row,
-                               .n_seq = 8,
-                               .n_accum = 1,
-                               .seed = 1,
-                               .shuffle = true};
-    return r;
-}
-
-static void close_rig(rig *r) {
-    mk_preference_destroy(r->pref);
-    mk_trainer_destroy(r->tr);
-    mk_data_destroy(r->data);
-    mk_tokenizer_destroy(r->tok);
-    mk_model_close(r->model);
-    mk_pool_destroy(r->pool);
-}
-
-// One step with its evaluation behind it; returns the log.
-static json_t *one_step(rig *r, int64_t step, double lr) {
-    json_t *log = json_object();
-    double g_scale = 0, score = 0;
-    must(r, mk_method_dpo.step(r->pref, step, &g_scale, log, &r->err));
-    mk_optim_at at = {step + 1, lr, g_scale};
-    must(r, mk_trainer_update(r->tr, &at, NULL, &r->err));
-    must(r, mk_method_dpo.evaluate(r->pref, step, &score, log, &r->err));
-    return log;
-}
-
 static double eval_loss(rig *r) {
     double score = 0;
     json_t *log = json_object();
@@ -229,36 +137,13 @@ static double eval_loss(rig *r) {
     return score;
 }
 
-// Difference of the loss when parameter p moves both ways along a random direction.
-static double slope(rig *r, const mk_param *p, double eps) {
-    float *keep = mk_alloc((size_t)p->n_float * sizeof *keep);
-    memcpy(keep, p->p, (size_t)p->n_float * sizeof *keep);
-    double loss[2];
-    for (int side = 0; side < 2; side++) {
-        for (int64_t i = 0; i < p->n_float; i++) {
-            double d = 2 * mk_rng_unit(3, (uint64_t)i) - 1;
-            p->p[i] = keep[i] + (float)((side ? -eps : eps) * d);
-        }
-        mk_params_refresh(mk_trainer_params(r->tr), r->pool);
-        loss[side] = eval_loss(r);
-    }
-    memcpy(p->p, keep, (size_t)p->n_float * sizeof *keep);
-    mk_params_refresh(mk_trainer_params(r->tr), r->pool);
-    mk_free(keep);
-    return (loss[0] - loss[1]) / (2 * eps);
+static double measured_loss(void *arg) {
+    return eval_loss(arg);
 }
 
-// The forward is float32: a step that moves the loss enough to be measured, and not far enough to
-// see it bend.
-static bool agrees(rig *r, const mk_param *p, double along, double len, double *want) {
-    double eps = 2e-2 * (1 + eval_loss(r)) / (len + 0.1);
-    for (int i = 0; i < 4; i++, eps /= 5) {
-        *want = slope(r, p, eps);
-        if (fabs(along - *want) <= 0.01 * fabs(*want) + 0.02 * len + 1e-4) {
-            return true;
-        }
-    }
-    return false;
+static void moved(void *arg, const mk_param *p) {
+    (void)p;
+    refresh(arg);
 }
 
 // Every loss, away from its reference: what a step hands to the optimiser is the slope of what
@@ -267,7 +152,7 @@ static void gradients_are_slopes(void **state) {
     (void)state;
     static const char *const names[] = {"dpo", "ipo", "apo-zero", "simpo", "orpo"};
     for (int i = 0; i < 5; i++) {
-        rig r = open_rig(2, 256);
+        rig r = open_rig(2, 256, lines);
         r.o.rule = (mk_preference_rule){names[i], -1, 0, -1, 0.25};
         must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
         json_decref(one_step(&r, 0, 3e-3));
@@ -275,21 +160,8 @@ static void gradients_are_slopes(void **state) {
         json_t *log = json_object();
         must(&r, mk_method_dpo.step(r.pref, 1, &scale, log, &r.err));
         json_decref(log);
-        const mk_params *ps = mk_trainer_params(r.tr);
-        for (int64_t j = 0; j < ps->n; j += 5) {
-            const mk_param *p = &ps->list[j];
-            const float *g = mk_trainer_gradient(r.tr, p);
-            double along = 0, square = 0;
-            for (int64_t k = 0; k < p->n_float; k++) {
-                along += scale * (double)g[k] * (2 * mk_rng_unit(3, (uint64_t)k) - 1);
-                square += scale * scale * (double)g[k] * (double)g[k];
-            }
-            double want = 0;
-            if (!agrees(&r, p, along, sqrt(square), &want)) {
-                fail_msg("%s, %s: slope %.6g, gradient along it %.6g", names[i], p->name, want,
-                         along);
-            }
-        }
+        measure m = {measured_loss, moved, &r};
+        gradients_agree(&r, &m, scale, eval_loss(&r), names[i]);
         close_rig(&r);
     }
 }
@@ -298,7 +170,7 @@ static void a_model_learns_to_prefer(void **state) {
     (void)state;
     static const char *const names[] = {"dpo", "ipo", "apo-zero", "simpo", "orpo"};
     for (int i = 0; i < 5; i++) {
-        rig r = open_rig(2, 256);
+        rig r = open_rig(2, 256, lines);
         r.o.rule = (mk_preference_rule){names[i], -1, 0, -1, -1};
         must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
         double before = eval_loss(&r);
@@ -323,7 +195,7 @@ static void the_first_step_is_at_the_reference(void **state) {
     double second[2];
     uint64_t hash[2];
     for (int i = 0; i < 2; i++) {
-        rig r = open_rig(i + 1, rows[i]);
+        rig r = open_rig(i + 1, rows[i], lines);
         r.o.rule = (mk_preference_rule){"dpo", -1, 0, -1, -1};
         r.o.n_accum = i == 0 ? 1 : 2;
         must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
@@ -345,7 +217,7 @@ static void the_first_step_is_at_the_reference(void **state) {
 // A pair with weight 0.5 counts half in the loss of a step.
 static void weights_count(void **state) {
     (void)state;
-    rig r = open_rig(1, 256);
+    rig r = open_rig(1, 256, lines);
     r.o.rule = (mk_preference_rule){"simpo", -1, 0, -1, -1};
     must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
     double sum = 0, weight = 0, whole = eval_loss(&r);
@@ -376,7 +248,7 @@ static bool refuse(void *arg, int64_t n_done, int64_t n) {
 
 static void wrong_use_is_refused(void **state) {
     (void)state;
-    rig r = open_rig(1, 64);
+    rig r = open_rig(1, 64, lines);
     int64_t done = 0;
     r.o.rule = (mk_preference_rule){"dpo", -1, 0, -1, -1};
     r.o.progress = refuse;

@@ -1,27 +1,7 @@
 // KTO: losses and slopes against PyTorch and against finite differences; which answers are mixed
 // with which prompts; what a step logs against passes made by hand; its gradient against the slope
 // of the loss of a whole model; refusals.
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "base/alloc.h"
-#include "base/json.h"
-#include "base/mathx.h"
-#include "cmocka_all.h"
-#include "train/preference.h"
-
-static double number(const json_t *o, const char *key) {
-    const json_t *v = json_object_get(o, key);
-    assert_true(json_is_number(v));
-    return json_number_value(v);
-}
-
-static double item(const json_t *list, size_t i) {
-    const json_t *v = json_array_get(list, i);
-    assert_true(json_is_number(v));
-    return json_number_value(v);
-}
+#include "train/preference_rig.h"
 
 static mk_preference_rule rule_of(double beta, double sft) {
     mk_err err = {0};
@@ -114,75 +94,11 @@ static const char lines[] =
 static const int64_t partner[] = {2, 2, 3, 4, 0};
 enum { N = 5 };
 
-typedef struct {
-    mk_model *model;
-    mk_pool *pool;
-    mk_tokenizer *tok;
-    mk_data *data;
-    mk_trainer *tr;
-    mk_preference *pref;
-    mk_preference_opts o;
-    mk_err err;
-} rig;
-
-static void must(rig *r, mk_status st) {
-    if (st != MK_OK) {
-        fail_msg("%s", r->err.msg);
-    }
-}
-
-static rig open_rig(int n_thread, int64_t n_row, const char *text) {
-    rig r = {0};
-    const char *dir = "tests/golden/models/llama";
-    r.pool = mk_pool_create(n_thread);
-    must(&r, mk_model_open(dir, &r.model, &r.err));
-    must(&r, mk_model_load_f32(r.model, r.pool, NULL, NULL, &r.err));
-    must(&r, mk_tokenizer_from_folder(dir, &r.tok, &r.err));
-    mk_data_opts d = MK_DATA_DEFAULTS;
-    d.tokenizer = r.tok;
-    d.raw = true;
-    must(&r, mk_data_create(&d, &r.data, &r.err));
-    must(&r, mk_data_add_memory(r.data, "x.jsonl", text, strlen(text), &r.err));
-    mk_trainer_opts t = {.model = r.model,
-                         .pool = r.pool,
-                         .kv_type = MK_KV_F32,
-                         .n_ctx = 64,
-                         .n_row = n_row,
-                         .n_seq = 8,
-                         .optim = mk_optim_defaults()};
-    t.optim.weight_decay = 0;
-    must(&r, mk_kernels_find("auto", &t.kernels, &r.err));
-    must(&r, mk_trainer_create(&t, &r.tr, &r.err));
-    r.o = (mk_preference_opts){.trainer = r.tr,
-                               .data = r.data,
-                               .eval = r.data,
-                               .n_row = n_row,
-                               .n_seq = 8,
-                               .n_accum = 1,
-                               .seed = 1,
-                               .shuffle = true,
-                               .rule = {"kto", 0.5, 0, -1, 0},
-                               .label_weight = {-1, -1}};
+static rig open_kto(int n_thread, int64_t n_row, const char *text) {
+    rig r = open_rig(n_thread, n_row, text);
+    r.o.rule = (mk_preference_rule){"kto", 0.5, 0, -1, 0};
+    r.o.label_weight[0] = r.o.label_weight[1] = -1;
     return r;
-}
-
-static void close_rig(rig *r) {
-    mk_preference_destroy(r->pref);
-    mk_trainer_destroy(r->tr);
-    mk_data_destroy(r->data);
-    mk_tokenizer_destroy(r->tok);
-    mk_model_close(r->model);
-    mk_pool_destroy(r->pool);
-}
-
-static json_t *one_step(rig *r, int64_t step, double lr) {
-    json_t *log = json_object();
-    double g_scale = 0, score = 0;
-    must(r, mk_method_dpo.step(r->pref, step, &g_scale, log, &r->err));
-    mk_optim_at at = {step + 1, lr, g_scale};
-    must(r, mk_trainer_update(r->tr, &at, NULL, &r->err));
-    must(r, mk_method_dpo.evaluate(r->pref, step, &score, log, &r->err));
-    return log;
 }
 
 // Sum of log p of the answer of sample j behind the prompt of sample i, by a pass of its own.
@@ -245,7 +161,7 @@ static double loss_of(rig *r, const passes *now, const passes *ref, double kl) {
 
 static void labels_are_read(void **state) {
     (void)state;
-    rig r = open_rig(1, 256, lines);
+    rig r = open_kto(1, 256, lines);
     assert_int_equal(mk_data_n_sample(r.data), N);
     assert_int_equal(mk_data_get_kind(r.data), MK_DATA_LABEL);
     for (int64_t i = 0; i < N; i++) {
@@ -263,7 +179,7 @@ static void steps_are_sums_of_passes(void **state) {
     (void)state;
     static const int64_t rows[] = {256, 64};
     for (int k = 0; k < 2; k++) {
-        rig r = open_rig(k + 1, rows[k], lines);
+        rig r = open_kto(k + 1, rows[k], lines);
         r.o.label_weight[0] = 1.25;
         must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
         r.o.n_accum = mk_preference_n_batch(r.pref);
@@ -295,68 +211,49 @@ static void steps_are_sums_of_passes(void **state) {
     }
 }
 
-// Along a random direction of a parameter; the estimate of the divergence stays what it is.
-static double slope(rig *r, const mk_param *p, const passes *ref, double kl, double eps) {
-    float *keep = mk_alloc((size_t)p->n_float * sizeof *keep);
-    memcpy(keep, p->p, (size_t)p->n_float * sizeof *keep);
-    double loss[2];
-    for (int side = 0; side < 2; side++) {
-        for (int64_t i = 0; i < p->n_float; i++) {
-            double d = 2 * mk_rng_unit(3, (uint64_t)i) - 1;
-            p->p[i] = keep[i] + (float)((side ? -eps : eps) * d);
-        }
-        mk_params_refresh(mk_trainer_params(r->tr), r->pool);
-        passes now = by_hand(r);
-        loss[side] = loss_of(r, &now, ref, kl);
-    }
-    memcpy(p->p, keep, (size_t)p->n_float * sizeof *keep);
-    mk_params_refresh(mk_trainer_params(r->tr), r->pool);
-    mk_free(keep);
-    return (loss[0] - loss[1]) / (2 * eps);
+// What the loss is made of while a parameter moves: the estimate of the divergence stays what it
+// is.
+typedef struct {
+    rig *r;
+    passes ref;
+    double kl;
+} fixed;
+
+static double measured_loss(void *arg) {
+    fixed *f = arg;
+    passes now = by_hand(f->r);
+    return loss_of(f->r, &now, &f->ref, f->kl);
 }
 
-// As in test_preference.c: the forward is float32, so some steps are tried.
+static void moved(void *arg, const mk_param *p) {
+    (void)p;
+    refresh(((fixed *)arg)->r);
+}
+
 static void gradients_are_slopes(void **state) {
     (void)state;
-    rig r = open_rig(2, 256, lines);
+    rig r = open_kto(2, 256, lines);
     r.o.rule.sft = 0.25;
     r.o.label_weight[1] = 1.5;
     must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
-    passes ref = by_hand(&r);
+    fixed f = {.r = &r, .ref = by_hand(&r)};
     for (int64_t step = 0; step < 3; step++) {
         json_decref(one_step(&r, step, 1e-3));
     }
     double scale = 0;
     json_t *log = json_object();
     must(&r, mk_method_dpo.step(r.pref, 3, &scale, log, &r.err));
-    double kl = number(log, "kl");
-    assert_true(kl > 0.01);
+    f.kl = number(log, "kl");
+    assert_true(f.kl > 0.01);
     json_decref(log);
-    const mk_params *ps = mk_trainer_params(r.tr);
-    for (int64_t j = 0; j < ps->n; j += 5) {
-        const mk_param *p = &ps->list[j];
-        const float *g = mk_trainer_gradient(r.tr, p);
-        double along = 0, square = 0, want = 0;
-        for (int64_t k = 0; k < p->n_float; k++) {
-            along += scale * (double)g[k] * (2 * mk_rng_unit(3, (uint64_t)k) - 1);
-            square += scale * scale * (double)g[k] * (double)g[k];
-        }
-        double len = sqrt(square), eps = 2e-2 / (len + 0.1);
-        bool agrees = false;
-        for (int i = 0; i < 4 && !agrees; i++, eps /= 5) {
-            want = slope(&r, p, &ref, kl, eps);
-            agrees = fabs(along - want) <= 0.01 * fabs(want) + 0.02 * len + 1e-4;
-        }
-        if (!agrees) {
-            fail_msg("%s: slope %.6g, gradient along it %.6g", p->name, want, along);
-        }
-    }
+    measure m = {measured_loss, moved, &f};
+    gradients_agree(&r, &m, scale, 0, "kto");
     close_rig(&r);
 }
 
 static void a_model_learns_what_is_good(void **state) {
     (void)state;
-    rig r = open_rig(2, 256, lines);
+    rig r = open_kto(2, 256, lines);
     must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
     json_t *log = NULL;
     for (int64_t step = 0; step < 25; step++) {
@@ -374,7 +271,7 @@ static void one_sided_data_is_learned(void **state) {
     (void)state;
     static const char bad[] = "{\"prompt\":\"a\",\"completion\":\"b\",\"label\":false}\n"
                               "{\"prompt\":\"a\",\"completion\":\"c\",\"label\":false}\n";
-    rig r = open_rig(1, 256, bad);
+    rig r = open_kto(1, 256, bad);
     must(&r, mk_preference_create(&r.o, &r.pref, &r.err));
     json_t *log = one_step(&r, 0, 1e-3);
     assert_true(number(log, "loss") == 0.5 && number(log, "reward_rejected") == 0);
@@ -402,7 +299,7 @@ static void wrong_use_is_refused(void **state) {
         {pair, "dpo", -1, 2, "the loss dpo has no weights of labels"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        rig r = open_rig(1, 256, rows[i].text);
+        rig r = open_kto(1, 256, rows[i].text);
         r.o.rule = (mk_preference_rule){rows[i].loss, -1, 0, -1, -1};
         r.o.label_weight[0] = rows[i].good;
         r.o.label_weight[1] = rows[i].bad;
