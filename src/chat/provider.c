@@ -5,15 +5,15 @@
 #include "chat/provider.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/mathx.h"
+#include "base/secret.h"
 #include "chat/llm_int.h"
 #include "chat/stops.h"
 
-enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24, MAX_SPACE = 2 };
+enum { MAX_LOGPROB = 20, MAX_TEXT = 1 << 24, MAX_SPACE = 2, CALL_ID_CHARS = 24 };
+#define CALL_PREFIX "call_"
 
 struct mk_provider {
     mk_llm *llm;
@@ -27,8 +27,6 @@ struct mk_provider {
     int32_t space_id[2];   // newlines that may stand before an answer; -1
     pthread_mutex_t lock;  // of the trie
     mk_token_trie *trie;   // made when the first grammar comes
-    uint64_t secret;       // of ids
-    atomic_ullong n_call;
 };
 
 struct mk_speech {
@@ -70,26 +68,18 @@ static void send_text(mk_speech *s, const char *p, size_t n) {
     }
 }
 
-// 24 letters and digits: clients send it back, and it must not be guessed (serve remembers by it).
-static void make_call_id(mk_speech *s, char out[32]) {
-    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    uint64_t n = atomic_fetch_add(&s->p->n_call, 1), v = 0;
-    memcpy(out, "call_", 5);
-    for (int i = 0; i < 24; i++) {
-        v = i % 8 == 0 ? mk_rng_u64(s->p->secret, 3 * n + (uint64_t)i / 8) : v / 62;
-        out[5 + i] = digit[v % 62];
-    }
-    out[29] = 0;
-}
-
 static void begin_call(mk_speech *s, const mk_answer_event *ev) {
     // what looked like the beginning of a stop text was not one: the text ends here
     mk_buf_clear(&s->piece);
     mk_stops_finish(&s->stops, &s->piece);
     send_text(s, s->piece.data, s->piece.len);
-    char id[32];
+    // clients send it back, and it must not be guessed (serve remembers by it)
+    char id[sizeof CALL_PREFIX + CALL_ID_CHARS] = CALL_PREFIX;
+    if (mk_secret_text(id + strlen(CALL_PREFIX), CALL_ID_CHARS, &s->error) != MK_OK) {
+        s->failed = true;
+        return;
+    }
     mk_answer_event with_id = *ev;
-    make_call_id(s, id);
     with_id.call_id = id;
     send(s, &with_id);
 }
@@ -97,7 +87,7 @@ static void begin_call(mk_speech *s, const mk_answer_event *ev) {
 // From the parser.  Stop texts are looked for in the text of the answer alone.
 static void on_part(void *arg, const mk_answer_event *ev) {
     mk_speech *s = arg;
-    if (s->stopped) {
+    if (s->stopped || s->failed) {
         return;
     }
     if (ev->kind == MK_AE_TOOL_BEGIN) {
@@ -458,7 +448,6 @@ static mk_status open_prefix(mk_provider *p, const mk_provider_opts *o, mk_err *
 mk_status mk_provider_open(const mk_provider_opts *o, mk_provider **out, mk_err *err) {
     mk_provider *p = mk_zalloc(sizeof *p);
     p->llm = o->llm;
-    p->secret = o->secret;
     pthread_mutex_init(&p->lock, NULL);
     mk_status st = mk_tokenizer_eog_ids(o->llm->tokenizer, &p->end_ids, err);
     st = st == MK_OK ? find_marks(p, err) : st;

@@ -27,7 +27,6 @@ typedef struct {
     bool prefix;             // keep what was computed
     const char *prefix_dir;  // on disk too; NULL
     uint64_t prefix_bytes;   // at most so much of it
-    uint64_t secret;         // random: ids of tool calls come from it
 } mk_provider_opts;
 
 mk_status mk_provider_open(const mk_provider_opts *o, mk_provider **out,

@@ -13,12 +13,12 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/mathx.h"
+#include "base/secret.h"
 #include "chat/fim.h"
 #include "serve/books.h"
 
 #define ANSWER_MAX ((size_t)1 << 28)
-enum { HEARTBEAT_NS = 2000000000 };
+enum { HEARTBEAT_NS = 2000000000, ID_CHARS = 24 };
 
 struct turn {
     turn *next, **at;  // the service's list, guarded by its lock
@@ -27,7 +27,7 @@ struct turn {
     const mk_dialect *dialect;
     served_model *model;
     mk_ask ask;
-    char id[25];
+    char id[ID_CHARS + 1];  // not to be guessed: kept answers are found by it
     mk_reply_info info;
     pthread_mutex_t lock;
     mk_writer_state *writer;
@@ -419,8 +419,8 @@ static void token_text(void *arg, int32_t id, mk_buf *out) {
     mk_buf_add(out, p ? p : "", p ? n : 0);
 }
 
-static void open_writer(turn *t) {
-    mk_service_new_id(t->s, t->id);
+static mk_status open_writer(turn *t, mk_err *err) {
+    MK_TRY(mk_secret_text(t->id, ID_CHARS, err));
     t->info = (mk_reply_info){
         .id = t->id,
         .created = (int64_t)time(NULL),
@@ -432,6 +432,7 @@ static void open_writer(turn *t) {
         .token_arg = t->model->llm,
     };
     t->writer = t->dialect->open(&t->info);
+    return MK_OK;
 }
 
 void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c) {
@@ -448,9 +449,9 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
     int64_t retry_s = 0;
     mk_status st = mk_books_begin(&t->books, s, c, &retry_s, &err);
     st = st == MK_OK ? prepare(t, &b, &err) : st;
+    st = st == MK_OK ? open_writer(t, &err) : st;
     if (st == MK_OK) {
         mk_books_expect(&t->books, t->ask.n);
-        open_writer(t);
         t->n_left = t->ask.n + 1;
         list_turn(t);
         mk_http_on_gone(x, on_gone, t);

@@ -2,7 +2,6 @@
 #include "serve/keys.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <openssl/sha.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -11,8 +10,9 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/secret.h"
 
-enum { N_DIGIT = 62, ID_CHARS = 8, KEY_CHARS = 40, DAY_S = 86400, HASH = SHA256_DIGEST_LENGTH };
+enum { ID_CHARS = 8, KEY_CHARS = 40, DAY_S = 86400, HASH = SHA256_DIGEST_LENGTH };
 #define PREFIX "sk-mk-"
 
 typedef struct {
@@ -43,22 +43,8 @@ static void hash_text(const char *text, unsigned char out[HASH]) {
 // --- making --------------------------------------------------------------------------------------
 
 mk_status mk_key_make(char text[MK_KEY_TEXT], mk_err *err) {
-    static const char digit[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    size_t n = strlen(PREFIX), end = n + KEY_CHARS;
-    memcpy(text, PREFIX, n);
-    while (n < end) {
-        unsigned char random[64];
-        if (RAND_bytes(random, sizeof random) != 1) {
-            return MK_FAIL(err, MK_EIO, "no random numbers from the system; no key can be made");
-        }
-        for (size_t i = 0; i < sizeof random && n < end; i++) {
-            if (random[i] < 4 * N_DIGIT) {  // every digit equally often
-                text[n++] = digit[random[i] % N_DIGIT];
-            }
-        }
-    }
-    text[n] = 0;
-    return MK_OK;
+    memcpy(text, PREFIX, strlen(PREFIX));
+    return mk_secret_text(text + strlen(PREFIX), KEY_CHARS, err);
 }
 
 static mk_status check_name(const char *name, mk_err *err) {

@@ -1,44 +1,15 @@
 // Life of the service: start, models, drain, stop.
 #include "serve/service.h"
 
-#include <fcntl.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
-#include "base/mathx.h"
 #include "serve/service_int.h"
 
 enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500, CHECKPOINT_TICKS = 120 };
-
-// --- ids -----------------------------------------------------------------------------------------
-
-static uint64_t secret_number(void) {
-    uint64_t v = mk_now_ns() ^ (uint64_t)getpid() << 32;
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)!read(fd, &v, sizeof v);
-        close(fd);
-    }
-    return v;
-}
-
-void mk_service_new_id(mk_service *s, char out[25]) {
-    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    uint64_t n = atomic_fetch_add(&s->n_id, 1);
-    uint64_t v = 0;
-    for (int i = 0; i < 24; i++) {
-        if (i % 8 == 0) {
-            v = mk_rng_u64(s->boot, 3 * n + (uint64_t)i / 8);
-        }
-        out[i] = digit[v % 62];
-        v /= 62;
-    }
-    out[24] = 0;
-}
 
 // --- models --------------------------------------------------------------------------------------
 
@@ -91,8 +62,7 @@ mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) 
                            .n_draft = m->n_draft,
                            .prefix = m->prefix,
                            .prefix_dir = m->prefix_dir,
-                           .prefix_bytes = m->prefix_bytes,
-                           .secret = mk_rng_u64(s->boot, (uint64_t)n)};
+                           .prefix_bytes = m->prefix_bytes};
     MK_TRY(mk_provider_open(&po, &to->provider, err));
     to->name = mk_strdup(m->name);
     to->llm = m->llm;
@@ -173,7 +143,6 @@ mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *e
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->idle, NULL);
     s->constraints = mk_constraints_create();
-    s->boot = secret_number();
     s->started_ns = mk_now_ns();
     s->started = (int64_t)time(NULL);
     mk_status st = open_state(s, err);

@@ -48,8 +48,6 @@ struct mk_service {
     int n_turn;
     char loading[128];
     uint64_t load_done, load_total;
-    uint64_t boot;  // random, of this process: part of ids
-    atomic_ullong n_id;
     // figures
     atomic_ullong n_requests, n_errors, n_refused, n_gone, n_unwritten;
     uint64_t started_ns;
@@ -89,8 +87,6 @@ const char *mk_service_cors(mk_service *s, mk_http_exchange *x);  // value for t
 // The model a request names; NULL and an error when there is none.  With a single model any name
 // will do.
 served_model *mk_service_find(mk_service *s, const char *name, mk_err *err);
-// 24 letters and digits, never given twice, not to be guessed.
-void mk_service_new_id(mk_service *s, char out[25]);
 
 // --- handlers ------------------------------------------------------------------------------------
 void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c);
