@@ -14,8 +14,8 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/mathx.h"
 #include "minke.h"
+#include "net/loopback.h"
 #include "serve/keys.h"
 #include "serve/service.h"
 
@@ -267,8 +267,7 @@ static mk_status add_models(mk_service *s, serve_args *a, const mk_opt_result *r
 // --- running -------------------------------------------------------------------------------------
 
 static bool open_to_others(const serve_args *a) {
-    return !a->unix_path && strcmp(a->host, "localhost") != 0 && strncmp(a->host, "127.", 4) != 0 &&
-           strcmp(a->host, "::1") != 0;
+    return !a->unix_path && !mk_is_loopback(a->host, strlen(a->host));
 }
 
 // Without any key so far the first one is made: in the state directory, so that it stays valid, or

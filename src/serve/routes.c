@@ -3,14 +3,13 @@
 // Checks stand in front of every route, in this order: Host (a page on another site must not reach
 // a server on loopback by a name of its own: DNS rebinding), Origin, key.  Paths are matched after
 // forgiving what clients get wrong: /v1 missing or twice, a slash at the end.
-#include <ctype.h>
 #include <string.h>
 #include <strings.h>
 
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/mathx.h"
+#include "net/loopback.h"
 #include "serve/service_int.h"
 
 #define ANSWER(path_, dialect_)                                                                    \
@@ -140,16 +139,6 @@ void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v) 
 
 // --- who may ask ---------------------------------------------------------------------------------
 
-static bool is_loopback_name(const char *h, size_t n) {
-    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]", "::1"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strlen(names[i]) == n && strncasecmp(h, names[i], n) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 // Length of the host in "host:port" or "[v6]:port".
 static size_t host_length(const char *h) {
     const char *end = h[0] == '[' ? strchr(h, ']') : NULL;
@@ -161,7 +150,7 @@ static size_t host_length(const char *h) {
 
 static bool host_allowed(const mk_service *s, const char *h) {
     size_t n = host_length(h);
-    if (is_loopback_name(h, n) || s->o.unix_path || !s->loopback) {
+    if (mk_is_loopback(h, n) || s->o.unix_path || !s->loopback) {
         return true;  // beyond loopback a key is what protects
     }
     for (int i = 0; i < s->o.n_hosts; i++) {

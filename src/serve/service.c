@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "net/loopback.h"
 #include "serve/service_int.h"
 
 enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500, CHECKPOINT_TICKS = 120 };
@@ -97,9 +98,7 @@ static void free_list(const char *const *list, int n) {
 }
 
 static bool is_loopback(const mk_service_opts *o) {
-    const char *h = o->host ? o->host : "127.0.0.1";
-    return o->unix_path || strcmp(h, "localhost") == 0 || strncmp(h, "127.", 4) == 0 ||
-           strcmp(h, "::1") == 0;
+    return o->unix_path || !o->host || mk_is_loopback(o->host, strlen(o->host));
 }
 
 static void copy_options(mk_service *s, const mk_service_opts *o) {

@@ -164,7 +164,8 @@ def test_unknown_things_are_named(server):
 def test_who_may_ask(server):
     user = {"messages": [{"role": "user", "content": "2+3"}]}
     for headers, want in [({"Host": "evil.example"}, 403), ({"Host": "localhost:1"}, 200), ({"Host": "[::1]:9"}, 200),
-                          ({"Origin": "https://evil.example"}, 403), ({"Origin": f"http://127.0.0.1:{server.port}"}, 200)]:
+                          ({"Host": "127.0.0.9:1"}, 200), ({"Host": "127.evil.example"}, 403),
+                          ({"Host": "localhost.evil.example"}, 403), ({"Origin": "https://evil.example"}, 403), ({"Origin": f"http://127.0.0.1:{server.port}"}, 200)]:
         assert server.request("POST", "/v1/chat/completions", user, headers=headers)[0] == want, headers
 
 
