@@ -30,9 +30,7 @@ static mk_status body_json(mk_http_exchange *x, json_t **o, mk_err *err) {
 HANDLER(alive) {
     UNUSED;
     static const char text[] = "minke is running\n";
-    const mk_http_field f[] = {{"Content-Type", "text/plain"}};
-    (void)s;
-    mk_http_reply(x, 200, f, 1, text, sizeof text - 1);
+    mk_service_reply(s, x, (mk_service_head){.type = "text/plain"}, text, sizeof text - 1);
 }
 
 HANDLER(health) {
@@ -122,9 +120,7 @@ HANDLER(metrics) {
     for (int i = 0; i < atomic_load(&s->n_model); i++) {
         model_figures(&b, &s->model[i]);
     }
-    const mk_http_field h[] = {{"Content-Type", "text/plain; version=0.0.4"}};
-    mk_http_reply(x, 200, h, 1, b.data, b.len);
-    mk_buf_free(&b);
+    mk_service_reply_buf(s, x, (mk_service_head){.type = "text/plain; version=0.0.4"}, &b);
 }
 
 // --- models --------------------------------------------------------------------------------------

@@ -65,18 +65,12 @@ static void collect(const served_model *s, facts *f) {
     make_digest(path, f->m.n_bytes, f->digest);
 }
 
-static void reply(mk_http_exchange *x, mk_buf *b) {
-    const mk_http_field f[] = {{"Content-Type", "application/json"}};
-    mk_http_reply(x, b->failed ? 500 : 200, f, 1, b->data ? b->data : "", b->len);
-    mk_buf_free(b);
-}
-
 HANDLER(ollama_version) {
-    (void)s, (void)r, (void)c;
+    (void)r, (void)c;
     mk_buf b;
     mk_buf_init(&b, 4096);
     mk_ollama_version(&b);
-    reply(x, &b);
+    mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
 }
 
 static void list(mk_service *s, mk_http_exchange *x,
@@ -91,7 +85,7 @@ static void list(mk_service *s, mk_http_exchange *x,
     mk_buf b;
     mk_buf_init(&b, 1 << 24);
     write(m, (size_t)n, &b);
-    reply(x, &b);
+    mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
     mk_free(m);
     mk_free(f);
 }
@@ -122,7 +116,7 @@ HANDLER(ollama_show) {
         mk_buf_init(&b, 1 << 24);
         collect(m, &f);
         mk_ollama_show(&f.m, &b);
-        reply(x, &b);
+        mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
     } else {
         mk_service_fail(s, x, r->dialect, mk_error_http_status(err.code), &err);
     }

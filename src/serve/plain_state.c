@@ -61,11 +61,11 @@ HANDLER(response_get) {
     mk_buf b;
     mk_buf_init(&b, (size_t)1 << 28);
     if (mk_kept_get(s->store, c->key_id, response_id(x), &b, &err) == MK_OK) {
-        mk_service_reply(s, x, 200, 0, b.data, b.len);
+        mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
     } else {
         fail(s, x, &err);
+        mk_buf_free(&b);
     }
-    mk_buf_free(&b);
 }
 
 HANDLER(response_delete) {

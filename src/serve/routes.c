@@ -81,24 +81,24 @@ const char *mk_service_cors(mk_service *s, mk_http_exchange *x) {
     return NULL;
 }
 
-void mk_service_reply(mk_service *s, mk_http_exchange *x, int status, int64_t retry_s,
-                      const char *body, size_t n) {
+void mk_service_reply(mk_service *s, mk_http_exchange *x, mk_service_head head, const char *body,
+                      size_t n) {
     char retry[24];
     const char *cors = mk_service_cors(s, x);
-    mk_http_field f[5] = {{"Content-Type", "application/json"}};
+    mk_http_field f[5] = {{"Content-Type", head.type ? head.type : "application/json"}};
     int k = 1;
     if (cors) {
         f[k++] = (mk_http_field){"Access-Control-Allow-Origin", cors};
         f[k++] = (mk_http_field){"Vary", "Origin"};
     }
-    if (retry_s > 0) {
-        snprintf(retry, sizeof retry, "%lld", (long long)retry_s);
+    if (head.retry_s > 0) {
+        snprintf(retry, sizeof retry, "%lld", (long long)head.retry_s);
         f[k++] = (mk_http_field){"Retry-After", retry};
     }
-    if (status == 401) {
+    if (head.status == 401) {
         f[k++] = (mk_http_field){"WWW-Authenticate", "Bearer"};
     }
-    mk_http_reply(x, status, f, k, body, n);
+    mk_http_reply(x, head.status ? head.status : 200, f, k, body, n);
 }
 
 static void refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
@@ -106,7 +106,8 @@ static void refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int 
     mk_buf b;
     mk_buf_init(&b, 1 << 20);
     (d ? d : &mk_dialect_openai_chat)->error(status, err, &b);
-    mk_service_reply(s, x, status, retry_s, b.data ? b.data : "", b.len);
+    mk_service_head head = {.status = status, .retry_s = retry_s};
+    mk_service_reply(s, x, head, b.data ? b.data : "", b.len);
     mk_buf_free(&b);
 }
 
@@ -121,20 +122,25 @@ void mk_service_refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, 
     refuse(s, x, d, 429, retry_s > 0 ? retry_s : 1, err);
 }
 
+void mk_service_reply_buf(mk_service *s, mk_http_exchange *x, mk_service_head head, mk_buf *b) {
+    if (b->failed) {
+        mk_err err = {.code = MK_ENOMEM, .msg = "no memory for the answer"};
+        mk_service_fail(s, x, NULL, 500, &err);
+    } else {
+        mk_service_reply(s, x, head, b->data ? b->data : "", b->len);
+    }
+    mk_buf_free(b);
+}
+
 void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v) {
     mk_buf b;
     mk_buf_init(&b, (size_t)1 << 28);
     if (v) {
         mk_json_add(&b, v);
     }
-    if (!v || b.failed) {
-        mk_err err = {.code = MK_ENOMEM, .msg = "no memory for the answer"};
-        mk_service_fail(s, x, NULL, 500, &err);
-    } else {
-        mk_service_reply(s, x, status, 0, b.data, b.len);
-    }
+    b.failed = b.failed || !v;
     json_decref(v);
-    mk_buf_free(&b);
+    mk_service_reply_buf(s, x, (mk_service_head){.status = status}, &b);
 }
 
 // --- who may ask ---------------------------------------------------------------------------------

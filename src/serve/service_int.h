@@ -76,9 +76,16 @@ void mk_service_handle(void *arg, mk_http_exchange *x);
 void mk_service_fail(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int status,
                      const mk_err *err);
 void mk_service_json(mk_service *s, mk_http_exchange *x, int status, json_t *v);  // takes v
-// A whole answer; retry_s: Retry-After, 0 for none.
-void mk_service_reply(mk_service *s, mk_http_exchange *x, int status, int64_t retry_s,
-                      const char *body, size_t n);
+// A whole answer, with what goes with every answer: who may read it in a browser.
+typedef struct {
+    int status;        // 0: 200
+    const char *type;  // NULL: application/json
+    int64_t retry_s;   // Retry-After; 0: none
+} mk_service_head;
+void mk_service_reply(mk_service *s, mk_http_exchange *x, mk_service_head head, const char *body,
+                      size_t n);
+// The same of a buffer, which is freed; 500 if it lacked memory.
+void mk_service_reply_buf(mk_service *s, mk_http_exchange *x, mk_service_head head, mk_buf *b);
 // 429 in the dialect of the route.
 void mk_service_refuse(mk_service *s, mk_http_exchange *x, const mk_dialect *d, int64_t retry_s,
                        const mk_err *err);

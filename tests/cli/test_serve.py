@@ -169,6 +169,25 @@ def test_who_may_ask(server):
         assert server.request("POST", "/v1/chat/completions", user, headers=headers)[0] == want, headers
 
 
+def test_a_page_that_may_ask_may_read_every_answer(tmp_path):
+    page = {"Origin": "https://page.example"}
+    with Server(tmp_path, "--allow-origin", page["Origin"]) as s:
+        r = s.post("/v1/responses", {"input": "2+3"})
+        asked = [("GET", "/", None), ("GET", "/health", None), ("GET", "/metrics", None), ("GET", "/usage", None),
+                 ("GET", "/v1/models", None), ("GET", "/v1/models/thimble", None), ("GET", "/v1/models/none", None),
+                 ("GET", "/api/tags", None), ("GET", "/api/ps", None), ("GET", "/api/version", None),
+                 ("POST", "/api/show", {"model": "thimble"}), ("POST", "/api/show", {"model": 5}),
+                 ("POST", "/api/embed", {"input": "2+3"}), ("POST", "/v1/embeddings", {"input": "2+3"}),
+                 ("POST", "/tokenize", {"content": "2+3"}), ("GET", f"/v1/responses/{r['id']}", None),
+                 ("POST", "/v1/responses", {"input": "2+3"}), ("POST", "/v1/responses", {"input": "2+3", "stream": True}),
+                 ("GET", "/nowhere", None), ("DELETE", f"/v1/responses/{r['id']}", None)]
+        for method, path, body in asked:
+            _, headers, _ = s.request(method, path, body, headers=page)
+            assert headers.get("Access-Control-Allow-Origin") == page["Origin"] and headers["Vary"] == "Origin", (method, path)
+            _, headers, _ = s.request(method, path, body)
+            assert "Access-Control-Allow-Origin" not in headers, (method, path)
+
+
 def test_a_client_that_goes_stops_its_work(server):
     before = server.metric("requests_cancelled_total")
     body = json.dumps({"prompt": "<|user|>" + "7*8+" * 20, "ignore_eos": True, "stream": True}).encode()
