@@ -141,7 +141,7 @@ static void count_end(mk_sched *s, const mk_job *j, mk_job_end end) {
 void mk_sched_finish(mk_sched *s, mk_job *j, mk_job_end end, const mk_err *error) {
     if (j->state != JOB_WAITING) {
         // What a cancelled prompt has computed is worth keeping too: its client may come back.
-        if (s->o.prefix && !j->o.no_cache && end != MK_JOB_FAILED && j->n_in >= MK_KV_BLOCK) {
+        if (s->o.prefix && end != MK_JOB_FAILED && j->n_in >= MK_KV_BLOCK) {
             mk_prefix_insert(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_in);
         }
         mk_engine_seq_close(s->o.engine, j->seq);

@@ -72,7 +72,6 @@ typedef struct {
     const int32_t *end_ids;   // [n_end] that end the answer; copied
     int n_end;
     uint64_t tenant;  // prefixes are shared within one tenant only
-    bool no_cache;    // neither read nor leave prefixes
     mk_job_hooks hooks;
     void *arg;
 } mk_job_opts;
@@ -103,8 +102,8 @@ typedef struct {
     int64_t n_running, n_waiting;
     int64_t n_done, n_cancelled, n_failed;
     int64_t prompt_tokens, cached_tokens, generated_tokens, drafted_tokens, accepted_tokens;
-    int64_t rounds, rows;
-    double busy_s, prompt_s, generation_s;
+    int64_t rounds, rows;  // forward passes, and what they had together
+    double busy_s;
     int64_t kv_blocks_used, kv_blocks_total;
 } mk_sched_figures;
 void mk_sched_read(mk_sched *s, mk_sched_figures *out);

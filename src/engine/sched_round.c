@@ -19,6 +19,18 @@ enum { ROW_TILE = 8, MIN_PROMPT_ROWS = 4 };
 
 // --- rows ----------------------------------------------------------------------------------------
 
+// What a round feeds: steps, and the rows of logits that they give.
+typedef struct {
+    int64_t n_step, n_out;
+} feed;
+
+// Rows of logits come in the order of the steps, which is not the order of the jobs.
+static void add_step(mk_sched *s, feed *f, mk_job *j, const int32_t *ids, mk_logits_mode logits) {
+    s->step[f->n_step++] = (mk_step){j->seq, ids, j->n_row, logits, NULL};
+    j->first_out = f->n_out;
+    f->n_out += logits == MK_LOGITS_ALL ? j->n_row : logits == MK_LOGITS_LAST;
+}
+
 // The tokens an answering job feeds: its last one, and drafts of those that come next.
 static void answer_rows(mk_sched *s, mk_job *j) {
     j->row[0] = j->ids[j->n_ids - 1];
@@ -29,7 +41,7 @@ static void answer_rows(mk_sched *s, mk_job *j) {
     j->n_row = 1 + j->n_draft;
 }
 
-static int64_t rows_for_answers(mk_sched *s, int64_t *n_step) {
+static int64_t rows_for_answers(mk_sched *s, feed *f) {
     int64_t rows = 0, n_answer = 0;
     for (mk_job *j = s->running; j; j = j->next) {
         n_answer += j->state == JOB_ANSWER;
@@ -46,7 +58,7 @@ static int64_t rows_for_answers(mk_sched *s, int64_t *n_step) {
             j->n_row = 1;
             j->n_draft = 0;
         }
-        s->step[(*n_step)++] = (mk_step){j->seq, j->row, j->n_row, MK_LOGITS_ALL, NULL};
+        add_step(s, f, j, j->row, MK_LOGITS_ALL);
         rows += j->n_row;
     }
     return rows;
@@ -86,40 +98,24 @@ static mk_job *next_prompt(const mk_sched *s, bool oldest) {
 
 // A prompt begins with what is known of it by now: one that runs beside it may have computed it.
 static void begin_prompt(mk_sched *s, mk_job *j) {
-    if (j->n_in == 0 && s->o.prefix && !j->o.no_cache) {
+    if (j->n_in == 0 && s->o.prefix) {
         int64_t n = mk_prefix_attach(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_ids);
         j->n_in = j->n_cached = j->n_known = n;
     }
     j->t_prompt = j->t_prompt ? j->t_prompt : mk_now_ns();
 }
 
-static int64_t rows_for_prompts(mk_sched *s, int64_t budget, int64_t *n_step) {
+static int64_t rows_for_prompts(mk_sched *s, int64_t budget, feed *f) {
     int64_t rows = 0;
     bool oldest = s->odd = !s->odd;
     for (mk_job *j; rows < budget && (j = next_prompt(s, oldest)) != NULL; oldest = false) {
         begin_prompt(s, j);
         int64_t left = j->n_ids - j->n_in;
         j->n_row = left < budget - rows ? left : budget - rows;
-        s->step[(*n_step)++] = (mk_step){j->seq, j->ids + j->n_in, j->n_row,
-                                         j->n_row == left ? MK_LOGITS_LAST : MK_LOGITS_NONE, NULL};
+        add_step(s, f, j, j->ids + j->n_in, j->n_row == left ? MK_LOGITS_LAST : MK_LOGITS_NONE);
         rows += j->n_row;
     }
     return rows;
-}
-
-// Rows of logits come in the order of the steps, which is not the order of the jobs.
-static void number_logits(mk_sched *s, int64_t n_step) {
-    int64_t out = 0;
-    for (int64_t i = 0; i < n_step; i++) {
-        for (mk_job *j = s->running; j; j = j->next) {
-            if (j->n_row > 0 && j->seq == s->step[i].seq) {
-                j->first_out = out;
-            }
-        }
-        out += s->step[i].logits == MK_LOGITS_ALL    ? s->step[i].n
-               : s->step[i].logits == MK_LOGITS_LAST ? 1
-                                                     : 0;
-    }
 }
 
 // --- tokens --------------------------------------------------------------------------------------
@@ -214,7 +210,7 @@ static bool take_answer(mk_sched *s, mk_job *j, mk_job_end *end) {
 }
 
 static void tell_prefix(mk_sched *s, mk_job *j) {
-    if (s->o.prefix && !j->o.no_cache && j->n_in / MK_KV_BLOCK > j->n_known / MK_KV_BLOCK) {
+    if (s->o.prefix && j->n_in / MK_KV_BLOCK > j->n_known / MK_KV_BLOCK) {
         mk_prefix_insert(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_in);
         j->n_known = j->n_in;
     }
@@ -284,6 +280,16 @@ static void take_all(mk_sched *s) {
     }
 }
 
+// Before the tokens go out: whoever has an answer finds its rounds in the figures.
+static void count_round(mk_sched *s, double ms, int64_t answers, int64_t prompts) {
+    pthread_mutex_lock(&s->lock);
+    s->figures.rounds++;
+    s->figures.rows += answers + prompts;
+    s->figures.prompt_tokens += prompts;
+    s->figures.busy_s += ms / 1e3;
+    pthread_mutex_unlock(&s->lock);
+}
+
 void mk_sched_round(mk_sched *s) {
     for (mk_job **at = &s->running; *at;) {
         mk_job *j = *at;
@@ -294,31 +300,26 @@ void mk_sched_round(mk_sched *s) {
         *at = j->next;
         mk_sched_finish(s, j, MK_JOB_CANCELLED, NULL);
     }
-    int64_t n_step = 0;
-    int64_t answers = rows_for_answers(s, &n_step);
-    int64_t prompts = rows_for_prompts(s, prompt_budget(s, answers), &n_step);
-    if (n_step == 0) {
+    feed f = {0};
+    int64_t answers = rows_for_answers(s, &f);
+    int64_t prompts = rows_for_prompts(s, prompt_budget(s, answers), &f);
+    if (f.n_step == 0) {
         return;
     }
     if (s->o.prefix) {
-        (void)mk_prefix_make_room(s->o.prefix, (answers + prompts) / MK_KV_BLOCK + n_step);
+        (void)mk_prefix_make_room(s->o.prefix, (answers + prompts) / MK_KV_BLOCK + f.n_step);
     }
-    number_logits(s, n_step);
     mk_err err = {0};
     uint64_t t0 = mk_now_ns();
-    if (mk_engine_forward(s->o.engine, s->step, (int)n_step, &err) != MK_OK) {
+    if (mk_engine_forward(s->o.engine, s->step, (int)f.n_step, &err) != MK_OK) {
         fail_all(s, &err);
         return;
     }
     double ms = (double)(mk_now_ns() - t0) / 1e6;
     learn_times(s, ms, answers, prompts);
+    count_round(s, ms, answers, prompts);
     take_all(s);
     pthread_mutex_lock(&s->lock);
-    s->figures.rounds++;
-    s->figures.rows += answers + prompts;
-    s->figures.prompt_tokens += prompts;
-    *(answers ? &s->figures.generation_s : &s->figures.prompt_s) += ms / 1e3;
-    s->figures.busy_s += ms / 1e3;
     s->figures.kv_blocks_used = mk_kv_blocks_used(mk_engine_kv(s->o.engine));
     s->figures.kv_blocks_total = mk_kv_blocks_total(mk_engine_kv(s->o.engine));
     pthread_mutex_unlock(&s->lock);

@@ -158,6 +158,14 @@ static void together(int n_seq, int n_draft, int n_chunk, int32_t want[N_JOB][N_
     mk_sched_read(s, &f);
     assert_int_equal(f.n_done, N_JOB);
     assert_int_equal(f.generated_tokens, N_JOB * N_NEW);
+    // every token of a prompt has a row, every token of an answer but the last, and wrong drafts
+    int64_t n_prompt = 0;
+    for (int k = 0; k < N_JOB; k++) {
+        n_prompt += make_prompt(k, ids);
+    }
+    assert_int_equal(f.prompt_tokens, n_prompt);
+    assert_int_equal(f.rows, n_prompt + N_JOB * (N_NEW - 1) + f.drafted_tokens - f.accepted_tokens);
+    assert_true(f.rounds >= (n_draft ? 1 : N_NEW) && f.rounds <= f.rows);
     if (n_draft > 0) {
         printf("drafted %lld, accepted %lld\n", (long long)f.drafted_tokens,
                (long long)f.accepted_tokens);
