@@ -97,6 +97,7 @@ static void model_figures(mk_buf *b, const served_model *m) {
         {"kv_cache_utilization", GAUGE, "part of the key/value cache in use", kv},
         {"prefix_memory_blocks", GAUGE, "blocks of 64 tokens kept in memory",
          (double)p.memory_blocks},
+        {"prefix_disk_blocks", GAUGE, "of them on disk", (double)p.disk_blocks},
         {"prefix_disk_bytes", GAUGE, "kept on disk", (double)p.disk_bytes},
         {"prefix_damaged_total", COUNTER, "damaged files on disk", (double)p.damaged},
     };

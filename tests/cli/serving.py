@@ -5,8 +5,35 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 from conftest import MINKE, ROOT
+
+
+def wait_until(true, timeout=60):
+    """Polls a condition; the time is for a machine that is busy with something else."""
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def cancels(server, hang_up, n):
+    """Are the n long answers, which hang_up() asks for without waiting for their end, given up before it?
+
+    A server that notices late may have finished them, so it has five attempts; one that never notices has them in vain.
+    """
+    def count(*names):
+        return sum(server.metric(f"requests_{name}_total") for name in names)
+
+    before = count("cancelled")
+    for _ in range(5):
+        ended = count("done", "cancelled")
+        hang_up()
+        wait_until(lambda ended=ended: count("done", "cancelled") == ended + n)
+        if count("cancelled") > before:
+            return True
+    return False
 
 
 class Server:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from conftest import ROOT
-from serving import Server
+from serving import Server, cancels
 
 QUESTION = "What is (37+58)*6-129?"
 PROMPT = "<|user|>2+3<|assistant|>"
@@ -139,14 +139,13 @@ def test_limits_and_stop(client):
 
 
 def test_ending_a_stream_ends_the_work(served, client):
-    stream = client.completions.create(model="thimble", prompt=PROMPT, stream=True, extra_body={"ignore_eos": True})
-    next(iter(stream))
-    stream.close()
-    for _ in range(200):
-        if served.metric("requests_running") == 0:
-            break
-        time.sleep(0.05)
-    assert served.metric("requests_running") == 0
+    def hang_up():
+        stream = client.completions.create(model="thimble", prompt=PROMPT, stream=True, n=16, max_tokens=370,
+                                           extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+
+    assert cancels(served, hang_up, 16)
 
 
 # --- forms of answers ----------------------------------------------------------------------------------------------

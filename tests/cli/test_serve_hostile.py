@@ -15,7 +15,7 @@ import time
 import pytest
 
 from conftest import ROOT
-from serving import Server
+from serving import Server, wait_until
 
 USER = [{"role": "user", "content": "2+3"}]
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -406,11 +406,7 @@ def test_streams_that_are_left_disturb_no_other(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(200) as pool:
         for (q, leave), text in zip(jobs, pool.map(lambda j: stream(s, *j), jobs)):
             assert text is None if leave is not None and text is None else text == want[q]
-    for _ in range(200):
-        if s.metric("requests_running") == 0:
-            break
-        time.sleep(0.05)
-    assert s.metric("requests_running") == 0
+    wait_until(lambda: s.metric("requests_running") == 0)
     assert s.stop() == 0, s.errors
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from serving import Server
+from serving import Server, wait_until
 from test_usage import one_line_error
 
 USER = {"messages": [{"role": "user", "content": "2+3"}]}
@@ -40,13 +40,6 @@ def bearer(key):
 
 def new_key(minke, *args):
     return json.loads(ok(minke("keys", "new", "--json", *args)))
-
-
-def wait_until(true, timeout=10):
-    end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 # --- minke keys --------------------------------------------------------------------------------------------------------
