@@ -2,18 +2,18 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/json.h"
 #include "serve/ask_read.h"
+#include "serve/jout.h"
 
 enum { MAX_NAME = 256, MAX_TOOLS = 1024 };
 
 // --- tools ---------------------------------------------------------------------------------------
 
-// JSON as a string value; NULL without memory.
+// JSON as a string value, its numbers to the last bit; NULL without memory.
 static json_t *json_as_text(const json_t *v) {
     mk_buf b;
     mk_buf_init(&b, SIZE_MAX - 1);
-    mk_json_add(&b, v);
+    mk_jout_value(&b, v);
     json_t *s = b.failed ? NULL : json_stringn(b.data ? b.data : "", b.len);
     mk_buf_free(&b);
     return s;

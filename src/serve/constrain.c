@@ -6,8 +6,8 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
-#include "base/json.h"
 #include "chat/call_frame.h"
+#include "serve/jout.h"
 
 enum { N_KEPT = 16 };
 #define KEY_MAX  ((size_t)64 << 20)
@@ -216,14 +216,14 @@ static void keep(mk_constraints *c, mk_buf *key, mk_grammar *g) {
 static void add_key(mk_buf *key, const mk_ask *a, const mk_call_frame *f) {
     mk_buf_printf(key, "%d ", a->format);
     if (a->schema) {
-        mk_json_add(key, a->schema);
+        mk_jout_value(key, a->schema);
     }
     mk_buf_puts(key, a->pattern ? a->pattern : "");
     if (f) {
         const mk_buf *text[] = {&f->first, &f->next, &f->tail, &f->trigger};
         mk_buf_printf(key, "\n%d %d %u %s\n", a->tool_choice, a->parallel_tools, f->max,
                       a->tool_name ? a->tool_name : "");
-        mk_json_add(key, a->tools);
+        mk_jout_value(key, a->tools);
         for (size_t i = 0; i < 4; i++) {
             mk_buf_printf(key, "\n%zu ", text[i]->len);
             mk_buf_add(key, text[i]->data ? text[i]->data : "", text[i]->len);

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/json.h"
+#include "serve/jout.h"
 #include "serve/openai_responses.h"
 #include "serve/wire.h"
 
@@ -47,7 +47,7 @@ static const json_t *given(const mk_ask *a, const char *name) {
 static void add_given(mk_buf *b, const mk_ask *a, const char *name, const char *other) {
     mk_buf_printf(b, ",\"%s\":", name);
     if (given(a, name)) {
-        mk_json_add(b, given(a, name));
+        mk_jout_value(b, given(a, name));
     } else {
         mk_buf_puts(b, other);
     }
@@ -65,7 +65,7 @@ static void add_tools(mk_buf *b, const mk_ask *a) {
             mk_buf_printf(b, ",\"%s\":", names[k]);
             const json_t *v = json_object_get(f, names[k]);
             if (v) {
-                mk_json_add(b, v);
+                mk_jout_value(b, v);
             } else {
                 mk_buf_puts(b, "null");
             }
@@ -87,7 +87,7 @@ static void add_text_format(mk_buf *b, const mk_ask *a) {
     mk_buf_puts(b, ",\"text\":{\"format\":");
     const json_t *format = json_object_get(text, "format");
     if (json_is_object(format)) {
-        mk_json_add(b, format);
+        mk_jout_value(b, format);
     } else {
         mk_buf_puts(b, "{\"type\":\"text\"}");
     }
@@ -96,7 +96,7 @@ static void add_text_format(mk_buf *b, const mk_ask *a) {
             mk_buf_putc(b, ',');
             mk_wire_text(b, key);
             mk_buf_putc(b, ':');
-            mk_json_add(b, v);
+            mk_jout_value(b, v);
         }
     }
     mk_buf_putc(b, '}');

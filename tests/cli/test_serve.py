@@ -118,6 +118,10 @@ def test_forms_of_answers(server):
     form = {"type": "json_schema", "json_schema": {"name": "v", "schema": schema, "strict": True}}
     message = server.chat(QUESTION, response_format=form)["choices"][0]["message"]
     assert 100 <= json.loads(message["content"])["value"] <= 199 and message["reasoning_content"]
+    for value in (0.12345678901, 0.12345678902):  # two forms, not one that is found again
+        form["json_schema"]["schema"] = {"type": "object", "properties": {"value": {"const": value}}, "required": ["value"],
+                                         "additionalProperties": False}
+        assert json.loads(server.chat(QUESTION, response_format=form)["choices"][0]["message"]["content"]) == {"value": value}
     bad = {"type": "json_schema", "json_schema": {"name": "v", "schema": {"type": "object", "not": {}}}}
     status, _, data = server.request("POST", "/v1/chat/completions", {
         "messages": [{"role": "user", "content": "2+3"}], "response_format": bad})

@@ -8,6 +8,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "serve/dialect.h"
+#include "serve/jout.h"
 #include "serve/wire_ask.h"
 
 #define WIRE_DIR "tests/serve/wire/"
@@ -166,13 +167,13 @@ static void add_part(mk_buf *b, const json_t *part) {
             mk_buf_printf(b, "event: %s\n", event);
         }
         mk_buf_puts(b, "data: ");
-        mk_json_add(b, v);
+        mk_jout_value(b, v);
         mk_buf_puts(b, "\n\n");
     } else if ((v = json_object_get(part, "line"))) {
-        mk_json_add(b, v);
+        mk_jout_value(b, v);
         mk_buf_putc(b, '\n');
     } else if ((v = json_object_get(part, "json"))) {
-        mk_json_add(b, v);
+        mk_jout_value(b, v);
     } else {
         fail_msg("a part of `expect` is a string or has sse, line or json");
     }
@@ -295,7 +296,7 @@ static bool check_refused(const char *name, const mk_dialect *d, const json_t *c
         mk_buf want, got;
         mk_buf_init(&want, 1 << 20);
         mk_buf_init(&got, 1 << 20);
-        mk_json_add(&want, body);
+        mk_jout_value(&want, body);
         d->error(status, err, &got);
         ok = same_bytes(name, &want, &got) && ok;
         mk_buf_free(&want);
@@ -310,7 +311,7 @@ static bool check_ask(const char *name, const json_t *want, const mk_ask *ask) {
     if (!ok || print_only) {
         mk_buf b;
         mk_buf_init(&b, 1 << 24);
-        mk_json_add(&b, got);
+        mk_jout_value(&b, got);
         print_error("%s: the request became\n%s\n", name, b.data);
         mk_buf_free(&b);
     }
