@@ -23,16 +23,20 @@ typedef struct {
 } chat_choice;
 
 struct mk_writer_state {
-    mk_reply_info info;
+    mk_openai_frame frame;
     const char *reasoning_names[2];
-    bool failed;
-    mk_openai_total total;
     chat_choice *choice;  // [info.ask->n]
 };
 
+static void body_choice(mk_writer_state *w, int i, mk_buf *out);
+
 static mk_writer_state *chat_open(const mk_reply_info *info) {
     mk_writer_state *w = mk_zalloc(sizeof *w);
-    w->info = *info;
+    w->frame = (mk_openai_frame){.info = *info,
+                                 .id_prefix = "chatcmpl-",
+                                 .object = "chat.completion",
+                                 .chunk_object = "chat.completion.chunk",
+                                 .add_choice = body_choice};
     const char *f = info->ask->reasoning_field ? info->ask->reasoning_field : info->reasoning_field;
     bool both = f && strcmp(f, "both") == 0, other = f && strcmp(f, "reasoning") == 0;
     w->reasoning_names[0] = other ? "reasoning" : "reasoning_content";
@@ -51,7 +55,7 @@ static mk_writer_state *chat_open(const mk_reply_info *info) {
 }
 
 static void chat_close(mk_writer_state *w) {
-    for (int i = 0; w && i < w->info.ask->n; i++) {
+    for (int i = 0; w && i < w->frame.info.ask->n; i++) {
         chat_choice *c = &w->choice[i];
         mk_openai_tokens_free(&c->wait);
         mk_buf *const bufs[] = {&c->ids,   &c->text,          &c->reasoning,
@@ -68,15 +72,6 @@ static void chat_close(mk_writer_state *w) {
 }
 
 // --- pieces --------------------------------------------------------------------------------------
-
-static void add_head(const mk_writer_state *w, const char *object, mk_buf *out) {
-    mk_buf_printf(out, "{\"id\":\"chatcmpl-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":",
-                  w->info.id, object, (long long)w->info.created);
-    mk_wire_text(out, w->info.model);
-    mk_buf_puts(out, ",\"system_fingerprint\":");
-    mk_wire_text(out, w->info.fingerprint);
-    mk_buf_puts(out, ",\"choices\":[");
-}
 
 // Items followed by commas as an array; nothing: null.
 static void add_array(mk_buf *out, const mk_buf *items) {
@@ -140,7 +135,7 @@ static void add_finish(mk_buf *out, const chat_choice *c) {
 // One chunk is chunk_begin, the fields of its delta, and chunk_end.
 static void chunk_begin(const mk_writer_state *w, int choice, mk_buf *out) {
     mk_wire_sse_begin(out, NULL);
-    add_head(w, "chat.completion.chunk", out);
+    mk_openai_add_head(&w->frame, out);
     mk_buf_printf(out, "{\"index\":%d,\"delta\":{", choice);
 }
 
@@ -157,7 +152,7 @@ static void chunk_end(const mk_writer_state *w, chat_choice *c, const mk_buf *lo
         mk_buf_puts(out, ",\"finish_reason\":null");
     }
     mk_buf_puts(out, "}]");
-    mk_buf_puts(out, w->info.ask->include_usage ? ",\"usage\":null}" : "}");
+    mk_buf_puts(out, w->frame.info.ask->include_usage ? ",\"usage\":null}" : "}");
     mk_wire_sse_end(out);
 }
 
@@ -249,9 +244,9 @@ static void add_escaped(mk_buf *out, const char *name, const mk_buf *text) {
     mk_buf_putc(out, '"');
 }
 
-static void body_choice(const mk_writer_state *w, int i, mk_buf *out) {
+static void body_choice(mk_writer_state *w, int i, mk_buf *out) {
     chat_choice *c = &w->choice[i];
-    mk_buf_printf(out, "%s{\"index\":%d,\"message\":{\"role\":\"assistant\"", i ? "," : "", i);
+    mk_buf_printf(out, "{\"index\":%d,\"message\":{\"role\":\"assistant\"", i);
     if (c->text.len == 0 && c->n_call > 0) {
         mk_buf_puts(out, ",\"content\":null");
     } else {
@@ -272,32 +267,13 @@ static void body_choice(const mk_writer_state *w, int i, mk_buf *out) {
     mk_buf_putc(out, '}');
 }
 
-static void add_total(const mk_writer_state *w, mk_buf *out) {
-    mk_buf_puts(out, "],\"usage\":");
-    mk_openai_add_usage(out, &w->total.sum);
-    mk_buf_puts(out, ",\"timings\":");
-    mk_openai_add_timings(out, &w->total.sum);
-    mk_buf_putc(out, '}');
-}
-
 // --- events --------------------------------------------------------------------------------------
 
-static void add_error(const mk_writer_state *w, const mk_err *error, mk_buf *out) {
-    bool stream = w->info.ask->stream;
-    if (stream) {
-        mk_wire_sse_begin(out, NULL);
-    }
-    mk_openai_error(mk_error_http_status(error->code), error, out);
-    if (stream) {
-        mk_wire_sse_end(out);
-    }
-}
-
 static void token(const mk_writer_state *w, chat_choice *c, const mk_answer_event *ev) {
-    if (w->info.ask->n_logprob >= 0) {
-        mk_openai_tokens_add(&c->wait, &w->info, ev);
+    if (w->frame.info.ask->n_logprob >= 0) {
+        mk_openai_tokens_add(&c->wait, &w->frame.info, ev);
     }
-    if (w->info.ask->want_token_ids) {
+    if (w->frame.info.ask->want_token_ids) {
         mk_buf_printf(&c->ids, "%d,", (int)ev->id);
     }
 }
@@ -320,12 +296,12 @@ static void call(const mk_writer_state *w, int choice, const mk_answer_event *ev
         c->n_call += ev->kind == MK_AE_TOOL_BEGIN;
         c->has_arguments = ev->kind == MK_AE_TOOL_ARGS && (c->has_arguments || ev->n > 0);
     }
-    if (now.kind != MK_AE_TOOL_END && w->info.ask->stream) {
+    if (now.kind != MK_AE_TOOL_END && w->frame.info.ask->stream) {
         stream_call(w, choice, &now, out);
     } else if (now.kind != MK_AE_TOOL_END) {
         collect_call(c, &now);
     }
-    if (ev->kind == MK_AE_TOOL_END && !w->info.ask->stream) {
+    if (ev->kind == MK_AE_TOOL_END && !w->frame.info.ask->stream) {
         mk_buf_puts(&c->calls, "\"}},");
     }
 }
@@ -338,9 +314,9 @@ static bool lost(const chat_choice *c) {
 
 static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev, mk_buf *out) {
     chat_choice *c = &w->choice[choice];
-    bool stream = w->info.ask->stream;
+    bool stream = w->frame.info.ask->stream;
     bool nothing = ev->n == 0 && (ev->kind == MK_AE_TEXT || ev->kind == MK_AE_REASONING);
-    if (w->failed || nothing) {
+    if (w->frame.failed || nothing) {
         return;
     }
     if (stream && ev->kind != MK_AE_ERROR) {
@@ -366,14 +342,13 @@ static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev
     case MK_AE_DONE:
         c->stop = ev->stop;
         c->stop_text = ev->stop == MK_STOP_TEXT && ev->stop_text ? mk_strdup(ev->stop_text) : NULL;
-        mk_openai_count(&w->total, &ev->usage);
+        mk_openai_count(&w->frame.total, &ev->usage);
         if (stream) {
             stream_done(w, choice, out);
         }
         break;
     case MK_AE_ERROR:
-        w->failed = true;
-        add_error(w, ev->error, out);
+        mk_openai_fail(&w->frame, ev->error, out);
         break;
     case MK_AE_START:
     case MK_AE_N:
@@ -383,30 +358,11 @@ static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev
 }
 
 static void chat_finish(mk_writer_state *w, mk_buf *out) {
-    if (w->failed) {
-        return;
-    }
-    if (!w->info.ask->stream) {
-        add_head(w, "chat.completion", out);
-        for (int i = 0; i < w->info.ask->n; i++) {
-            body_choice(w, i, out);
-        }
-        add_total(w, out);
-        return;
-    }
-    if (w->info.ask->include_usage) {
-        mk_wire_sse_begin(out, NULL);
-        add_head(w, "chat.completion.chunk", out);
-        add_total(w, out);
-        mk_wire_sse_end(out);
-    }
-    mk_buf_puts(out, "data: [DONE]\n\n");
+    mk_openai_finish(&w->frame, w, out);
 }
 
 static void chat_heartbeat(mk_writer_state *w, mk_buf *out) {
-    if (w->info.ask->stream && !w->failed) {
-        mk_openai_heartbeat(out);
-    }
+    mk_openai_frame_heartbeat(&w->frame, out);
 }
 
 const mk_dialect mk_dialect_openai_chat = {

@@ -141,9 +141,7 @@ typedef struct {
 } text_choice;
 
 struct mk_writer_state {
-    mk_reply_info info;
-    bool failed;
-    mk_openai_total total;
+    mk_openai_frame frame;
     text_choice *choice;  // [info.ask->n]
 };
 
@@ -167,9 +165,15 @@ static void lists_move(token_lists *to, token_lists *from) {
     }
 }
 
+static void body_choice(mk_writer_state *w, int i, mk_buf *out);
+
 static mk_writer_state *text_open(const mk_reply_info *info) {
     mk_writer_state *w = mk_zalloc(sizeof *w);
-    w->info = *info;
+    w->frame = (mk_openai_frame){.info = *info,
+                                 .id_prefix = "cmpl-",
+                                 .object = "text_completion",
+                                 .chunk_object = "text_completion",
+                                 .add_choice = body_choice};
     w->choice = mk_zalloc((size_t)info->ask->n * sizeof *w->choice);
     for (int i = 0; i < info->ask->n; i++) {
         text_choice *c = &w->choice[i];
@@ -182,7 +186,7 @@ static mk_writer_state *text_open(const mk_reply_info *info) {
 }
 
 static void text_close(mk_writer_state *w) {
-    for (int i = 0; w && i < w->info.ask->n; i++) {
+    for (int i = 0; w && i < w->frame.info.ask->n; i++) {
         text_choice *c = &w->choice[i];
         lists_free(&c->wait);
         lists_free(&c->kept);
@@ -225,22 +229,22 @@ static int64_t add_token(mk_buf *b, const mk_reply_info *info, int32_t id) {
 }
 
 static void token(const mk_writer_state *w, text_choice *c, const mk_answer_event *ev) {
-    if (w->info.ask->want_token_ids) {
+    if (w->frame.info.ask->want_token_ids) {
         mk_buf_printf(&c->ids, "%d,", (int)ev->id);
     }
-    if (w->info.ask->n_logprob < 0) {
+    if (w->frame.info.ask->n_logprob < 0) {
         return;
     }
     mk_buf *l = c->wait.list;
     mk_buf_printf(&l[OFFSETS], "%lld,", (long long)c->n_char);
-    c->n_char += add_token(&l[TOKENS], &w->info, ev->id);
+    c->n_char += add_token(&l[TOKENS], &w->frame.info, ev->id);
     mk_buf_putc(&l[TOKENS], ',');
     mk_wire_number(&l[VALUES], mk_openai_logprob((double)ev->logprob));
     mk_buf_putc(&l[VALUES], ',');
     mk_buf_putc(&l[TOPS], '{');
     for (int i = 0; i < ev->n_top; i++) {
         mk_buf_puts(&l[TOPS], i ? "," : "");
-        (void)add_token(&l[TOPS], &w->info, ev->top[i].id);
+        (void)add_token(&l[TOPS], &w->frame.info, ev->top[i].id);
         mk_buf_putc(&l[TOPS], ':');
         mk_wire_number(&l[TOPS], mk_openai_logprob((double)ev->top[i].logprob));
     }
@@ -262,16 +266,6 @@ static void add_logprobs(mk_buf *out, token_lists *l) {
         mk_buf_clear(&l->list[i]);
     }
     mk_buf_putc(out, '}');
-}
-
-static void add_head(const mk_writer_state *w, mk_buf *out) {
-    mk_buf_printf(out, "{\"id\":\"cmpl-%s\",\"object\":\"text_completion\",\"created\":%lld,",
-                  w->info.id, (long long)w->info.created);
-    mk_buf_puts(out, "\"model\":");
-    mk_wire_text(out, w->info.model);
-    mk_buf_puts(out, ",\"system_fingerprint\":");
-    mk_wire_text(out, w->info.fingerprint);
-    mk_buf_puts(out, ",\"choices\":[");
 }
 
 // One choice; text is escaped.  done: with the reason of the end.
@@ -300,21 +294,26 @@ static void add_choice(int index, text_choice *c, const mk_buf *text, token_list
     out->failed = out->failed || text->failed;
 }
 
+static void body_choice(mk_writer_state *w, int i, mk_buf *out) {
+    text_choice *c = &w->choice[i];
+    add_choice(i, c, &c->text, &c->kept, true, out);
+}
+
 static void stream_chunk(const mk_writer_state *w, int index, const mk_buf *text, bool done,
                          mk_buf *out) {
     text_choice *c = &w->choice[index];
     token_lists none;
     lists_init(&none);
     mk_wire_sse_begin(out, NULL);
-    add_head(w, out);
+    mk_openai_add_head(&w->frame, out);
     add_choice(index, c, text, done ? &none : &c->wait, done, out);
-    mk_buf_puts(out, w->info.ask->include_usage ? "],\"usage\":null}" : "]}");
+    mk_buf_puts(out, w->frame.info.ask->include_usage ? "],\"usage\":null}" : "]}");
     mk_wire_sse_end(out);
 }
 
 static void give_text(const mk_writer_state *w, int index, const char *p, size_t n, mk_buf *out) {
     text_choice *c = &w->choice[index];
-    if (!w->info.ask->stream) {
+    if (!w->frame.info.ask->stream) {
         mk_wire_escaped(&c->text, p, n);
         lists_move(&c->kept, &c->wait);
         return;
@@ -327,7 +326,7 @@ static void give_text(const mk_writer_state *w, int index, const char *p, size_t
 }
 
 static void echo(const mk_writer_state *w, int index, mk_buf *out) {
-    const mk_ask *a = w->info.ask;
+    const mk_ask *a = w->frame.info.ask;
     if (a->prompt) {
         give_text(w, index, a->prompt, strlen(a->prompt), out);
         return;
@@ -335,7 +334,7 @@ static void echo(const mk_writer_state *w, int index, mk_buf *out) {
     mk_buf text;
     mk_buf_init(&text, SIZE_MAX - 1);
     for (int64_t i = 0; i < a->n_ids; i++) {
-        mk_openai_token_text(&w->info, a->ids[i], &text);
+        mk_openai_token_text(&w->frame.info, a->ids[i], &text);
     }
     give_text(w, index, text.data ? text.data : "", text.len, out);
     out->failed = out->failed || text.failed;
@@ -347,20 +346,9 @@ static void done(mk_writer_state *w, int index, const mk_answer_event *ev, mk_bu
     text_choice *c = &w->choice[index];
     c->stop = ev->stop;
     c->stop_text = ev->stop == MK_STOP_TEXT && ev->stop_text ? mk_strdup(ev->stop_text) : NULL;
-    mk_openai_count(&w->total, &ev->usage);
-    if (w->info.ask->stream) {
+    mk_openai_count(&w->frame.total, &ev->usage);
+    if (w->frame.info.ask->stream) {
         stream_chunk(w, index, &no_text, true, out);
-    }
-}
-
-static void fail(mk_writer_state *w, const mk_err *error, mk_buf *out) {
-    w->failed = true;
-    if (w->info.ask->stream) {
-        mk_wire_sse_begin(out, NULL);
-    }
-    mk_openai_error(mk_error_http_status(error->code), error, out);
-    if (w->info.ask->stream) {
-        mk_wire_sse_end(out);
     }
 }
 
@@ -375,12 +363,12 @@ static bool lost(const text_choice *c) {
 
 static void text_event(mk_writer_state *w, int choice, const mk_answer_event *ev, mk_buf *out) {
     text_choice *c = &w->choice[choice];
-    if (w->failed) {
+    if (w->frame.failed) {
         return;
     }
     if (!c->started && ev->kind != MK_AE_ERROR) {
         c->started = true;
-        if (w->info.ask->echo) {
+        if (w->frame.info.ask->echo) {
             echo(w, choice, out);
         }
     }
@@ -398,7 +386,7 @@ static void text_event(mk_writer_state *w, int choice, const mk_answer_event *ev
         done(w, choice, ev, out);
         break;
     case MK_AE_ERROR:
-        fail(w, ev->error, out);
+        mk_openai_fail(&w->frame, ev->error, out);
         break;
     default:
         break;
@@ -406,41 +394,12 @@ static void text_event(mk_writer_state *w, int choice, const mk_answer_event *ev
     out->failed = out->failed || lost(c);
 }
 
-static void add_total(const mk_writer_state *w, mk_buf *out) {
-    mk_buf_puts(out, "],\"usage\":");
-    mk_openai_add_usage(out, &w->total.sum);
-    mk_buf_puts(out, ",\"timings\":");
-    mk_openai_add_timings(out, &w->total.sum);
-    mk_buf_putc(out, '}');
-}
-
 static void text_finish(mk_writer_state *w, mk_buf *out) {
-    if (w->failed) {
-        return;
-    }
-    if (!w->info.ask->stream) {
-        add_head(w, out);
-        for (int i = 0; i < w->info.ask->n; i++) {
-            text_choice *c = &w->choice[i];
-            mk_buf_puts(out, i ? "," : "");
-            add_choice(i, c, &c->text, &c->kept, true, out);
-        }
-        add_total(w, out);
-        return;
-    }
-    if (w->info.ask->include_usage) {
-        mk_wire_sse_begin(out, NULL);
-        add_head(w, out);
-        add_total(w, out);
-        mk_wire_sse_end(out);
-    }
-    mk_buf_puts(out, "data: [DONE]\n\n");
+    mk_openai_finish(&w->frame, w, out);
 }
 
 static void text_heartbeat(mk_writer_state *w, mk_buf *out) {
-    if (w->info.ask->stream && !w->failed) {
-        mk_openai_heartbeat(out);
-    }
+    mk_openai_frame_heartbeat(&w->frame, out);
 }
 
 const mk_dialect mk_dialect_openai_completions = {

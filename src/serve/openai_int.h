@@ -44,6 +44,24 @@ void mk_openai_token_text(const mk_reply_info *info, int32_t id, mk_buf *out);
 void mk_openai_add_logprob(mk_buf *b, const mk_reply_info *info, const mk_answer_event *ev);
 double mk_openai_logprob(double logprob);  // -9999 for what has no number
 
+// What the writers of chat and of text completions are built around: their frame is the same, and
+// only a choice is written by each in its own way.
+typedef struct {
+    mk_reply_info info;
+    const char *id_prefix;  // "chatcmpl-"
+    const char *object, *chunk_object;
+    // Appends choice i of a whole body.
+    void (*add_choice)(mk_writer_state *w, int i, mk_buf *out);
+    bool failed;  // an error has been written: nothing may follow
+    mk_openai_total total;
+} mk_openai_frame;
+// {"id": ... "choices":[ of a body or, of a stream, of a chunk
+void mk_openai_add_head(const mk_openai_frame *f, mk_buf *out);
+void mk_openai_fail(mk_openai_frame *f, const mk_err *error, mk_buf *out);
+// The whole body; or of a stream the chunk of usage, if it was asked for, and [DONE].
+void mk_openai_finish(mk_openai_frame *f, mk_writer_state *w, mk_buf *out);
+void mk_openai_frame_heartbeat(const mk_openai_frame *f, mk_buf *out);
+
 // The body of an error, and one in a stream: {"error": {...}}.
 void mk_openai_error(int http_status, const mk_err *err, mk_buf *out);
 const char *mk_openai_error_code(int http_status, const mk_err *err);  // NULL: none

@@ -225,3 +225,63 @@ void mk_openai_error(int http_status, const mk_err *err, mk_buf *out) {
 void mk_openai_heartbeat(mk_buf *out) {
     mk_buf_puts(out, ": keep-alive\n\n");
 }
+
+// --- the frame of completions --------------------------------------------------------------------
+
+void mk_openai_add_head(const mk_openai_frame *f, mk_buf *out) {
+    mk_buf_printf(
+        out, "{\"id\":\"%s%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", f->id_prefix,
+        f->info.id, f->info.ask->stream ? f->chunk_object : f->object, (long long)f->info.created);
+    mk_wire_text(out, f->info.model);
+    mk_buf_puts(out, ",\"system_fingerprint\":");
+    mk_wire_text(out, f->info.fingerprint);
+    mk_buf_puts(out, ",\"choices\":[");
+}
+
+static void add_total(const mk_openai_frame *f, mk_buf *out) {
+    mk_buf_puts(out, "],\"usage\":");
+    mk_openai_add_usage(out, &f->total.sum);
+    mk_buf_puts(out, ",\"timings\":");
+    mk_openai_add_timings(out, &f->total.sum);
+    mk_buf_putc(out, '}');
+}
+
+void mk_openai_fail(mk_openai_frame *f, const mk_err *error, mk_buf *out) {
+    f->failed = true;
+    if (f->info.ask->stream) {
+        mk_wire_sse_begin(out, NULL);
+    }
+    mk_openai_error(mk_error_http_status(error->code), error, out);
+    if (f->info.ask->stream) {
+        mk_wire_sse_end(out);
+    }
+}
+
+void mk_openai_finish(mk_openai_frame *f, mk_writer_state *w, mk_buf *out) {
+    const mk_ask *ask = f->info.ask;
+    if (f->failed) {
+        return;
+    }
+    if (!ask->stream) {
+        mk_openai_add_head(f, out);
+        for (int i = 0; i < ask->n; i++) {
+            mk_buf_puts(out, i ? "," : "");
+            f->add_choice(w, i, out);
+        }
+        add_total(f, out);
+        return;
+    }
+    if (ask->include_usage) {
+        mk_wire_sse_begin(out, NULL);
+        mk_openai_add_head(f, out);
+        add_total(f, out);
+        mk_wire_sse_end(out);
+    }
+    mk_buf_puts(out, "data: [DONE]\n\n");
+}
+
+void mk_openai_frame_heartbeat(const mk_openai_frame *f, mk_buf *out) {
+    if (f->info.ask->stream && !f->failed) {
+        mk_openai_heartbeat(out);
+    }
+}
