@@ -270,60 +270,67 @@ HANDLER(detokenize) {
     json_decref(o);
 }
 
-// Reads the body as an ask of this dialect, and makes its prompt.
-static mk_status prompt_of(mk_service *s, mk_http_exchange *x, const mk_dialect *d, const caller *c,
-                           mk_ask *ask, served_model **m, mk_prompt *p, mk_err *err) {
+// What would be given to a model, without asking it.
+typedef struct {
+    mk_ask ask;
+    served_model *m;
+    mk_prompt p;
+} dry_run;
+
+// Reads the body as an ask of this dialect, and makes its prompt.  dry_run_free in any case.
+static mk_status dry_run_make(dry_run *d, mk_service *s, mk_http_exchange *x,
+                              const mk_dialect *dialect, const caller *c, mk_err *err) {
     json_t *o = NULL;
+    *d = (dry_run){0};
+    mk_ask_init(&d->ask);
     mk_status st = body_json(x, &o, err);
-    st = st == MK_OK ? d->parse(o, ask, err) : st;
+    st = st == MK_OK ? dialect->parse(o, &d->ask, err) : st;
     json_decref(o);
     MK_TRY(st);
-    *m = mk_service_find(s, ask->model, err);
-    if (!*m) {
+    d->m = mk_service_find(s, d->ask.model, err);
+    if (!d->m) {
         return err->code;
     }
     uint64_t tenant;
-    MK_TRY(mk_books_recall(s, c, (*m)->llm, ask, &tenant, err));
-    mk_request q = mk_service_request(ask);
-    return mk_llm_make_prompt((*m)->llm, &q, p, err);
+    MK_TRY(mk_books_recall(s, c, d->m->llm, &d->ask, &tenant, err));
+    mk_request q = mk_service_request(&d->ask);
+    return mk_llm_make_prompt(d->m->llm, &q, &d->p, err);
+}
+
+static void dry_run_free(dry_run *d) {
+    mk_ids_free(&d->p.ids);
+    mk_ask_free(&d->ask);
 }
 
 HANDLER(apply_template) {
     mk_err err = {0};
-    mk_ask ask;
-    mk_prompt p = {0};
-    served_model *m = NULL;
+    dry_run d;
     char *text = NULL;
     size_t n = 0;
-    mk_ask_init(&ask);
-    mk_status st = prompt_of(s, x, &mk_dialect_openai_chat, c, &ask, &m, &p, &err);
+    mk_status st = dry_run_make(&d, s, x, &mk_dialect_openai_chat, c, &err);
     if (st == MK_OK) {
-        mk_decode_opts d = {.skip_special = false};
-        st = mk_tokenizer_decode(mk_llm_tokenizer(m->llm), p.ids.data, p.ids.n, d, &text, &n, &err);
+        mk_decode_opts o = {.skip_special = false};
+        st = mk_tokenizer_decode(mk_llm_tokenizer(d.m->llm), d.p.ids.data, d.p.ids.n, o, &text, &n,
+                                 &err);
     }
     if (st == MK_OK) {
         mk_service_json(s, x, 200,
                         json_pack("{s:o, s:o, s:I}", "prompt", mk_json_text(text, n), "tokens",
-                                  ids_json(&p.ids), "count", (json_int_t)p.ids.n));
+                                  ids_json(&d.p.ids), "count", (json_int_t)d.p.ids.n));
     } else {
         fail(s, x, r, &err);
     }
     mk_free(text);
-    mk_ids_free(&p.ids);
-    mk_ask_free(&ask);
+    dry_run_free(&d);
 }
 
 HANDLER(count_tokens) {
     mk_err err = {0};
-    mk_ask ask;
-    mk_prompt p = {0};
-    served_model *m = NULL;
-    mk_ask_init(&ask);
-    if (prompt_of(s, x, r->dialect, c, &ask, &m, &p, &err) == MK_OK) {
-        mk_service_json(s, x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)p.ids.n));
+    dry_run d;
+    if (dry_run_make(&d, s, x, r->dialect, c, &err) == MK_OK) {
+        mk_service_json(s, x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)d.p.ids.n));
     } else {
         fail(s, x, r, &err);
     }
-    mk_ids_free(&p.ids);
-    mk_ask_free(&ask);
+    dry_run_free(&d);
 }
