@@ -174,15 +174,18 @@ const mk_opt_spec cmd_serve_spec = {
 
 // --- models --------------------------------------------------------------------------------------
 
-// "models/qwen.gguf" is called qwen.
+// "models/qwen.gguf" and the folder "models/qwen/" are called qwen.
 static char *name_of(const char *path) {
-    const char *slash = strrchr(path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : path;
-    size_t n = strlen(name);
-    if (n > 5 && strcmp(name + n - 5, ".gguf") == 0) {
+    size_t n = strlen(path), from;
+    while (n > 1 && path[n - 1] == '/') {
+        n--;
+    }
+    for (from = n; from > 0 && path[from - 1] != '/'; from--) {
+    }
+    if (n - from > 5 && strncmp(path + n - 5, ".gguf", 5) == 0) {
         n -= 5;
     }
-    return mk_strndup(name, n);
+    return mk_strndup(path + from, n - from);
 }
 
 typedef struct {
@@ -290,16 +293,15 @@ static mk_status make_key(const char *state_dir, char out[MK_KEY_TEXT], mk_err *
 }
 
 static mk_status announce(const serve_args *a, const mk_service *s, const char *made_key,
-                          const mk_opt_result *r, mk_err *err) {
+                          mk_err *err) {
     char url[256];
     const char *host = open_to_others(a) ? "localhost" : a->host;
-    snprintf(url, sizeof url, "http://%s:%d", host, mk_service_port(s));
+    bool v6 = strchr(host, ':') && host[0] != '[';
+    snprintf(url, sizeof url, v6 ? "http://[%s]:%d" : "http://%s:%d", host, mk_service_port(s));
     if (a->json) {
         json_t *models = json_array();
-        for (int i = 0; i < r->n_args || i < 1; i++) {
-            char *name = name_of(r->n_args ? r->args[i] : CMD_DEFAULT_MODEL);
-            json_array_append_new(models, json_string(name));
-            mk_free(name);
+        for (int i = 0; i < mk_service_n_model(s); i++) {
+            json_array_append_new(models, json_string(mk_service_model_name(s, i)));
         }
         json_t *v =
             json_pack("{s:s, s:i, s:o}", "url", url, "port", mk_service_port(s), "models", models);
@@ -386,7 +388,7 @@ static mk_status serve_from(serve_args *a, const char *state_dir, const mk_opt_r
     mk_status st = add_models(s, a, r, err);
     if (st == MK_OK) {
         mk_service_ready(s);
-        st = announce(a, s, made[0] ? made : NULL, r, err);
+        st = announce(a, s, made[0] ? made : NULL, err);
     }
     if (st == MK_OK) {
         run_until_signal(s, a, set);

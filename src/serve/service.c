@@ -76,6 +76,15 @@ void mk_service_ready(mk_service *s) {
     atomic_store(&s->ready, true);
 }
 
+int mk_service_n_model(const mk_service *s) {
+    return atomic_load(&s->n_model);
+}
+
+const char *mk_service_model_name(const mk_service *s, int i) {
+    MK_ASSERT(i >= 0 && i < mk_service_n_model(s));
+    return s->model[i].name;
+}
+
 // --- options -------------------------------------------------------------------------------------
 
 static char *copy(const char *s) {

@@ -50,6 +50,8 @@ typedef struct {
 } mk_service_model;
 mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) MK_WARN_UNUSED;
 void mk_service_ready(mk_service *s);  // all models are there
+int mk_service_n_model(const mk_service *s);
+const char *mk_service_model_name(const mk_service *s, int i);  // as long as the service
 
 // Refuses new requests (503) and waits until the running ones have ended, at most `seconds`.
 // Returns how many were still running.

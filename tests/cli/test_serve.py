@@ -3,9 +3,11 @@ import concurrent.futures
 import json
 import signal
 import socket
+import urllib.request
 
 import pytest
 
+from conftest import GOLDEN, ROOT
 from serving import Server, cancels, wait_until
 
 QUESTION = "What is (37+58)*6-129?"
@@ -244,6 +246,17 @@ def test_beyond_loopback_there_is_a_key(tmp_path):
     assert s.request("GET", "/v1/models")[0] == 401
     assert s.request("GET", "/v1/models", headers={"Authorization": f"Bearer {s.info['key']}"})[0] == 200
     assert s.stop() == 0
+
+
+def test_models_have_the_names_that_are_announced(tmp_path):
+    """A file's name, a folder's with a slash behind it, and that of the file in a folder."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside.gguf").symlink_to(ROOT / "models/thimble/thimble.gguf")
+    with Server(tmp_path, "--host", "::1", model=[tmp_path / "folder", f"{GOLDEN}/models/llama/", "thimble"]) as s:
+        assert s.info["models"] == ["inside", "llama", "thimble"]
+        assert s.url == f"http://[::1]:{s.port}"
+        with urllib.request.urlopen(s.url + "/v1/models") as r:
+            assert [m["id"] for m in json.load(r)["data"]] == s.info["models"]
 
 
 def test_too_many_are_told_to_wait(tmp_path):
