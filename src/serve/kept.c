@@ -124,10 +124,8 @@ mk_status mk_kept_delete(mk_store *s, const char *owner, const char *id, mk_err 
     return found ? MK_OK : missing(id, err);
 }
 
-// --- going on ------------------------------------------------------------------------------------
-
-static mk_status read_messages(mk_store *s, const char *owner, const char *id, json_t **out,
-                               mk_err *err) {
+mk_status mk_kept_messages(mk_store *s, const char *owner, const char *id, json_t **out,
+                           mk_err *err) {
     mk_query q;
     mk_buf text;
     mk_buf_init(&text, ROW_MAX);
@@ -140,10 +138,7 @@ static mk_status read_messages(mk_store *s, const char *owner, const char *id, j
     }
     mk_status st = mk_query_end(&q, err);
     if (st == MK_OK && !found) {
-        st = MK_FAIL(err, MK_EUSAGE,
-                     "/previous_response_id: no answer is kept under the id '%.80s'; send the "
-                     "whole conversation as \"input\"",
-                     id);
+        st = missing(id, err);
     }
     if (st == MK_OK) {
         st = text.failed ? MK_FAIL(err, MK_ENOMEM, "no memory for the kept conversation")
@@ -153,12 +148,21 @@ static mk_status read_messages(mk_store *s, const char *owner, const char *id, j
     return st;
 }
 
+// --- going on ------------------------------------------------------------------------------------
+
 mk_status mk_kept_continue(mk_store *s, const char *owner, mk_ask *ask, mk_err *err) {
     if (!ask->previous) {
         return MK_OK;
     }
     json_t *before = NULL;
-    MK_TRY(read_messages(s, owner, ask->previous, &before, err));
+    mk_status st = mk_kept_messages(s, owner, ask->previous, &before, err);
+    if (st == MK_ENOTFOUND) {
+        return MK_FAIL(err, MK_EUSAGE,
+                       "/previous_response_id: no answer is kept under the id '%.80s'; send the "
+                       "whole conversation as \"input\"",
+                       ask->previous);
+    }
+    MK_TRY(st);
     if (ask->input) {
         (void)json_array_extend(before, ask->input);
         json_decref(ask->input);

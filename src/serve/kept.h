@@ -29,6 +29,9 @@ mk_status mk_kept_put(mk_store *s, const mk_kept_row *r, int64_t max_bytes,
 // Errors: MK_ENOTFOUND.
 mk_status mk_kept_get(mk_store *s, const char *owner, const char *id, mk_buf *response,
                       mk_err *err) MK_WARN_UNUSED;
+// The conversation up to and including the answer, an array (json_decref).  Errors: MK_ENOTFOUND.
+mk_status mk_kept_messages(mk_store *s, const char *owner, const char *id, json_t **out,
+                           mk_err *err) MK_WARN_UNUSED;
 mk_status mk_kept_delete(mk_store *s, const char *owner, const char *id,
                          mk_err *err) MK_WARN_UNUSED;
 // Puts the conversation behind ask->previous in front of what this request says; nothing if it

@@ -3,6 +3,8 @@
 #include <time.h>
 
 #include "base/json.h"
+#include "base/opt.h"
+#include "serve/openai_items.h"
 #include "serve/service_int.h"
 #include "serve/usage.h"
 
@@ -50,17 +52,24 @@ HANDLER(usage) {
 
 // --- kept answers --------------------------------------------------------------------------------
 
-static const char *response_id(mk_http_exchange *x) {
+typedef struct {
+    char text[96];
+} response_id;
+
+// What stands behind /responses/; one that is too long is cut and found nowhere.
+static response_id id_of(mk_http_exchange *x) {
+    response_id id;
     const char *at = strstr(mk_http_path(x), "/responses/");
-    return at ? at + strlen("/responses/") : "";
+    at = at ? at + strlen("/responses/") : "";
+    snprintf(id.text, sizeof id.text, "%.*s", (int)strcspn(at, "/"), at);
+    return id;
 }
 
-HANDLER(response_get) {
-    (void)r;
+static void reply_kept(mk_service *s, mk_http_exchange *x, const caller *c) {
     mk_err err = {0};
     mk_buf b;
     mk_buf_init(&b, (size_t)1 << 28);
-    if (mk_kept_get(s->store, c->key_id, response_id(x), &b, &err) == MK_OK) {
+    if (mk_kept_get(s->store, c->key_id, id_of(x).text, &b, &err) == MK_OK) {
         mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
     } else {
         fail(s, x, &err);
@@ -68,14 +77,60 @@ HANDLER(response_get) {
     }
 }
 
+HANDLER(response_get) {
+    (void)r;
+    reply_kept(s, x, c);
+}
+
+// What is kept has ended: it stays as it is.
+HANDLER(response_cancel) {
+    (void)r;
+    reply_kept(s, x, c);
+}
+
+static mk_status read_page(mk_http_exchange *x, mk_items_page *p, mk_err *err) {
+    const char *limit = mk_http_query(x, "limit"), *order = mk_http_query(x, "order");
+    *p = (mk_items_page){.after = mk_http_query(x, "after"), .limit = MK_ITEMS_LIMIT};
+    if (limit &&
+        (!mk_parse_i64(limit, &p->limit) || p->limit < 1 || p->limit > MK_ITEMS_MAX_LIMIT)) {
+        return MK_FAIL(err, MK_EUSAGE, "limit: expected 1 to %d, got '%.40s'", MK_ITEMS_MAX_LIMIT,
+                       limit);
+    }
+    if (order && strcmp(order, "asc") != 0 && strcmp(order, "desc") != 0) {
+        return MK_FAIL(err, MK_EUSAGE, "order: expected asc or desc, got '%.40s'", order);
+    }
+    if (mk_http_query(x, "before")) {
+        return MK_FAIL(err, MK_EUNSUPPORTED, "before: is not supported; \"after\" and \"order\"");
+    }
+    p->ascending = order && strcmp(order, "asc") == 0;
+    return MK_OK;
+}
+
+HANDLER(response_items) {
+    (void)r;
+    mk_err err = {0};
+    mk_items_page page;
+    response_id id = id_of(x);
+    json_t *messages = NULL, *list = NULL;
+    mk_status st = read_page(x, &page, &err);
+    st = st == MK_OK ? mk_kept_messages(s->store, c->key_id, id.text, &messages, &err) : st;
+    st = st == MK_OK ? mk_openai_items(messages, id.text, &page, &list, &err) : st;
+    if (st == MK_OK) {
+        mk_service_json(s, x, 200, list);
+    } else {
+        fail(s, x, &err);
+    }
+    json_decref(messages);
+}
+
 HANDLER(response_delete) {
     (void)r;
     mk_err err = {0};
-    const char *id = response_id(x);
-    if (mk_kept_delete(s->store, c->key_id, id, &err) == MK_OK) {
+    response_id id = id_of(x);
+    if (mk_kept_delete(s->store, c->key_id, id.text, &err) == MK_OK) {
         mk_service_json(s, x, 200,
-                        json_pack("{s:o, s:s, s:b}", "id", mk_json_text(id, strlen(id)), "object",
-                                  "response", "deleted", 1));
+                        json_pack("{s:o, s:s, s:b}", "id", mk_json_text(id.text, strlen(id.text)),
+                                  "object", "response", "deleted", 1));
     } else {
         fail(s, x, &err);
     }

@@ -60,6 +60,8 @@ static const route routes[] = {
      .handle = mk_plain_ollama_embed,
      .worker = true,
      .metered = true},
+    PLAIN("GET", "/v1/responses/*/input_items", response_items),
+    PLAIN("POST", "/v1/responses/*/cancel", response_cancel),
     PLAIN("GET", "/v1/responses/*", response_get),
     PLAIN("DELETE", "/v1/responses/*", response_delete),
     {.method = "GET", .path = "/usage", .handle = mk_plain_usage, .worker = true, .early = true},
@@ -253,11 +255,18 @@ static mk_status check_caller(mk_service *s, mk_http_exchange *x, const route *r
 // --- paths ---------------------------------------------------------------------------------------
 
 static bool path_matches(const char *pattern, const char *path) {
-    size_t n = strlen(pattern);
-    if (n > 2 && strcmp(pattern + n - 2, "/*") == 0) {
-        return strncmp(pattern, path, n - 1) == 0 && path[n - 1] != 0;
+    for (; *pattern; pattern++) {
+        if (*pattern == '*') {
+            size_t n = pattern[1] ? strcspn(path, "/") : strlen(path);
+            if (n == 0) {
+                return false;
+            }
+            path += n;
+        } else if (*path++ != *pattern) {
+            return false;
+        }
     }
-    return strcmp(pattern, path) == 0;
+    return *path == 0;
 }
 
 // What clients get wrong about base addresses: /v1/v1/..., /beta/..., /anthropic/v1/..., no /v1.

@@ -62,7 +62,7 @@ typedef struct {
 } caller;
 
 typedef struct route {
-    const char *method, *path;  // a path that ends in "/*" matches what begins so
+    const char *method, *path;  // "*": one part of the path; at its end all that is left of it
     const mk_dialect *dialect;  // of answers and errors; NULL: plain JSON
     void (*handle)(mk_service *s, mk_http_exchange *x, const struct route *r, const caller *c);
     bool open;     // without key
@@ -123,6 +123,8 @@ HANDLER(ollama_ps);
 HANDLER(alive);
 HANDLER(usage);
 HANDLER(response_get);
+HANDLER(response_items);
+HANDLER(response_cancel);
 HANDLER(response_delete);
 HANDLER(page);
 

@@ -5,6 +5,7 @@ import math
 import time
 
 import openai
+import pydantic
 import pytest
 from pydantic import BaseModel, Field
 
@@ -246,6 +247,45 @@ def test_responses_remember(tmp_path):
             forgotten = client.responses.create(**ask, input="2+3", store=False)
             with pytest.raises(openai.APIStatusError, match="resp_"):
                 client.responses.create(**ask, input="4+5", previous_response_id=forgotten.id)
+
+
+def test_what_a_response_answered(tmp_path):
+    """The conversation behind an answer, item by item: what was asked, thought, called and found out; sent back, it is the same."""
+    call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"x": 3.14159265358979}'}
+    with Server(tmp_path, "--template", ROOT / "tests/cli/passes.jinja") as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="any", max_retries=0) as client:
+            ask = {"model": "thimble", "max_output_tokens": 4, "instructions": "Be short."}
+            first = client.responses.create(**ask, input="2+3")
+            second = client.responses.create(**ask, previous_response_id=first.id, input=[
+                call, {"type": "function_call_output", "call_id": "call_1", "output": "5"}, *user("4+5")])
+            items = list(client.responses.input_items.list(second.id, order="asc"))
+            for i in items:
+                pydantic.TypeAdapter(openai.types.responses.ResponseItem).validate_python(i.to_dict())
+            said = [o for o in first.output if o.type == "message"]
+            kinds = ["message"] + [o.type for o in first.output] + ["function_call", "function_call_output", "message"]
+            assert [i.type for i in items] == kinds
+            assert items[0].role == "user" and items[0].content[0].text == "2+3"
+            assert [i.content[0].text for i in items if i.type == "message" and i.role == "assistant"] == \
+                   [o.content[0].text for o in said]
+            assert items[-3].to_dict().items() >= call.items() and items[-2].output == "5" and items[-1].role == "user"
+            assert len({i.id for i in items}) == len(items)
+            # the last comes first, and pages of two hold the same
+            assert list(client.responses.input_items.list(second.id)) == items[::-1]
+            assert list(client.responses.input_items.list(second.id, limit=2)) == items[::-1]
+            page = client.responses.input_items.list(second.id, limit=1, after=items[0].id, order="asc")
+            assert page.data == items[1:2] and page.has_next_page()
+            # what was asked comes back as a question that means the same
+            spelled = client.responses.create(**ask, input=[i.to_dict() for i in items])
+            assert spelled.usage.input_tokens == second.usage.input_tokens and spelled.output_text == second.output_text
+            # an answer that has ended cannot be cancelled any more
+            assert client.responses.cancel(second.id) == client.responses.retrieve(second.id)
+            for lost in (client.responses.cancel, client.responses.input_items.list):
+                with pytest.raises(openai.NotFoundError, match="resp_none"):
+                    lost("resp_none")
+            with pytest.raises(openai.BadRequestError, match="limit"):
+                client.responses.input_items.list(second.id, limit=101)
+            with pytest.raises(openai.BadRequestError, match="msg_none"):
+                client.responses.input_items.list(second.id, after="msg_none")
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

@@ -239,6 +239,11 @@ def test_a_kept_answer_survives_kill_9(tmp_path):
     assert [m["content"] for m in kept[done["response"]["id"]]] == ["2+3", "5", "4+5", "9"]
     third = b.post("/v1/responses", {"input": "1+1", "previous_response_id": done["response"]["id"]})
     assert third["previous_response_id"] == done["response"]["id"]
+    items = b.get(f"/v1/responses/{third['id']}/input_items?order=asc")
+    assert [i["content"][0]["text"] for i in items["data"] if i["type"] == "message"] == ["2+3", "5", "4+5", "9", "1+1"]
+    assert (items["first_id"], items["last_id"]) == (items["data"][0]["id"], items["data"][-1]["id"])
+    assert items["object"] == "list" and items["has_more"] is False
+    assert b.post(f"/v1/responses/{third['id']}/cancel", b"") == third
     status, _, body = b.request("DELETE", f"/v1/responses/{first['id']}")
     assert status == 200 and json.loads(body) == {"id": first["id"], "object": "response", "deleted": True}
     assert b.request("GET", f"/v1/responses/{first['id']}")[0] == 404
@@ -262,8 +267,9 @@ def test_what_is_not_kept(minke, tmp_path):
                s.request("GET", "/v1/models")[0] == 401)
     r = s.post("/v1/responses", {"input": "2+3"}, headers=bearer(a["key"]))
     assert s.get(f"/v1/responses/{r['id']}", headers=bearer(a["key"])) == r
-    for method in ("GET", "DELETE"):
-        assert s.request(method, f"/v1/responses/{r['id']}", headers=bearer(b["key"]))[0] == 404
+    for method, more in [("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")]:
+        assert s.request(method, f"/v1/responses/{r['id']}{more}", headers=bearer(b["key"]))[0] == 404
+    assert s.get(f"/v1/responses/{r['id']}/input_items", headers=bearer(a["key"]))["data"][0]["content"][0]["text"] == "2+3"
     stolen = {"input": "4+5", "previous_response_id": r["id"]}
     assert s.request("POST", "/v1/responses", stolen, headers=bearer(b["key"]))[0] == 400
     assert s.request("POST", "/v1/responses", stolen, headers=bearer(a["key"]))[0] == 200
