@@ -288,7 +288,7 @@ static void test_reader_stops(void **state) {
             sleep_ms(10);
         }
     }
-    assert_true(becomes(count_of, &gone, 1, WAIT_MS));  // told just after the exchange says so itself
+    assert_true(becomes(count_of, &gone, 1, WAIT_MS));  // told just after mk_http_gone says so
     mk_http_abort(x);
     mk_http_drop(x);
     close(fd);
