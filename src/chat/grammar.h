@@ -94,6 +94,26 @@ int32_t mk_grammar_spelled_token(const char *p);  // the other way
 // may demand one.
 void mk_grammar_spell(const mk_tokenizer *t, const int32_t *ids, int64_t n, mk_buf *out);
 
+// Calls whose arguments are no JSON object: <parameter=a>1</parameter>, f(a=1), f{a:1}.  Texts are
+// as in frames.
+typedef enum {
+    MK_VALUES_JSON,
+    MK_VALUES_PYTHON,  // True, False, None; strings in " or '
+    MK_VALUES_MARKED   // strings as they are between two marks, keys without quotes (Gemma 4)
+} mk_grammar_values;
+
+typedef struct {
+    mk_grammar_values values;
+    bool bare;          // a parameter that is a string stands as it is, without quotes
+    bool sorted;        // names come in the order of the alphabet, not of the schema
+    const char *avoid;  // letters that no string may hold, since they would end it; "": none
+    const char *quote;  // MARKED: the mark
+    const char *open;   // before a name
+    // Between name and value, behind the value: of a bare string, of all else.
+    const char *mid_bare, *end_bare, *mid, *end;
+    const char *between;  // two parameters
+} mk_grammar_params;
+
 typedef struct {
     // what stands before the arguments: of the first call, of a later one
     const char *first, *next;
@@ -113,10 +133,11 @@ typedef enum {
 typedef struct {
     const mk_grammar_call *call;
     size_t n;
-    const char *tail;     // behind the last call
-    uint32_t max;         // calls at most; 0: any number
-    const char *trigger;  // what every `first` begins with and no text has
-    bool open;            // nothing is known of calls but the trigger: anything may follow it
+    const char *tail;                 // behind the last call
+    uint32_t max;                     // calls at most; 0: any number
+    const char *trigger;              // what every `first` begins with and no text has
+    const mk_grammar_params *params;  // how arguments are written; NULL: as a JSON object
+    bool open;  // nothing is known of calls but the trigger: anything may follow it
     // An answer may do without calls: then it is any text (which calls may follow), or ...
     bool may_be_text;
     mk_grammar_form form;  // ... not NONE: a text of this form instead of calls
