@@ -114,8 +114,14 @@ typedef struct {
     const char *between;  // two parameters
 } mk_grammar_params;
 
+// Calls in the headers of messages (gpt-oss): each text is one mark.
 typedef struct {
-    // what stands before the arguments: of the first call, of a later one
+    const char *start, *channel, *message, *constrain, *end;
+} mk_grammar_headers;
+
+typedef struct {
+    // what stands before the arguments: of the first call, of a later one; with headers `first` is
+    // the recipient
     const char *first, *next;
     const json_t *schema;  // of the arguments; NULL: any object
     const char *where;     // JSON pointer of the schema, for messages
@@ -137,6 +143,8 @@ typedef struct {
     uint32_t max;                     // calls at most; 0: any number
     const char *trigger;              // what every `first` begins with and no text has
     const mk_grammar_params *params;  // how arguments are written; NULL: as a JSON object
+    // Not NULL: the grammar is of the whole answer, reasoning and headers included.
+    const mk_grammar_headers *headers;
     bool open;  // nothing is known of calls but the trigger: anything may follow it
     // An answer may do without calls: then it is any text (which calls may follow), or ...
     bool may_be_text;
@@ -147,6 +155,7 @@ typedef struct {
 mk_status mk_grammar_from_calls(const mk_grammar_calls *c, const mk_grammar_limits *limits,
                                 mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
 
+bool mk_grammar_has_headers(const mk_grammar *g);
 void mk_grammar_ref(mk_grammar *g);
 void mk_grammar_unref(mk_grammar *g);  // NULL is fine
 // Bytes of the compiled grammar and of what it has learnt while it was used.

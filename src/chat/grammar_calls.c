@@ -99,6 +99,50 @@ static mk_gn form(mk_gb *b, const mk_grammar_calls *c) {
     return mk_gb_json_object(b);
 }
 
+// --- headers -------------------------------------------------------------------------------------
+static mk_gn any_text(mk_gb *b) {
+    return mk_gb_repeat(b, bytes_but(b, "", 0), 0, MK_G_INF);
+}
+
+// A message that does not end the answer, and the beginning of the next one.
+static mk_gn message(mk_gb *b, const mk_grammar_headers *h, const char *channel) {
+    mk_gn head =
+        mk_gb_seq3(b, mk_gb_text(b, h->channel), mk_gb_text(b, channel), mk_gb_text(b, h->message));
+    mk_gn next =
+        mk_gb_seq3(b, mk_gb_text(b, h->end), mk_gb_text(b, h->start), mk_gb_text(b, "assistant"));
+    return mk_gb_seq3(b, head, any_text(b), next);
+}
+
+// The recipient stands before the channel, as templates write it, or behind it, as the model does.
+static mk_gn call_header(mk_gb *b, const mk_grammar_headers *h, const char *to) {
+    mk_gn channel = mk_gb_seq2(b, mk_gb_text(b, h->channel), mk_gb_text(b, "commentary"));
+    mk_gn name = mk_gb_seq2(b, mk_gb_text(b, " to="), mk_gb_text(b, to));
+    mk_gn blank = mk_gb_repeat(b, mk_gb_text(b, " "), 0, 1);
+    mk_gn marked = mk_gb_seq3(b, blank, mk_gb_text(b, h->constrain), mk_gb_text(b, "json"));
+    mk_gn form = mk_gb_alt2(b, mk_gb_text(b, " json"), marked);
+    mk_gn both = mk_gb_alt2(b, mk_gb_seq2(b, name, channel), mk_gb_seq2(b, channel, name));
+    return mk_gb_seq3(b, both, form, mk_gb_text(b, h->message));
+}
+
+static mk_gn with_headers(mk_gb *b, const mk_grammar_calls *c, mk_gn as_form) {
+    const mk_grammar_headers *h = c->headers;
+    mk_gnlist last = {0};
+    bool form = c->form != MK_FORM_NONE;
+    for (size_t i = 0; i < c->n && b->status == MK_OK; i++) {
+        mk_gn args = arguments(b, &c->call[i], NULL);
+        mk_gnlist_add(b, &last, mk_gb_seq2(b, call_header(b, h, c->call[i].first), args));
+    }
+    mk_gn thought = message(b, h, "analysis");
+    if (!c->may_be_text) {
+        return mk_gb_seq2(b, maybe(b, thought), mk_gnlist_alt(b, &last));
+    }
+    mk_gn head =
+        mk_gb_seq3(b, mk_gb_text(b, h->channel), mk_gb_text(b, "final"), mk_gb_text(b, h->message));
+    mk_gnlist_add(b, &last, mk_gb_seq2(b, head, form ? as_form : any_text(b)));
+    mk_gn before = form ? thought : mk_gb_alt2(b, thought, message(b, h, "commentary"));
+    return mk_gb_seq2(b, mk_gb_repeat(b, before, 0, MK_G_INF), mk_gnlist_alt(b, &last));
+}
+
 mk_status mk_grammar_from_calls(const mk_grammar_calls *c, const mk_grammar_limits *limits,
                                 mk_grammar **out, mk_err *err) {
     mk_gb b;
@@ -108,6 +152,12 @@ mk_status mk_grammar_from_calls(const mk_grammar_calls *c, const mk_grammar_limi
     bool in_text = c->may_be_text && c->form == MK_FORM_NONE && trigger[0] != 0;
     bool may_form = c->may_be_text && c->form != MK_FORM_NONE;
     mk_gn as_form = may_form ? form(&b, c) : MK_GN_EMPTY, x;
+    if (c->headers != NULL) {
+        x = with_headers(&b, c, as_form);
+        MK_TRY(mk_gb_finish(&b, x, out));
+        mk_grammar_set_headers(*out);
+        return MK_OK;
+    }
     if (c->open) {
         mk_gn all = mk_gb_repeat(&b, mk_gb_range(&b, 0, 255), 0, MK_G_INF);
         x = in_text ? all : mk_gb_seq2(&b, mk_gb_text(&b, trigger), all);

@@ -220,6 +220,7 @@ size_t mk_gprog_bytes(const mk_gprog *p);
 
 // Checks, writes the program, makes the grammar; frees the builder.
 mk_status mk_gb_finish(mk_gb *b, mk_gn root, mk_grammar **out) MK_WARN_UNUSED;
+void mk_grammar_set_headers(mk_grammar *g);  // before anybody else has it
 
 // --- the machine (grammar_machine.c) -------------------------------------------------------------
 // Everything is interned: the same contents have the same number.
