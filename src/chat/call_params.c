@@ -257,11 +257,14 @@ mk_status mk_call_headers(const mk_tokenizer *tok, mk_call_frame *f, mk_err *err
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
         MK_TRY(spell(tok, marks[i], &f->part[i], err));
     }
+    const char *end = text_of(&f->part[4]);
+    bool ends = (unsigned char)end[0] == MK_GRAMMAR_TOKEN &&
+                mk_tokenizer_is_eog(tok, mk_grammar_spelled_token(end));
     f->headers = (mk_grammar_headers){.start = text_of(&f->part[0]),
                                       .channel = text_of(&f->part[1]),
                                       .message = text_of(&f->part[2]),
                                       .constrain = text_of(&f->part[3]),
-                                      .end = text_of(&f->part[4])};
+                                      .end = ends ? "" : end};
     mk_buf_puts(&f->first, "functions." MK_CALL_NAME);
     f->has_calls = true;
     f->kind = MK_CALLS_HEADERS;

@@ -114,7 +114,8 @@ typedef struct {
     const char *between;  // two parameters
 } mk_grammar_params;
 
-// Calls in the headers of messages (gpt-oss): each text is one mark.
+// Calls in the headers of messages (gpt-oss): each text is one mark.  end: "" if the mark ends an
+// answer; then a call is all that may come.
 typedef struct {
     const char *start, *channel, *message, *constrain, *end;
 } mk_grammar_headers;

@@ -100,17 +100,23 @@ static mk_gn form(mk_gb *b, const mk_grammar_calls *c) {
 }
 
 // --- headers -------------------------------------------------------------------------------------
-static mk_gn any_text(mk_gb *b) {
-    return mk_gb_repeat(b, bytes_but(b, "", 0), 0, MK_G_INF);
+// What marks begin with stands in no text in front of a call: readers take their letters for them.
+static mk_gn unmarked_text(mk_gb *b) {
+    mk_byteset plain = mk_g_text_bytes();
+    mk_guntil o = {.mark = "<|", .plain = &plain, .escape = MK_GN_NONE, .then = MK_GN_NONE};
+    return mk_gb_until(b, &o);
 }
 
 // A message that does not end the answer, and the beginning of the next one.
 static mk_gn message(mk_gb *b, const mk_grammar_headers *h, const char *channel) {
+    if (h->end[0] == '\0') {
+        return MK_GN_NONE;
+    }
     mk_gn head =
         mk_gb_seq3(b, mk_gb_text(b, h->channel), mk_gb_text(b, channel), mk_gb_text(b, h->message));
     mk_gn next =
         mk_gb_seq3(b, mk_gb_text(b, h->end), mk_gb_text(b, h->start), mk_gb_text(b, "assistant"));
-    return mk_gb_seq3(b, head, any_text(b), next);
+    return mk_gb_seq3(b, head, unmarked_text(b), next);
 }
 
 // The recipient stands before the channel, as templates write it, or behind it, as the model does.
@@ -134,13 +140,18 @@ static mk_gn with_headers(mk_gb *b, const mk_grammar_calls *c, mk_gn as_form) {
     }
     mk_gn thought = message(b, h, "analysis");
     if (!c->may_be_text) {
-        return mk_gb_seq2(b, maybe(b, thought), mk_gnlist_alt(b, &last));
+        mk_gn first = thought == MK_GN_NONE ? MK_GN_EMPTY : maybe(b, thought);
+        return mk_gb_seq2(b, first, mk_gnlist_alt(b, &last));
     }
+    mk_gn all = mk_gb_repeat(b, bytes_but(b, "", 0), 0, MK_G_INF);
     mk_gn head =
         mk_gb_seq3(b, mk_gb_text(b, h->channel), mk_gb_text(b, "final"), mk_gb_text(b, h->message));
-    mk_gnlist_add(b, &last, mk_gb_seq2(b, head, form ? as_form : any_text(b)));
-    mk_gn before = form ? thought : mk_gb_alt2(b, thought, message(b, h, "commentary"));
-    return mk_gb_seq2(b, mk_gb_repeat(b, before, 0, MK_G_INF), mk_gnlist_alt(b, &last));
+    mk_gnlist_add(b, &last, mk_gb_seq2(b, head, form ? as_form : all));
+    mk_gn before = form || thought == MK_GN_NONE
+                       ? thought
+                       : mk_gb_alt2(b, thought, message(b, h, "commentary"));
+    mk_gn messages = before == MK_GN_NONE ? MK_GN_EMPTY : mk_gb_repeat(b, before, 0, MK_G_INF);
+    return mk_gb_seq2(b, messages, mk_gnlist_alt(b, &last));
 }
 
 mk_status mk_grammar_from_calls(const mk_grammar_calls *c, const mk_grammar_limits *limits,
