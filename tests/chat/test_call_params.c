@@ -460,6 +460,142 @@ static void several_calls(void **state) {
     mk_tokenizer_destroy(tok);
 }
 
+// --- texts ---------------------------------------------------------------------------------------
+
+// A grammar for one tool "f" with these parameters, in this form.
+static mk_status for_params(const char *schema, const mk_grammar_params *p, mk_grammar **g,
+                            mk_err *err) {
+    json_t *parameters = parse(schema);
+    mk_grammar_call call = {.first = "f(", .next = "", .schema = parameters, .where = "/f"};
+    mk_grammar_calls c = {.call = &call, .n = 1, .tail = ")", .max = 1, .params = p};
+    mk_status st = mk_grammar_from_calls(&c, NULL, g, err);
+    json_decref(parameters);
+    return st;
+}
+
+static const mk_grammar_params python = {.values = MK_VALUES_PYTHON,
+                                         .avoid = "",
+                                         .quote = "",
+                                         .open = "",
+                                         .mid_bare = "",
+                                         .end_bare = "",
+                                         .mid = "=",
+                                         .end = "",
+                                         .between = ", "};
+static const mk_grammar_params bare = {.values = MK_VALUES_JSON,
+                                       .bare = true,
+                                       .avoid = "</p>",
+                                       .quote = "",
+                                       .open = "<",
+                                       .mid_bare = ">",
+                                       .end_bare = "</p>",
+                                       .mid = ">",
+                                       .end = "</p>",
+                                       .between = ""};
+
+typedef struct {
+    const char *text;
+    bool ok;
+} taken;
+
+static void check_texts(const char *schema, const mk_grammar_params *p, const taken *t) {
+    mk_err err = {0};
+    mk_grammar *g;
+    if (for_params(schema, p, &g, &err) != MK_OK) {
+        fail_msg("%s", err.msg);
+    }
+    for (; t->text; t++) {
+        if (accepts(g, t->text, strlen(t->text)) != t->ok) {
+            fail_msg("%s", t->text);
+        }
+    }
+    mk_grammar_unref(g);
+}
+
+static void python_values(void **state) {
+    (void)state;
+    static const taken values[] = {{"f(s='x', b=True)", true},
+                                   {"f(s=\"it's\", b=False, n=None)", true},
+                                   {"f(s='a\\'\\n\\x1b\\u00e4', b=True)", true},
+                                   {"f(s='', b=True, l=[1, -2], o={'a': 1})", true},
+                                   {"f(s='', b=True, l=[], o={\"a\": 1, 'r': 1.5})", true},
+                                   {"f(s='x', b=true)", false},
+                                   {"f(s='x', b=True, n=null)", false},
+                                   {"f(s=x, b=True)", false},
+                                   {"f(s='x\", b=True)", false},
+                                   {"f(s='\n', b=True)", false},
+                                   {"f(b=True, s='x')", false},
+                                   {"f(s='x')", false},
+                                   {"f('x', b=True)", false},
+                                   {"f(s='x', b=True, l=['1'])", false},
+                                   {"f(s='x', b=True, o={'b': 1})", false},
+                                   {"f(s='x', b=True, )", false},
+                                   {NULL, false}};
+    check_texts("{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\"},\"b\":{"
+                "\"type\":\"boolean\"},\"n\":{\"type\":\"null\"},\"l\":{\"type\":\"array\","
+                "\"items\":{\"type\":\"integer\"}},\"o\":{\"type\":\"object\",\"properties\":{"
+                "\"a\":{\"type\":\"integer\"},\"r\":{\"type\":\"number\"}},\"required\":["
+                "\"a\"]}},\"required\":[\"s\",\"b\"]}",
+                &python, values);
+    // nothing is known of the parameters
+    static const taken any[] = {{"f()", true},
+                                {"f(a=[{'b': None}], c='x')", true},
+                                {"f(a=[{'b': null}])", false},
+                                {"f(a)", false},
+                                {NULL, false}};
+    check_texts("{}", &python, any);
+}
+
+static void bare_values(void **state) {
+    (void)state;
+    static const taken texts[] = {{"f(<a></p>)", true},
+                                  {"f(<a>< </ <b> </ p>\n\"</p>)", true},
+                                  {"f(<a>x</p>y</p>)", false},
+                                  {"f(<a>x</p><b>[\"<x>\",\"<\\/p>\"]</p>)", true},
+                                  {"f(<a>x</p><b>[\"</p>\"]</p>)", false},
+                                  {"f(<a>x</p><b>x</p>)", false},
+                                  {"f(<a>x</p><c>True</p>)", true},
+                                  {"f(<a>x</p><c>null</p>)", true},
+                                  {"f(<a>x</p><c>maybe</p>)", false},
+                                  {"f(<a>x</p><d>[1]</p>)", true},
+                                  {"f(<a>x</p><d>text [</p>)", true},
+                                  {"f(<a>x</p><d></p>)", true},
+                                  // a list of texts, it would be
+                                  {"f(<a>x</p><d>[\"x\"]</p>)", false},
+                                  {"f(<a>x</p><d> [\"x\"]</p>)", false},
+                                  {"f(<a>x</p><e>1.5</p>)", true},
+                                  {"f(<b>[]</p>)", false},
+                                  {NULL, false}};
+    check_texts("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"},\"b\":{"
+                "\"type\":\"array\",\"items\":{\"type\":\"string\"}},\"c\":{\"type\":[\"boolean\","
+                "\"null\"]},\"d\":{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":{"
+                "\"type\":\"integer\"}}]},\"e\":{\"type\":[\"string\",\"integer\"]}},\"required\":["
+                "\"a\"]}",
+                &bare, texts);
+}
+
+static void what_cannot_be_told_apart_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *where;
+    } rows2[] = {{"{\"properties\":{\"a\":{\"enum\":[\"1\",1]}}}", "/f/properties/a/enum"},
+                 {"{\"properties\":{\"a\":{\"enum\":[\"x</p>\"]}}}", "/f/properties/a/enum"},
+                 {"{\"properties\":{\"a\":{\"type\":[\"string\",\"integer\"],\"minimum\":3,"
+                  "\"maxLength\":3}}}",
+                  "/f/properties/a"},
+                 {"{\"properties\":{\"a b\":{\"type\":\"string\"}}}", "/f/properties"},
+                 {"{\"anyOf\":[{\"type\":\"object\"}]}", "/f/anyOf"},
+                 {"{\"properties\":{\"a\":{\"not\":{}}}}", "/f/properties/a/not"}};
+    for (size_t i = 0; i < sizeof rows2 / sizeof rows2[0]; i++) {
+        mk_err err = {0};
+        mk_grammar *g = NULL;
+        assert_int_equal(for_params(rows2[i].schema, &bare, &g, &err), MK_EUNSUPPORTED);
+        if (strncmp(err.msg, rows2[i].where, strlen(rows2[i].where)) != 0) {
+            fail_msg("%s: %s", rows2[i].where, err.msg);
+        }
+    }
+}
+
 // --- answers of random tokens --------------------------------------------------------------------
 
 static void random_answers(void **state) {
@@ -490,6 +626,9 @@ int main(void) {
         cmocka_unit_test(parameters_are_found),
         cmocka_unit_test(calls_there_and_back),
         cmocka_unit_test(several_calls),
+        cmocka_unit_test(python_values),
+        cmocka_unit_test(bare_values),
+        cmocka_unit_test(what_cannot_be_told_apart_is_refused),
         cmocka_unit_test(random_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
