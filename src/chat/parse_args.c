@@ -119,7 +119,8 @@ enum {
     T_ARRAY = 32,
     T_INTEGER = 64,  // every number allows it
     T_ANY = 127,
-    T_DEPTH = 8  // of anyOf in anyOf, of references
+    T_DEPTH = 8,    // of anyOf in anyOf, of references
+    T_WALK = 4096,  // schemas looked at for one parameter
 };
 
 typedef struct {
@@ -183,14 +184,20 @@ static const json_t *referred(const json_t *root, const char *ref) {
     return v;
 }
 
-static unsigned allowed(const json_t *root, const json_t *schema, int depth);
+// References make a small schema stand for a huge one, so that what is looked at has a bound.
+typedef struct {
+    const json_t *root;
+    int n_left;
+} type_walk;
 
-static unsigned any_of(const json_t *root, const json_t *list, int depth) {
+static unsigned allowed(type_walk *w, const json_t *schema, int depth);
+
+static unsigned any_of(type_walk *w, const json_t *list, int depth) {
     unsigned bits = 0;
     size_t i;
     const json_t *item;
     json_array_foreach(list, i, item) {
-        bits |= allowed(root, item, depth + 1);
+        bits |= allowed(w, item, depth + 1);
     }
     return bits ? bits : T_ANY;
 }
@@ -206,23 +213,23 @@ static unsigned listed(const json_t *schema) {
 }
 
 // What the schema of a parameter allows; T_ANY if it does not say.
-static unsigned allowed(const json_t *root, const json_t *schema, int depth) {
+static unsigned allowed(type_walk *w, const json_t *schema, int depth) {
     const json_t *type = json_object_get(schema, "type"), *item;
     unsigned bits = named_type(json_string_value(type));
     size_t i;
-    if (depth > T_DEPTH || !json_is_object(schema)) {
+    if (depth > T_DEPTH || !json_is_object(schema) || --w->n_left < 0) {
         return T_ANY;
     }
     json_array_foreach(type, i, item) {
         bits |= named_type(json_string_value(item));
     }
     bits = (bits ? bits : T_ANY) & listed(schema);
-    bits &= any_of(root, json_object_get(schema, "anyOf"), depth);
-    bits &= any_of(root, json_object_get(schema, "oneOf"), depth);
-    bits &= allowed(root, referred(root, json_string_value(json_object_get(schema, "$ref"))),
-                    depth + 1);
+    bits &= any_of(w, json_object_get(schema, "anyOf"), depth);
+    bits &= any_of(w, json_object_get(schema, "oneOf"), depth);
+    const char *ref = json_string_value(json_object_get(schema, "$ref"));
+    bits &= allowed(w, referred(w->root, ref), depth + 1);
     json_array_foreach(json_object_get(schema, "allOf"), i, item) {
-        bits &= allowed(root, item, depth + 1);
+        bits &= allowed(w, item, depth + 1);
     }
     bits = bits == T_ANY && !type ? spoken_of(schema) : bits;
     bits |= json_is_true(json_object_get(schema, "nullable")) ? T_NULL : 0;
@@ -231,7 +238,8 @@ static unsigned allowed(const json_t *root, const json_t *schema, int depth) {
 
 static unsigned allowed_for(const mk_args *a, const char *key, size_t n) {
     const json_t *all = json_object_get(a->schema, "properties");
-    return allowed(a->schema, json_object_getn(all, key, n), 0);
+    type_walk w = {.root = a->schema, .n_left = T_WALK};
+    return allowed(&w, json_object_getn(all, key, n), 0);
 }
 
 static unsigned type_of_text(const char *p, size_t n) {

@@ -578,7 +578,7 @@ static void what_cannot_be_told_apart_is_refused(void **state) {
     (void)state;
     static const struct {
         const char *schema, *where;
-    } rows2[] = {{"{\"properties\":{\"a\":{\"enum\":[\"1\",1]}}}", "/f/properties/a/enum"},
+    } cases[] = {{"{\"properties\":{\"a\":{\"enum\":[\"1\",1]}}}", "/f/properties/a/enum"},
                  {"{\"properties\":{\"a\":{\"enum\":[\"x</p>\"]}}}", "/f/properties/a/enum"},
                  {"{\"properties\":{\"a\":{\"type\":[\"string\",\"integer\"],\"minimum\":3,"
                   "\"maxLength\":3}}}",
@@ -586,12 +586,12 @@ static void what_cannot_be_told_apart_is_refused(void **state) {
                  {"{\"properties\":{\"a b\":{\"type\":\"string\"}}}", "/f/properties"},
                  {"{\"anyOf\":[{\"type\":\"object\"}]}", "/f/anyOf"},
                  {"{\"properties\":{\"a\":{\"not\":{}}}}", "/f/properties/a/not"}};
-    for (size_t i = 0; i < sizeof rows2 / sizeof rows2[0]; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         mk_err err = {0};
         mk_grammar *g = NULL;
-        assert_int_equal(for_params(rows2[i].schema, &bare, &g, &err), MK_EUNSUPPORTED);
-        if (strncmp(err.msg, rows2[i].where, strlen(rows2[i].where)) != 0) {
-            fail_msg("%s: %s", rows2[i].where, err.msg);
+        assert_int_equal(for_params(cases[i].schema, &bare, &g, &err), MK_EUNSUPPORTED);
+        if (strncmp(err.msg, cases[i].where, strlen(cases[i].where)) != 0) {
+            fail_msg("%s: %s", cases[i].where, err.msg);
         }
     }
 }
