@@ -25,6 +25,11 @@ static const struct {
      "«<|tool_call_argument_begin|>»",
      "«<|tool_call_end|>»«<|tool_call_begin|>»functions.T:1«<|tool_call_argument_begin|>»",
      "«<|tool_call_end|>»«<|tool_calls_section_end|>»", "«<|tool_calls_section_begin|>»"},
+    {"Kimi-K2-Instruct", 2,
+     "«<|tool_calls_section_begin|>»«<|tool_call_begin|>»functions.T:0"
+     "«<|tool_call_argument_begin|>»",
+     "«<|tool_call_end|>»«<|tool_call_begin|>»functions.T:1«<|tool_call_argument_begin|>»",
+     "«<|tool_call_end|>»«<|tool_calls_section_end|>»", "«<|tool_calls_section_begin|>»"},
     {"deepseek-ai-DeepSeek-V3.1", 0,
      "«<｜tool▁calls▁begin｜>»«<｜tool▁call▁begin｜>»T«<｜tool▁sep｜>»",
      "«<｜tool▁call▁end｜>»«<｜tool▁call▁begin｜>»T«<｜tool▁sep｜>»",

@@ -264,7 +264,6 @@ static void lists_in_themselves(void **state) {
                                           "{{ [a, b]|sort }}",
                                           "{{ a|pprint }}",
                                           "{{ a.index(b) }}",
-                                          
                                           "{% for x in a %}{% set _ = a.append(x) %}{% endfor %}"};
     static const char make[] = "{% set a = [] %}{% set _ = a.append([a, a]) %}"
                                "{% set b = [] %}{% set _ = b.append([b, b]) %}";
