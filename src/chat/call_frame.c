@@ -4,25 +4,37 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "chat/call_frame_int.h"
 #include "chat/encode.h"
-#include "chat/parse.h"
 
-#define ARG_KEY   "mk_marked_key"
-#define ARG_VALUE "mk_marked_value"
-#define TEXT_MAX  ((size_t)1 << 20)
-enum { MAX_CALLS = 3, MAX_NAME = 128, MAX_TRIGGER = 48 };
+enum {
+    MAX_CALLS = 3,
+    N_PART = sizeof((mk_call_frame *)0)->part / sizeof(mk_buf),
+    MAX_NAME = 128,
+    MAX_TRIGGER = 48
+};
 
-// Templates differ in what they take: ids of a certain form, arguments as a value or as a text,
-// content that is empty or none.
-typedef struct {
-    int n_call;
-    bool long_id, as_text, null_content;
-} how;
+typedef mk_call_how how;
 
 // --- rendering -----------------------------------------------------------------------------------
+static json_t *marked_args(mk_call_args args) {
+    switch (args) {
+    case MK_ARGS_NO:
+        return json_object();
+    case MK_ARGS_TWO:
+        return json_pack("{s:s, s:s}", ARG_KEY, ARG_VALUE, ARG_AGAIN, ARG_VALUE);
+    case MK_ARGS_NUMBER:
+        return json_pack("{s:i}", ARG_KEY, ARG_NUMBER);
+    case MK_ARGS_LIST:
+        return json_pack("{s:[s]}", ARG_KEY, ARG_VALUE);
+    default:
+        return json_pack("{s:s}", ARG_KEY, ARG_VALUE);
+    }
+}
+
 static json_t *one_call(const how *h, int i) {
-    json_t *args = h->as_text ? json_string("{\"" ARG_KEY "\": \"" ARG_VALUE "\"}")
-                              : json_pack("{s:s}", ARG_KEY, ARG_VALUE);
+    json_t *args =
+        h->as_text ? json_string("{\"" ARG_KEY "\": \"" ARG_VALUE "\"}") : marked_args(h->args);
     json_t *id = h->long_id ? json_sprintf("functions." MK_CALL_NAME ":%d", i)
                             : json_sprintf("mkcall%03d", i);
     return json_pack("{s:o, s:s, s:{s:s, s:o}}", "id", id, "type", "function", "function", "name",
@@ -30,9 +42,10 @@ static json_t *one_call(const how *h, int i) {
 }
 
 static json_t *marked_tools(void) {
-    return json_pack("[{s:s, s:{s:s, s:s, s:{s:s, s:{s:{s:s, s:s}}, s:[s]}}}]", "type", "function",
-                     "function", "name", MK_CALL_NAME, "description", "d", "parameters", "type",
-                     "object", "properties", ARG_KEY, "type", "string", "description", "d",
+    return json_pack("[{s:s, s:{s:s, s:s, s:{s:s, s:{s:{s:s, s:s}, s:{s:s, s:s}}, s:[s]}}}]",
+                     "type", "function", "function", "name", MK_CALL_NAME, "description", "d",
+                     "parameters", "type", "object", "properties", ARG_KEY, "type", "string",
+                     "description", "d", ARG_AGAIN, "type", "string", "description", "d",
                      "required", ARG_KEY);
 }
 
@@ -120,9 +133,8 @@ static bool find_answer(const mk_buf *prompt, const mk_buf *full, const mk_parse
     return true;
 }
 
-// The answer with one call or more, as a grammar knows it; empty if the template cannot write it.
-static mk_status spelled_answer(const mk_chat_template *t, const mk_tokenizer *tok, const how *h,
-                                mk_buf *out, mk_err *err) {
+mk_status mk_call_spelled(const mk_chat_template *t, const mk_tokenizer *tok, const how *h,
+                          mk_buf *out, mk_err *err) {
     mk_jinja_text prompt = {0}, full = {0};
     mk_parse_opts po = {0};
     mk_ids ids = {0};
@@ -151,17 +163,16 @@ static mk_status spelled_answer(const mk_chat_template *t, const mk_tokenizer *t
 }
 
 // --- taking apart --------------------------------------------------------------------------------
-typedef struct {
-    size_t from, to;
-} span;
+typedef mk_call_span span;
 
-static const char *find(const mk_buf *b, size_t from, const char *what) {
-    return from <= b->len ? memmem(b->data + from, b->len - from, what, strlen(what)) : NULL;
+const char *mk_call_find(const mk_buf *b, size_t from, const char *what) {
+    return b->data && from <= b->len ? memmem(b->data + from, b->len - from, what, strlen(what))
+                                     : NULL;
 }
 
 // The next arguments written as {"key": "value"}.
 static bool find_args(const mk_buf *b, size_t from, span *s) {
-    const char *at = b->data ? find(b, from, "\"" ARG_KEY "\"") : NULL;
+    const char *at = b->data ? mk_call_find(b, from, "\"" ARG_KEY "\"") : NULL;
     if (!at) {
         return false;
     }
@@ -183,8 +194,7 @@ static bool find_args(const mk_buf *b, size_t from, span *s) {
     return k < b->len && b->data[k] == '}';
 }
 
-// Up to the first token that ends an answer, or all of it but white space at its end.
-static size_t turn_end(const mk_tokenizer *tok, const mk_buf *b, size_t from) {
+size_t mk_call_turn_end(const mk_tokenizer *tok, const mk_buf *b, size_t from) {
     for (size_t i = from; i + MK_GRAMMAR_TOKEN_BYTES <= b->len; i++) {
         if ((unsigned char)b->data[i] == MK_GRAMMAR_TOKEN) {
             if (mk_tokenizer_is_eog(tok, mk_grammar_spelled_token(b->data + i))) {
@@ -206,13 +216,12 @@ static bool same(const mk_buf *a, span x, const mk_buf *b, span y) {
     return n == y.to - y.from && memcmp(a->data + x.from, b->data + y.from, n) == 0;
 }
 
-static void put(mk_buf *out, const mk_buf *b, span s) {
+void mk_call_put(mk_buf *out, const mk_buf *b, span s) {
     mk_buf_clear(out);
     mk_buf_add(out, b->data + s.from, s.to - s.from);
 }
 
-// A mark at the beginning is what a call is known by: a token, "<tag>", "[TAG]", a word.
-static void set_trigger(mk_call_frame *f, const mk_buf *b, size_t end) {
+void mk_call_set_trigger(mk_call_frame *f, const mk_buf *b, size_t end) {
     size_t n = 0;
     const char *p = b->data;
     if (end > 0 && (unsigned char)p[0] == MK_GRAMMAR_TOKEN) {
@@ -233,38 +242,38 @@ static void set_trigger(mk_call_frame *f, const mk_buf *b, size_t end) {
     const char *name = memmem(p, end, MK_CALL_NAME, strlen(MK_CALL_NAME));
     size_t most = name ? (size_t)(name - p) : end;
     n = n < most ? n : most;
-    put(&f->trigger, b, (span){0, n < MAX_TRIGGER ? n : MAX_TRIGGER});
+    mk_call_put(&f->trigger, b, (span){0, n < MAX_TRIGGER ? n : MAX_TRIGGER});
 }
 
 // One call, taken apart.  False: not with arguments in JSON behind the name.
 static bool take_one(mk_call_frame *f, const mk_tokenizer *tok, const mk_buf *b) {
     span args;
-    const char *name = b->data ? find(b, 0, MK_CALL_NAME) : NULL;
+    const char *name = b->data ? mk_call_find(b, 0, MK_CALL_NAME) : NULL;
     if (!name) {
         return false;
     }
     size_t at = (size_t)(name - b->data);
     if (!f->has_calls) {
-        set_trigger(f, b, turn_end(tok, b, at));
+        mk_call_set_trigger(f, b, mk_call_turn_end(tok, b, at));
     }
     f->has_calls = true;
     if (!find_args(b, 0, &args)) {
         f->why_not = "the model does not write the arguments of calls as JSON";
         return false;
     }
-    span first = {0, args.from}, tail = {args.to, turn_end(tok, b, args.to)};
+    span first = {0, args.from}, tail = {args.to, mk_call_turn_end(tok, b, args.to)};
     if (!has_text(b, first, MK_CALL_NAME)) {
         f->why_not = "the model writes the name of a tool behind its arguments";
         return false;
     }
-    if (turn_end(tok, b, 0) < args.from) {
+    if (mk_call_turn_end(tok, b, 0) < args.from) {
         f->why_not = "the model's answer ends before the arguments of a call";
         return false;
     }
-    set_trigger(f, b, args.from);
-    put(&f->first, b, first);
-    put(&f->tail, b, tail);
-    f->json = true;
+    mk_call_set_trigger(f, b, args.from);
+    mk_call_put(&f->first, b, first);
+    mk_call_put(&f->tail, b, tail);
+    f->kind = MK_CALLS_JSON;
     f->max = 1;
     return true;
 }
@@ -278,14 +287,14 @@ static void take_more(mk_call_frame *f, const mk_tokenizer *tok, const mk_buf *b
             return;
         }
     }
-    span first = {0, args[0].from}, tail = {args[2].to, turn_end(tok, b, args[2].to)};
+    span first = {0, args[0].from}, tail = {args[2].to, mk_call_turn_end(tok, b, args[2].to)};
     span next = {args[0].to, args[1].from}, last = {args[1].to, args[2].from};
     if (!same(b, first, &f->first, (span){0, f->first.len}) ||
         !same(b, tail, &f->tail, (span){0, f->tail.len}) || !has_text(b, next, MK_CALL_NAME) ||
-        turn_end(tok, b, 0) < args[2].from) {
+        mk_call_turn_end(tok, b, 0) < args[2].from) {
         return;
     }
-    put(&f->next, b, next);
+    mk_call_put(&f->next, b, next);
     f->max = same(b, next, b, last) ? 0 : 2;  // a number that counts up: as far as it was seen
 }
 
@@ -293,12 +302,12 @@ static void take_more(mk_call_frame *f, const mk_tokenizer *tok, const mk_buf *b
 static mk_status try_how(const mk_chat_template *t, const mk_tokenizer *tok, how h,
                          mk_call_frame *f, mk_err *err) {
     mk_buf text;
-    mk_buf_init(&text, TEXT_MAX);
+    mk_buf_init(&text, MK_CALL_TEXT_MAX);
     h.n_call = 1;
-    mk_status st = spelled_answer(t, tok, &h, &text, err);
+    mk_status st = mk_call_spelled(t, tok, &h, &text, err);
     if (st == MK_OK && take_one(f, tok, &text)) {
         h.n_call = MAX_CALLS;
-        st = spelled_answer(t, tok, &h, &text, err);
+        st = mk_call_spelled(t, tok, &h, &text, err);
         if (st == MK_OK) {
             take_more(f, tok, &text);
         }
@@ -307,35 +316,53 @@ static mk_status try_how(const mk_chat_template *t, const mk_tokenizer *tok, how
     return st;
 }
 
+// Every way to write the conversation, until one shows the calls.
+static mk_status try_all(const mk_chat_template *t, const mk_tokenizer *tok, mk_parse_writing w,
+                         mk_call_frame *f, mk_err *err) {
+    mk_status st = MK_OK;
+    for (unsigned i = 0; i < 8 && st == MK_OK && f->kind == MK_CALLS_OPEN; i++) {
+        how h = {.null_content = i & 1, .long_id = !(i & 2), .as_text = i & 4};
+        if (h.as_text && f->has_calls) {
+            break;  // it takes values, and made something else than JSON of them
+        }
+        st = try_how(t, tok, h, f, err);
+        if (st == MK_OK && f->has_calls && f->kind == MK_CALLS_OPEN && w.kind != MK_PARSE_JSON) {
+            st = mk_call_params(t, tok, &h, w, f, err);
+        }
+    }
+    if (st == MK_OK && !f->has_calls && w.kind == MK_PARSE_PYTHON && w.open[0] != 0) {
+        st = mk_call_python(tok, w, f, err);
+    }
+    return st;
+}
+
 mk_status mk_call_frame_find(const mk_chat_template *t, const mk_tokenizer *tok, mk_call_frame *out,
                              mk_err *err) {
     *out = (mk_call_frame){.why_not = "the model's chat template writes no tool calls"};
     mk_buf *all[] = {&out->first, &out->next, &out->tail, &out->trigger};
     for (size_t i = 0; i < 4; i++) {
-        mk_buf_init(all[i], TEXT_MAX);
+        mk_buf_init(all[i], MK_CALL_TEXT_MAX);
     }
-    mk_status st = MK_OK;
+    for (size_t i = 0; i < N_PART; i++) {
+        mk_buf_init(&out->part[i], MK_CALL_TEXT_MAX);
+    }
     mk_parse_opts po = {0};
-    mk_parse_detect(t ? mk_chat_template_text(t) : NULL, &po);
-    if (mk_parse_format_has_headers(po.format)) {
-        // its calls stand in headers, which come before the parser can tell what they belong to
-        out->has_calls = true;
-        out->why_not = "calls in the headers of messages are not constrained yet";
-        return MK_OK;
+    json_t *tools = marked_tools();
+    mk_parse_detect(t ? mk_chat_template_text_for(t, tools) : NULL, &po);
+    json_decref(tools);
+    mk_status st = mk_parse_format_has_headers(po.format) ? mk_call_headers(tok, out, err)
+                   : t ? try_all(t, tok, mk_parse_format_writing(po.format), out, err)
+                       : MK_OK;
+    bool failed = false;
+    for (size_t i = 0; i < 4; i++) {
+        failed = failed || all[i]->failed;
     }
-    for (unsigned i = 0; i < 8 && st == MK_OK && !out->json && t; i++) {
-        how h = {.null_content = i & 1, .long_id = !(i & 2), .as_text = i & 4};
-        if (h.as_text && out->has_calls) {
-            break;  // it takes values, and made something else than JSON of them
-        }
-        st = try_how(t, tok, h, out, err);
+    for (size_t i = 0; i < N_PART; i++) {
+        failed = failed || out->part[i].failed;
     }
-    for (size_t i = 0; i < 4 && st == MK_OK; i++) {
-        if (all[i]->failed) {
-            st = MK_FAIL(err, MK_ENOMEM, "no memory for what a tool call looks like");
-        }
-    }
-    return st;
+    return st == MK_OK && failed
+               ? MK_FAIL(err, MK_ENOMEM, "no memory for what a tool call looks like")
+               : st;
 }
 
 void mk_call_frame_free(mk_call_frame *f) {
@@ -343,6 +370,9 @@ void mk_call_frame_free(mk_call_frame *f) {
     mk_buf_free(&f->next);
     mk_buf_free(&f->tail);
     mk_buf_free(&f->trigger);
+    for (size_t i = 0; i < N_PART; i++) {
+        mk_buf_free(&f->part[i]);
+    }
 }
 
 bool mk_call_name_fits(const char *name) {
@@ -353,10 +383,10 @@ bool mk_call_name_fits(const char *name) {
 
 char *mk_call_frame_text(const mk_buf *text, const char *name) {
     mk_buf out;
-    mk_buf_init(&out, 2 * TEXT_MAX);
+    mk_buf_init(&out, 2 * MK_CALL_TEXT_MAX);
     size_t at = 0, k = strlen(MK_CALL_NAME);
     const char *p;
-    while (text->data && (p = find(text, at, MK_CALL_NAME)) != NULL) {
+    while (text->data && (p = mk_call_find(text, at, MK_CALL_NAME)) != NULL) {
         mk_buf_add(&out, text->data + at, (size_t)(p - text->data) - at);
         mk_buf_puts(&out, name);
         at = (size_t)(p - text->data) + k;

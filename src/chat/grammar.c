@@ -16,6 +16,7 @@
 
 struct mk_grammar {
     mk_gprog prog;
+    bool has_headers;
     pthread_mutex_t lock;  // all below
     mk_gmachine m;
     mk_grammar_state *first;  // answers
@@ -67,6 +68,14 @@ mk_status mk_gb_finish(mk_gb *b, mk_gn root, mk_grammar **out) {
     atomic_init(&g->n_ref, 1);
     *out = g;
     return MK_OK;
+}
+
+void mk_grammar_set_headers(mk_grammar *g) {
+    g->has_headers = true;
+}
+
+bool mk_grammar_has_headers(const mk_grammar *g) {
+    return g->has_headers;
 }
 
 void mk_grammar_ref(mk_grammar *g) {

@@ -94,8 +94,35 @@ int32_t mk_grammar_spelled_token(const char *p);  // the other way
 // may demand one.
 void mk_grammar_spell(const mk_tokenizer *t, const int32_t *ids, int64_t n, mk_buf *out);
 
+// Calls whose arguments are no JSON object: <parameter=a>1</parameter>, f(a=1), f{a:1}.  Texts are
+// as in frames.
+typedef enum {
+    MK_VALUES_JSON,
+    MK_VALUES_PYTHON,  // True, False, None; strings in " or '
+    MK_VALUES_MARKED   // strings as they are between two marks, keys without quotes (Gemma 4)
+} mk_grammar_values;
+
 typedef struct {
-    // what stands before the arguments: of the first call, of a later one
+    mk_grammar_values values;
+    bool bare;          // a parameter that is a string stands as it is, without quotes
+    bool sorted;        // names come in the order of the alphabet, not of the schema
+    const char *avoid;  // letters that no string may hold, since they would end it; "": none
+    const char *quote;  // MARKED: the mark
+    const char *open;   // before a name
+    // Between name and value, behind the value: of a bare string, of all else.
+    const char *mid_bare, *end_bare, *mid, *end;
+    const char *between;  // two parameters
+} mk_grammar_params;
+
+// Calls in the headers of messages (gpt-oss): each text is one mark.  end: "" if the mark ends an
+// answer; then a call is all that may come.
+typedef struct {
+    const char *start, *channel, *message, *constrain, *end;
+} mk_grammar_headers;
+
+typedef struct {
+    // what stands before the arguments: of the first call, of a later one; with headers `first` is
+    // the recipient
     const char *first, *next;
     const json_t *schema;  // of the arguments; NULL: any object
     const char *where;     // JSON pointer of the schema, for messages
@@ -113,10 +140,13 @@ typedef enum {
 typedef struct {
     const mk_grammar_call *call;
     size_t n;
-    const char *tail;     // behind the last call
-    uint32_t max;         // calls at most; 0: any number
-    const char *trigger;  // what every `first` begins with and no text has
-    bool open;            // nothing is known of calls but the trigger: anything may follow it
+    const char *tail;                 // behind the last call
+    uint32_t max;                     // calls at most; 0: any number
+    const char *trigger;              // what every `first` begins with and no text has
+    const mk_grammar_params *params;  // how arguments are written; NULL: as a JSON object
+    // Not NULL: the grammar is of the whole answer, reasoning and headers included.
+    const mk_grammar_headers *headers;
+    bool open;  // nothing is known of calls but the trigger: anything may follow it
     // An answer may do without calls: then it is any text (which calls may follow), or ...
     bool may_be_text;
     mk_grammar_form form;  // ... not NONE: a text of this form instead of calls
@@ -126,6 +156,7 @@ typedef struct {
 mk_status mk_grammar_from_calls(const mk_grammar_calls *c, const mk_grammar_limits *limits,
                                 mk_grammar **out, mk_err *err) MK_WARN_UNUSED;
 
+bool mk_grammar_has_headers(const mk_grammar *g);
 void mk_grammar_ref(mk_grammar *g);
 void mk_grammar_unref(mk_grammar *g);  // NULL is fine
 // Bytes of the compiled grammar and of what it has learnt while it was used.

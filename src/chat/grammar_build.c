@@ -60,6 +60,7 @@ static mk_gn add(mk_gb *b, mk_gnode x) {
 
 void mk_gb_init(mk_gb *b, const mk_grammar_limits *limits, mk_err *err) {
     *b = (mk_gb){.err = err, .max_bytes = DEFAULT_MAX_BYTES, .max_ms = DEFAULT_MAX_MS};
+    b->how = (mk_gvalues){.avoid = "", .quote = "\""};
     if (limits != NULL && limits->max_bytes > 0) {
         b->max_bytes = limits->max_bytes;
     }

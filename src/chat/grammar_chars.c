@@ -64,6 +64,21 @@ void mk_cset_invert(mk_gb *b, mk_cset *s) {
     *s = out;
 }
 
+void mk_cset_remove(mk_gb *b, mk_cset *s, uint32_t cp) {
+    size_t n = s->n;
+    for (size_t i = 0; i < n; i++) {
+        mk_crange *r = &s->r[i];
+        if (cp >= r->lo && cp <= r->hi) {
+            uint32_t hi = r->hi;
+            // nothing left of it: a surrogate, which no text has
+            *r = cp > r->lo ? (mk_crange){r->lo, cp - 1} : (mk_crange){0xD800, 0xD800};
+            if (cp < hi) {
+                mk_cset_add(b, s, cp + 1, hi);
+            }
+        }
+    }
+}
+
 bool mk_cset_has(const mk_cset *s, uint32_t cp) {
     for (size_t i = 0; i < s->n; i++) {
         if (cp >= s->r[i].lo && cp <= s->r[i].hi) {

@@ -78,6 +78,13 @@ typedef struct {
     mk_gn nonempty;  // rule without the empty text, or 0 (grammar_emit.c)
 } mk_grule;
 
+typedef struct {  // how values are written
+    mk_grammar_values notation;
+    const char *avoid;  // what no string holds; "": nothing
+    const char *quote;  // MARKED
+    bool sorted;
+} mk_gvalues;
+
 typedef struct {
     mk_gnode *node;
     size_t n_node, cap_node;
@@ -94,6 +101,7 @@ typedef struct {
     int64_t max_ms;
     mk_status status;
     mk_err *err;
+    mk_gvalues how;
     uint32_t json_rule[4];  // rules every schema shares, 1 + number; 0: not built yet
     mk_gn json_space;
 } mk_gb;
@@ -150,6 +158,7 @@ void mk_cset_add(mk_gb *b, mk_cset *s, uint32_t lo, uint32_t hi);
 void mk_cset_sort(mk_cset *s);              // ascending, disjoint, without surrogates
 void mk_cset_invert(mk_gb *b, mk_cset *s);  // s must be sorted, and is afterwards
 bool mk_cset_has(const mk_cset *s, uint32_t cp);
+void mk_cset_remove(mk_gb *b, mk_cset *s, uint32_t cp);
 mk_gn mk_gb_chars(mk_gb *b, mk_cset *s);       // one character of the set, as UTF-8
 mk_gn mk_gb_json_chars(mk_gb *b, mk_cset *s);  // ... as it stands in a JSON string
 
@@ -211,6 +220,7 @@ size_t mk_gprog_bytes(const mk_gprog *p);
 
 // Checks, writes the program, makes the grammar; frees the builder.
 mk_status mk_gb_finish(mk_gb *b, mk_gn root, mk_grammar **out) MK_WARN_UNUSED;
+void mk_grammar_set_headers(mk_grammar *g);  // before anybody else has it
 
 // --- the machine (grammar_machine.c) -------------------------------------------------------------
 // Everything is interned: the same contents have the same number.
@@ -362,6 +372,7 @@ typedef struct {  // a pattern that is one set of characters, repeated: ^[a-z]{2
 typedef struct {
     mk_re_match match;
     bool json;             // characters as they stand in a JSON string
+    char but;              // ASCII: never as it is; 0
     const char *what;      // for messages: JSON pointer, or "regex"
     mk_re_simple *simple;  // set if the pattern is one; or NULL
 } mk_re_opts;
@@ -371,16 +382,38 @@ mk_gn mk_gb_gbnf(mk_gb *b, const char *text, size_t n);
 mk_gn mk_gb_choice(mk_gb *b, const json_t *choices);
 // A value that follows the schema.
 mk_gn mk_gb_schema(mk_gb *b, const json_t *schema);
+// The same where values are written as b->how says; JSON unless mk_gb_write_as was called.
+void mk_gb_write_as(mk_gb *b, const mk_gvalues *how);
 mk_gn mk_gb_json_any(mk_gb *b);
+mk_gn mk_gb_json_other(mk_gb *b);  // ... but a string
 mk_gn mk_gb_json_object(mk_gb *b);
 mk_gn mk_gb_json_string(mk_gb *b);
 mk_gn mk_gb_json_space(mk_gb *b);                         // where a line may begin
+mk_gn mk_gb_json_colon(mk_gb *b);                         // between key and value
+mk_gn mk_gb_json_word(mk_gb *b, const char *word);        // true, false or null
 mk_gn mk_gb_json_char(mk_gb *b);                          // one character inside a string
+mk_gn mk_gb_json_quote(mk_gb *b);                         // what strings begin and end with
 mk_gn mk_gb_json_literal(mk_gb *b, const json_t *value);  // this value, compact
+mk_gn mk_gb_json_key(mk_gb *b, const char *key);
+// A character of a string that stands as it is: any but the first of b->how.avoid.
+mk_gn mk_gb_bare_char(mk_gb *b);
 // Appends a value in compact form; false if it does not fit.
 bool mk_g_json_text(const json_t *value, mk_buf *out) MK_WARN_UNUSED;
 mk_gn mk_gb_json_number(mk_gb *b);
 mk_gn mk_gb_json_integer(mk_gb *b);
+
+// Text up to a mark (grammar_text.c).  plain: bytes that may stand in it; escape: what else may,
+// and ends in no beginning of the mark, or MK_GN_NONE; first: bytes that it may begin with, NULL =
+// plain.  It may end anywhere; with the mark it goes on as `then` (MK_GN_NONE: no text has it).
+typedef struct {
+    const char *mark;  // at most 63 bytes
+    const mk_byteset *plain, *first;
+    mk_gn escape, then;
+} mk_guntil;
+mk_gn mk_gb_until(mk_gb *b, const mk_guntil *o);
+mk_byteset mk_g_text_bytes(void);  // all but what a token's spelling begins with
+// The parameters of a call; schema NULL: any.
+mk_gn mk_gb_params(mk_gb *b, const json_t *schema, const mk_grammar_params *p);
 
 // --- schemas (grammar_schema*.c) -----------------------------------------------------------------
 // Work on one schema.  `path` is the JSON pointer of the place in hand.
@@ -390,10 +423,15 @@ typedef struct {
     uint32_t rule;
 } mk_gref;
 
+// Of a value that stands without quotes, its texts and all else are compiled apart.
+typedef enum { MK_GS_ALL, MK_GS_TEXTS, MK_GS_OTHERS } mk_gs_part;
+
 typedef struct {
     mk_gb *b;
     const json_t *root;
-    json_t *made;  // array: schemas that merging has made, to be freed together
+    mk_gs_part part;
+    mk_byteset bound;  // OTHERS: what values begin with that have to follow more than their type
+    json_t *made;      // array: schemas that merging has made, to be freed together
     mk_buf path;
     mk_gref *ref;  // targets of $ref, in the order they were met
     size_t n_ref, cap_ref, n_ref_done;
@@ -405,6 +443,8 @@ typedef struct {
     size_t n_bounded;
 } mk_gschema;
 
+void mk_gschema_init(mk_gschema *c, mk_gb *b, const json_t *root);
+void mk_gschema_finish(mk_gschema *c);  // compiles what was referred to, and frees
 #define MK_GS_FAIL(c, code, key, ...) mk_gschema_fail((c), (code), (key), __VA_ARGS__)
 // Fails at path/key; key may be NULL.
 void mk_gschema_fail(mk_gschema *c, mk_status code, const char *key, const char *fmt, ...)
@@ -412,6 +452,11 @@ void mk_gschema_fail(mk_gschema *c, mk_status code, const char *key, const char 
 size_t mk_gschema_enter(mk_gschema *c, const char *key);  // returns what leave wants
 void mk_gschema_leave(mk_gschema *c, size_t before);
 mk_gn mk_gschema_compile(mk_gschema *c, const json_t *schema);
+mk_gn mk_gschema_compile_at(mk_gschema *c, const char *key, const char *name, const json_t *schema);
+// The same schema without $ref and allOf at its top; NULL after a failure.
+const json_t *mk_gschema_flat(mk_gschema *c, const json_t *schema);
+// Members of an object in the order in which they are written; to be freed.  NULL: no memory.
+const char **mk_gschema_names(mk_gschema *c, const json_t *members);
 // The schema that a $ref names and its pointer (to be freed); NULL after a failure.
 const json_t *mk_gschema_find(mk_gschema *c, const char *ref, char **pointer);
 mk_gn mk_gschema_object(mk_gschema *c, const json_t *schema);

@@ -2,6 +2,7 @@
 // is regular: no lookaround, no backreferences, no word boundaries; "^" and "$" only where a whole
 // alternative begins and ends.  There is no matching here and so no backtracking: a pattern becomes
 // nodes of a grammar.
+#include <stdio.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -149,8 +150,18 @@ static uint32_t escaped(parser *s, uint32_t letter, bool in_class) {
 }
 
 static mk_gn char_node(parser *s, mk_cset *c) {
+    uint32_t but = (uint8_t)s->o->but;
+    bool had = but != 0 && mk_cset_has(c, but);
+    if (had) {
+        mk_cset_remove(s->b, c, but);
+    }
     mk_gn x = s->o->json ? mk_gb_json_chars(s->b, c) : mk_gb_chars(s->b, c);
     mk_cset_free(c);
+    if (had && s->o->json) {
+        char escape[8];
+        snprintf(escape, sizeof(escape), "\\u00%02x", (unsigned)but);
+        x = mk_gb_alt2(s->b, mk_gb_text(s->b, escape), x);
+    }
     return x;
 }
 
@@ -212,7 +223,8 @@ static mk_gn dot(parser *s) {
 static mk_gn one_char(parser *s, uint32_t cp) {
     mk_cset c = {0};
     char utf8[4];
-    if (!s->o->json || (cp >= 0x20 && cp != '"' && cp != '\\')) {
+    bool as_is = !s->o->json || (cp >= 0x20 && cp != '"' && cp != '\\');
+    if (as_is && (cp == 0 || cp != (uint8_t)s->o->but)) {
         return mk_gb_bytes(s->b, utf8, (size_t)mk_utf8_encode(cp, utf8));
     }
     mk_cset_add(s->b, &c, cp, cp);

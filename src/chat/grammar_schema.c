@@ -208,12 +208,13 @@ static mk_gn compile_any(mk_gschema *c, const json_t *schema, const char *key) {
     return mk_gnlist_alt(c->b, &out);
 }
 
-static mk_gn compile_all(mk_gschema *c, const json_t *schema) {
+// The schema with what stands in its allOf; NULL: nothing holds in it, or a failure.
+static const json_t *merge_all(mk_gschema *c, const json_t *schema) {
     const json_t *list = json_object_get(schema, "allOf");
     const json_t *sum = mk_gschema_without(c, schema, "allOf");
     if (!json_is_array(list)) {
         MK_GS_FAIL(c, MK_EUSAGE, "allOf", "expected an array of schemas");
-        return MK_GN_EMPTY;
+        return NULL;
     }
     size_t at = mk_gschema_enter(c, "allOf");
     for (size_t i = 0; i < json_array_size(list) && sum != NULL && c->b->status == MK_OK; i++) {
@@ -224,7 +225,7 @@ static mk_gn compile_all(mk_gschema *c, const json_t *schema) {
         if (json_is_false(part)) {
             mk_gschema_leave(c, before);
             mk_gschema_leave(c, at);
-            return MK_GN_NONE;
+            return NULL;
         }
         if (!json_is_true(part) && mk_gschema_check(c, part)) {
             part = follow(c, part);
@@ -233,7 +234,36 @@ static mk_gn compile_all(mk_gschema *c, const json_t *schema) {
         mk_gschema_leave(c, before);
     }
     mk_gschema_leave(c, at);
-    return sum == NULL || c->b->status != MK_OK ? MK_GN_EMPTY : mk_gschema_compile(c, sum);
+    return sum;
+}
+
+static mk_gn compile_all(mk_gschema *c, const json_t *schema) {
+    const json_t *sum = merge_all(c, schema);
+    return c->b->status != MK_OK ? MK_GN_EMPTY
+           : sum == NULL         ? MK_GN_NONE
+                                 : mk_gschema_compile(c, sum);
+}
+
+const json_t *mk_gschema_flat(mk_gschema *c, const json_t *schema) {
+    for (int i = 0; i < MAX_CHAIN && c->b->status == MK_OK; i++) {
+        if (!json_is_object(schema)) {
+            MK_GS_FAIL(c, MK_EUSAGE, NULL, "expected an object, found %s",
+                       mk_json_type_name(schema));
+        }
+        if (c->b->status != MK_OK || !mk_gschema_check(c, schema)) {
+            return NULL;
+        }
+        bool ref = json_is_string(json_object_get(schema, "$ref"));
+        if (!ref && json_object_get(schema, "allOf") == NULL) {
+            return schema;
+        }
+        schema = ref ? follow(c, schema) : merge_all(c, schema);
+        if (schema == NULL) {
+            MK_GS_FAIL(c, MK_EUSAGE, ref ? "$ref" : "allOf", "no value can follow it");
+        }
+    }
+    MK_GS_FAIL(c, MK_EUNSUPPORTED, "allOf", "nested this deep");
+    return NULL;
 }
 
 // --- values --------------------------------------------------------------------------------------
@@ -265,8 +295,8 @@ static int type_of_name(mk_gschema *c, const json_t *name) {
     return 0;
 }
 
-// Keywords that speak of one type: without "type" they say which one is meant.
-static int implied_types(const json_t *schema) {
+// Types that keywords of one type speak of.
+static int spoken_of(const json_t *schema) {
     static const struct {
         const char *key;
         int type;
@@ -295,6 +325,12 @@ static int implied_types(const json_t *schema) {
     for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
         types |= json_object_get(schema, of[i].key) != NULL ? of[i].type : 0;
     }
+    return types;
+}
+
+// Without "type" they say which one is meant.
+static int implied_types(const json_t *schema) {
+    int types = spoken_of(schema);
     return types != 0 ? types : T_ALL;
 }
 
@@ -348,6 +384,92 @@ static bool listed(const json_t *list, const json_t *v) {
     return false;
 }
 
+// --- texts and all else apart --------------------------------------------------------------------
+static void begins_with(mk_gschema *c, const char *chars) {
+    for (; *chars != '\0'; chars++) {
+        c->bound.bit[(uint8_t)*chars / 64] |= UINT64_C(1) << ((uint8_t)*chars % 64);
+    }
+}
+
+// Values of these types have to follow more than their type.
+static void bind(mk_gschema *c, int types) {
+    begins_with(c, (types & T_NULL) != 0 ? "nN" : "");
+    begins_with(c, (types & T_BOOL) != 0 ? "tfTF" : "");
+    begins_with(c, (types & (T_NUMBER | T_INTEGER)) != 0 ? "-0123456789" : "");
+    begins_with(c, (types & T_ARRAY) != 0 ? "[" : "");
+    begins_with(c, (types & T_OBJECT) != 0 ? "{" : "");
+}
+
+static int type_of_value(const json_t *v) {
+    int t = T_NULL;
+    while (t < T_STRING && !has_type(v, t)) {
+        t *= 2;
+    }
+    return json_is_array(v) ? T_ARRAY : json_is_object(v) ? T_OBJECT : t;
+}
+
+// Would a reader take this text for a value that is bound?
+static bool reads_otherwise(const mk_gschema *c, const char *text) {
+    while (*text == ' ' || *text == '\n' || *text == '\t' || *text == '\r') {
+        text++;
+    }
+    return (c->bound.bit[(uint8_t)*text / 64] >> ((uint8_t)*text % 64) & 1) != 0;
+}
+
+static mk_gn bare_literal(mk_gschema *c, const json_t *value) {
+    const char *text = json_string_value(value);
+    size_t n = json_string_length(value);
+    if (memmem(text, n, c->b->how.avoid, strlen(c->b->how.avoid)) != NULL) {
+        MK_GS_FAIL(c, MK_EUNSUPPORTED, "enum", "\"%.60s\" ends a parameter with this model", text);
+    } else if (reads_otherwise(c, text)) {
+        MK_GS_FAIL(c, MK_EUNSUPPORTED, "enum",
+                   "the text \"%.60s\" beside values that it cannot be told from, since this model "
+                   "writes no quotes",
+                   text);
+    }
+    return mk_gb_bytes(c->b, text, n);
+}
+
+// One value of an enumeration; MK_GN_NONE if it is not of the part in hand.
+static mk_gn literal(mk_gschema *c, const json_t *value) {
+    bool text = json_is_string(value);
+    if (c->part == MK_GS_ALL) {
+        return mk_gb_json_literal(c->b, value);
+    }
+    if (text != (c->part == MK_GS_TEXTS)) {
+        return MK_GN_NONE;
+    }
+    if (text) {
+        return bare_literal(c, value);
+    }
+    bind(c, type_of_value(value));
+    bool word = json_is_boolean(value) || json_is_null(value);
+    const char *name = json_is_null(value) ? "null" : json_is_true(value) ? "true" : "false";
+    const char *python = json_is_null(value) ? "None" : json_is_true(value) ? "True" : "False";
+    return word ? mk_gb_alt2(c->b, mk_gb_text(c->b, name), mk_gb_text(c->b, python))
+                : mk_gb_json_literal(c->b, value);
+}
+
+static mk_gn word(mk_gschema *c, const char *name, const char *python) {
+    mk_gn x = mk_gb_json_word(c->b, name);
+    return c->part == MK_GS_OTHERS ? mk_gb_alt2(c->b, x, mk_gb_text(c->b, python)) : x;
+}
+
+static mk_gn any_value(mk_gschema *c) {
+    switch (c->part) {
+    case MK_GS_TEXTS:
+        return mk_gschema_string(c, json_true());
+    case MK_GS_OTHERS:
+        return mk_gb_alt(c->b,
+                         (mk_gn[]){mk_gb_json_other(c->b), mk_gb_text(c->b, "True"),
+                                   mk_gb_text(c->b, "False"), mk_gb_text(c->b, "None")},
+                         4);
+    default:
+        return mk_gb_json_any(c->b);
+    }
+}
+
+// --- values --------------------------------------------------------------------------------------
 // const and enum, with "type" and each other but with nothing else.
 static mk_gn compile_values(mk_gschema *c, const json_t *schema) {
     const json_t *list = json_object_get(schema, "enum"), *one = json_object_get(schema, "const");
@@ -365,48 +487,60 @@ static mk_gn compile_values(mk_gschema *c, const json_t *schema) {
     }
     if (one != NULL) {
         bool ok = has_type(one, types) && (list == NULL || listed(list, one));
-        return ok ? mk_gb_json_literal(c->b, one) : MK_GN_NONE;
+        return ok ? literal(c, one) : MK_GN_NONE;
     }
     for (size_t i = 0; i < json_array_size(list) && c->b->status == MK_OK; i++) {
         if (has_type(json_array_get(list, i), types)) {
-            mk_gnlist_add(c->b, &out, mk_gb_json_literal(c->b, json_array_get(list, i)));
+            mk_gn x = literal(c, json_array_get(list, i));
+            if (x != MK_GN_NONE) {
+                mk_gnlist_add(c->b, &out, x);
+            }
         }
     }
     return mk_gnlist_alt(c->b, &out);
+}
+
+// An array, object or number, whose parts are written as everywhere.
+static mk_gn compile_whole(mk_gschema *c, const json_t *schema, int type) {
+    mk_gs_part part = c->part;
+    c->part = MK_GS_ALL;
+    mk_gn x = type == T_ARRAY    ? mk_gschema_array(c, schema)
+              : type == T_OBJECT ? mk_gschema_object(c, schema)
+                                 : mk_gschema_number(c, schema, type == T_INTEGER);
+    c->part = part;
+    return x;
 }
 
 static mk_gn compile_types(mk_gschema *c, const json_t *schema) {
     int types = types_of(c, schema);
     mk_gnlist out = {0};
     if (types == T_ALL && !mk_gschema_constrains(schema)) {
-        return mk_gb_json_any(c->b);
+        return any_value(c);
+    }
+    types &= c->part == MK_GS_TEXTS    ? T_STRING
+             : c->part == MK_GS_OTHERS ? ~T_STRING
+                                       : T_ALL | T_INTEGER;
+    if (c->part == MK_GS_OTHERS) {
+        int spoken = spoken_of(schema);  // keywords of numbers speak of integers, too
+        bind(c, types & (spoken | ((spoken & T_NUMBER) != 0 ? T_INTEGER : 0)));
     }
     for (int t = 1; t <= T_OBJECT && c->b->status == MK_OK; t *= 2) {
         mk_gn x = MK_GN_NONE;
         switch (types & t) {
         case T_NULL:
-            x = mk_gb_text(c->b, "null");
+            x = word(c, "null", "None");
             break;
         case T_BOOL:
-            x = mk_gb_alt2(c->b, mk_gb_text(c->b, "true"), mk_gb_text(c->b, "false"));
-            break;
-        case T_INTEGER:
-            x = mk_gschema_number(c, schema, true);
-            break;
-        case T_NUMBER:
-            x = mk_gschema_number(c, schema, false);
+            x = mk_gb_alt2(c->b, word(c, "true", "True"), word(c, "false", "False"));
             break;
         case T_STRING:
             x = mk_gschema_string(c, schema);
             break;
-        case T_ARRAY:
-            x = mk_gschema_array(c, schema);
-            break;
-        case T_OBJECT:
-            x = mk_gschema_object(c, schema);
-            break;
-        default:
+        case 0:
             continue;
+        default:
+            x = compile_whole(c, schema, t);
+            break;
         }
         mk_gnlist_add(c->b, &out, x);
     }
@@ -421,7 +555,7 @@ static mk_gn compile_object(mk_gschema *c, const json_t *schema) {
     }
     if (ref != NULL) {
         const json_t *rest = mk_gschema_without(c, schema, "$ref");
-        if (rest == NULL || !mk_gschema_constrains(rest)) {
+        if (c->part == MK_GS_ALL && (rest == NULL || !mk_gschema_constrains(rest))) {
             return call_ref(c, json_string_value(ref));
         }
         const json_t *merged = follow(c, schema);
@@ -445,7 +579,7 @@ static mk_gn compile_object(mk_gschema *c, const json_t *schema) {
 
 mk_gn mk_gschema_compile(mk_gschema *c, const json_t *schema) {
     if (json_is_boolean(schema)) {
-        return json_is_true(schema) ? mk_gb_json_any(c->b) : MK_GN_NONE;
+        return json_is_true(schema) ? any_value(c) : MK_GN_NONE;
     }
     if (!json_is_object(schema)) {
         MK_GS_FAIL(c, MK_EUSAGE, NULL, "expected a schema, found %s", mk_json_type_name(schema));
@@ -464,25 +598,34 @@ mk_gn mk_gschema_compile(mk_gschema *c, const json_t *schema) {
     return x;
 }
 
+void mk_gschema_init(mk_gschema *c, mk_gb *b, const json_t *root) {
+    *c = (mk_gschema){.b = b, .root = root, .made = json_array()};
+    c->string_type = json_pack("{s:s}", "type", "string");
+    mk_buf_init(&c->path, 1 << 20);
+}
+
+void mk_gschema_finish(mk_gschema *c) {
+    for (; c->n_ref_done < c->n_ref && c->b->status == MK_OK; c->n_ref_done++) {
+        mk_gref r = c->ref[c->n_ref_done];
+        mk_buf_clear(&c->path);
+        mk_buf_puts(&c->path, r.pointer);
+        mk_gn x = mk_gschema_compile(c, r.schema);
+        mk_gb_rule_set(c->b, r.rule, x);
+    }
+    for (size_t i = 0; i < c->n_ref; i++) {
+        mk_free(c->ref[i].pointer);
+    }
+    mk_free(c->ref);
+    mk_buf_free(&c->path);
+    json_decref(c->string_type);
+    json_decref(c->made);
+}
+
 mk_gn mk_gb_schema(mk_gb *b, const json_t *schema) {
-    mk_gschema c = {.b = b, .root = schema, .made = json_array()};
-    c.string_type = json_pack("{s:s}", "type", "string");
-    mk_buf_init(&c.path, 1 << 20);
+    mk_gschema c;
+    mk_gschema_init(&c, b, schema);
     mk_gn out = mk_gschema_compile(&c, schema);
-    for (; c.n_ref_done < c.n_ref && b->status == MK_OK; c.n_ref_done++) {
-        mk_gref r = c.ref[c.n_ref_done];
-        mk_buf_clear(&c.path);
-        mk_buf_puts(&c.path, r.pointer);
-        mk_gn x = mk_gschema_compile(&c, r.schema);
-        mk_gb_rule_set(b, r.rule, x);
-    }
-    for (size_t i = 0; i < c.n_ref; i++) {
-        mk_free(c.ref[i].pointer);
-    }
-    mk_free(c.ref);
-    mk_buf_free(&c.path);
-    json_decref(c.string_type);
-    json_decref(c.made);
+    mk_gschema_finish(&c);
     return out;
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/json.h"
 #include "chat/grammar_int.h"
@@ -22,13 +23,6 @@ static mk_gn pair(object *o, mk_gn key, mk_gn value) {
     return mk_gb_seq3(o->c->b, key, o->colon, value);
 }
 
-static mk_gn key_text(mk_gb *b, const char *key) {
-    json_t *s = json_string(key);
-    mk_gn x = mk_gb_json_literal(b, s);
-    json_decref(s);
-    return x;
-}
-
 static bool is_required(const object *o, const char *key) {
     for (size_t i = 0; i < json_array_size(o->required); i++) {
         const char *name = json_string_value(json_array_get(o->required, i));
@@ -39,7 +33,8 @@ static bool is_required(const object *o, const char *key) {
     return false;
 }
 
-static mk_gn compile_at(mk_gschema *c, const char *key, const char *name, const json_t *schema) {
+mk_gn mk_gschema_compile_at(mk_gschema *c, const char *key, const char *name,
+                            const json_t *schema) {
     size_t before = mk_gschema_enter(c, key);
     if (name != NULL) {
         mk_gschema_enter(c, name);
@@ -47,6 +42,29 @@ static mk_gn compile_at(mk_gschema *c, const char *key, const char *name, const 
     mk_gn x = mk_gschema_compile(c, schema);
     mk_gschema_leave(c, before);
     return x;
+}
+
+static int without_case(const void *x, const void *y) {
+    const char *a = *(const char *const *)x, *b = *(const char *const *)y;
+    int order = strcasecmp(a, b);
+    return order != 0 ? order : strcmp(a, b);
+}
+
+const char **mk_gschema_names(mk_gschema *c, const json_t *members) {
+    size_t n = json_object_size(members), i = 0;
+    const char **names = mk_try_alloc(n + 1, sizeof *names), *key;
+    json_t *v;
+    if (names == NULL) {
+        MK_GB_FAIL(c->b, MK_ENOMEM, "no memory for the names of properties");
+        return NULL;
+    }
+    json_object_foreach((json_t *)(uintptr_t)members, key, v) {
+        names[i++] = key;
+    }
+    if (c->b->how.sorted) {
+        qsort(names, n, sizeof *names, without_case);
+    }
+    return names;
 }
 
 // --- keys that are not named ---------------------------------------------------------------------
@@ -214,17 +232,18 @@ static bool check_object(object *o) {
 }
 
 static void add_named(object *o) {
-    const char *name;
-    json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)o->properties, name, v) {
-        bool required = is_required(o, name);
-        mk_gn value = compile_at(o->c, "properties", name, v);
-        mk_gn x = pair(o, key_text(o->c->b, name), value);
+    const char **name = mk_gschema_names(o->c, o->properties);
+    for (size_t i = 0; i < json_object_size(o->properties) && o->c->b->status == MK_OK; i++) {
+        bool required = is_required(o, name[i]);
+        mk_gn value = mk_gschema_compile_at(o->c, "properties", name[i],
+                                            json_object_get(o->properties, name[i]));
+        mk_gn x = pair(o, mk_gb_json_key(o->c->b, name[i]), value);
         o->n_required += required;
         mk_gnlist_add(o->c->b, &o->kids, x | (required ? 0 : MK_G_OPTIONAL));
-        if (o->c->b->status != MK_OK) {
-            return;
-        }
+    }
+    mk_free((void *)(uintptr_t)name);
+    if (o->c->b->status != MK_OK) {
+        return;
     }
     // names that are required and nowhere described
     for (size_t i = 0; i < json_array_size(o->required); i++) {
@@ -242,11 +261,11 @@ static void add_named(object *o) {
             continue;
         }
         mk_gn value = json_is_object(o->extra)
-                          ? compile_at(o->c, "additionalProperties", NULL, o->extra)
+                          ? mk_gschema_compile_at(o->c, "additionalProperties", NULL, o->extra)
                       : json_is_false(o->extra) ? MK_GN_NONE
                                                 : mk_gb_json_any(o->c->b);
         o->n_required++;
-        mk_gnlist_add(o->c->b, &o->kids, pair(o, key_text(o->c->b, key), value));
+        mk_gnlist_add(o->c->b, &o->kids, pair(o, mk_gb_json_key(o->c->b, key), value));
     }
 }
 
@@ -254,12 +273,22 @@ static void add_named(object *o) {
 static mk_gn unnamed(object *o) {
     mk_gb *b = o->c->b;
     bool silent = json_object_size(o->properties) == 0 && json_array_size(o->required) == 0;
+    if (b->how.notation == MK_VALUES_MARKED &&
+        (json_object_size(o->patterns) > 0 || (o->names != NULL && !json_is_true(o->names)))) {
+        MK_GS_FAIL(o->c, MK_EUNSUPPORTED, o->names != NULL ? "propertyNames" : "patternProperties",
+                   "with a model that writes names without quotes");
+        return MK_GN_NONE;
+    }
+    if (b->how.notation == MK_VALUES_MARKED && json_object_size(o->properties) > 0) {
+        return MK_GN_NONE;  // nothing beyond what is described
+    }
     if (json_object_size(o->patterns) > 0) {
         void *it = json_object_iter((json_t *)(uintptr_t)o->patterns);
         const char *pattern = json_object_iter_key(it);
         size_t before = mk_gschema_enter(o->c, "patternProperties");
         mk_gschema_enter(o->c, pattern);
-        mk_re_opts re = {MK_RE_SEARCH, true, o->c->path.data, NULL};
+        mk_re_opts re = {
+            .match = MK_RE_SEARCH, .json = true, .but = b->how.avoid[0], .what = o->c->path.data};
         mk_gn quote = mk_gb_text(b, "\"");
         mk_gn key = mk_gb_seq3(b, quote, mk_gb_regex(b, pattern, strlen(pattern), &re), quote);
         mk_gn value = mk_gschema_compile(o->c, json_object_iter_value(it));
@@ -270,7 +299,7 @@ static mk_gn unnamed(object *o) {
         return MK_GN_NONE;
     }
     mk_gn value = json_is_object(o->extra)
-                      ? compile_at(o->c, "additionalProperties", NULL, o->extra)
+                      ? mk_gschema_compile_at(o->c, "additionalProperties", NULL, o->extra)
                       : mk_gb_json_any(b);
     if (o->names != NULL && !json_is_true(o->names)) {
         size_t before = mk_gschema_enter(o->c, "propertyNames");
@@ -310,7 +339,7 @@ mk_gn mk_gschema_object(mk_gschema *c, const json_t *schema) {
         o.extra = json_object_get(schema, "unevaluatedProperties");  // all else is merged by now
     }
     o.space = mk_gb_json_space(b);
-    o.colon = mk_gb_seq2(b, mk_gb_text(b, ":"), mk_gb_repeat(b, mk_gb_text(b, " "), 0, 1));
+    o.colon = mk_gb_json_colon(b);
     o.separator = mk_gb_seq2(b, mk_gb_text(b, ","), o.space);
     if (!check_object(&o)) {
         return MK_GN_EMPTY;
@@ -391,9 +420,11 @@ static bool read_items(mk_gschema *c, const json_t *schema, array *a) {
     for (size_t i = 0; i < json_array_size(first) && c->b->status == MK_OK; i++) {
         char index[24];
         snprintf(index, sizeof(index), "%zu", i);
-        mk_gnlist_add(c->b, &a->first, compile_at(c, first_key, index, json_array_get(first, i)));
+        mk_gnlist_add(c->b, &a->first,
+                      mk_gschema_compile_at(c, first_key, index, json_array_get(first, i)));
     }
-    a->rest = items == NULL ? mk_gb_json_any(c->b) : compile_at(c, rest_key, NULL, items);
+    a->rest =
+        items == NULL ? mk_gb_json_any(c->b) : mk_gschema_compile_at(c, rest_key, NULL, items);
     if (items == NULL && json_array_size(first) > 0 && a->min <= json_array_size(first)) {
         a->rest = MK_GN_NONE;  // as with properties: nothing beyond what is described
     }

@@ -54,7 +54,10 @@ const mk_gformat *mk_gformat_find(const char *name) {
 
 // --- strings -------------------------------------------------------------------------------------
 static mk_gn quoted(mk_gschema *c, mk_gn inside) {
-    mk_gn quote = mk_gb_text(c->b, "\"");
+    if (c->part == MK_GS_TEXTS) {
+        return inside;
+    }
+    mk_gn quote = mk_gb_json_quote(c->b);
     uint32_t rule = mk_gb_rule(c->b, c->path.data != NULL ? c->path.data : "/");
     mk_gb_rule_set(c->b, rule, mk_gb_seq3(c->b, quote, inside, quote));
     if (c->b->status == MK_OK) {
@@ -65,6 +68,9 @@ static mk_gn quoted(mk_gschema *c, mk_gn inside) {
 
 // Strings of the same bounds share a rule, and with it their masks.
 static mk_gn bounded(mk_gschema *c, uint32_t min, uint32_t max) {
+    if (c->part == MK_GS_TEXTS) {
+        return mk_gb_repeat(c->b, mk_gb_bare_char(c->b), min, max);
+    }
     for (size_t i = 0; i < c->n_bounded; i++) {
         if (c->bounded[i].min == min && c->bounded[i].max == max) {
             return mk_gb_call(c->b, c->bounded[i].rule);
@@ -79,6 +85,12 @@ static mk_gn bounded(mk_gschema *c, uint32_t min, uint32_t max) {
     return call;
 }
 
+// How a pattern's characters are written.
+static mk_re_opts in_string(const mk_gschema *c, mk_re_match match, const char *what) {
+    bool bare = c->part == MK_GS_TEXTS || c->b->how.notation == MK_VALUES_MARKED;
+    return (mk_re_opts){.match = match, .json = !bare, .but = c->b->how.avoid[0], .what = what};
+}
+
 static mk_gn by_format(mk_gschema *c, const char *name, uint32_t min, uint32_t max) {
     const mk_gformat *f = mk_gformat_find(name);
     if (f == NULL) {
@@ -90,14 +102,15 @@ static mk_gn by_format(mk_gschema *c, const char *name, uint32_t min, uint32_t m
                    "together with format; its texts have %u to %u characters", f->min, f->max);
         return MK_GN_EMPTY;
     }
-    mk_re_opts o = {MK_RE_FULL, true, "format", NULL};
+    mk_re_opts o = in_string(c, MK_RE_FULL, "format");
     return quoted(c, mk_gb_regex(c->b, f->pattern, strlen(f->pattern), &o));
 }
 
 static mk_gn by_pattern(mk_gschema *c, const json_t *pattern, uint32_t min, uint32_t max) {
     size_t before = mk_gschema_enter(c, "pattern");
     mk_re_simple simple = {0};
-    mk_re_opts o = {MK_RE_SEARCH, true, c->path.data, &simple};
+    mk_re_opts o = in_string(c, MK_RE_SEARCH, c->path.data);
+    o.simple = &simple;
     mk_gn x = mk_gb_regex(c->b, json_string_value(pattern), json_string_length(pattern), &o);
     mk_gschema_leave(c, before);
     if (min == 0 && max == MK_G_INF) {
@@ -115,6 +128,25 @@ static mk_gn by_pattern(mk_gschema *c, const json_t *pattern, uint32_t min, uint
         return MK_GN_NONE;
     }
     return quoted(c, mk_gb_repeat(c->b, simple.chars, min, max));
+}
+
+static bool is_bound(const mk_gschema *c) {
+    return (c->bound.bit[0] | c->bound.bit[1]) != 0;
+}
+
+// Any text without quotes.  Beside values that have to follow more than their type it begins with
+// nothing that they begin with: a reader would take it for one of them.
+static mk_gn bare_text(mk_gschema *c) {
+    mk_byteset plain = mk_g_text_bytes(), first = plain;
+    first.bit[0] &= ~(UINT64_C(1) << ' ' | UINT64_C(1) << '\n' | UINT64_C(1) << '\t' |
+                      UINT64_C(1) << '\r' | c->bound.bit[0]);
+    first.bit[1] &= ~c->bound.bit[1];
+    mk_guntil o = {.mark = c->b->how.avoid,
+                   .plain = &plain,
+                   .first = is_bound(c) ? &first : NULL,
+                   .escape = MK_GN_NONE,
+                   .then = MK_GN_NONE};
+    return mk_gb_until(c->b, &o);
 }
 
 mk_gn mk_gschema_string(mk_gschema *c, const json_t *schema) {
@@ -136,6 +168,18 @@ mk_gn mk_gschema_string(mk_gschema *c, const json_t *schema) {
     }
     if (min > max) {
         return MK_GN_NONE;
+    }
+    if (c->part == MK_GS_TEXTS) {
+        bool any = format == NULL && pattern == NULL && min == 0 && max == MK_G_INF;
+        if (any) {
+            return bare_text(c);
+        }
+        if (is_bound(c)) {
+            MK_GS_FAIL(c, MK_EUNSUPPORTED, NULL,
+                       "a text with a form of its own beside values that it cannot be told from, "
+                       "since this model writes no quotes");
+            return MK_GN_EMPTY;
+        }
     }
     if (format != NULL) {
         return by_format(c, json_string_value(format), min, max);

@@ -62,8 +62,10 @@ static bool has_length(const jloop *l) {
 }
 
 static bool loop_length(jctx *c, jloop *l, int64_t *out) {
-    if (has_length(l)) {
-        return mk_j_length(c, &l->items, out);
+    if (has_length(l)) {  // asked for once, as in Jinja: a list may grow while it is walked
+        bool ok = l->length > 0 || mk_j_length(c, &l->items, &l->length);
+        *out = l->length;
+        return ok;
     }
     if (l->all == NULL) {
         jval rest, v;

@@ -333,8 +333,38 @@ METHOD(l_copy) {
     return mk_j_to_list(c, s, out);
 }
 
-static const jop list_rows[] = {
-    {"count", l_count, "value", 1}, {"index", l_index, "value", 1}, {"copy", l_copy, "", 0}};
+// Lists may hold themselves afterwards; whatever descends into values has a bound on its depth.
+METHOD(l_append) {
+    (void)args;
+    *out = mk_j_none();
+    return mk_j_list_push(c, s->u.list, &a[0]);
+}
+
+METHOD(l_pop) {
+    (void)args;
+    jlist *l = s->u.list;
+    int64_t at = -1;
+    if (a[0].kind != JV_MISSING && !mk_j_as_int(&a[0], &at)) {
+        return mk_j_raise(c, "'%s' object cannot be interpreted as an integer",
+                          mk_j_type_name(&a[0]));
+    }
+    at += at < 0 ? (int64_t)l->n : 0;
+    if (at < 0 || at >= (int64_t)l->n) {
+        return mk_j_raise(c, l->n == 0 ? "pop from empty list" : "pop index out of range");
+    }
+    *out = l->v[at];
+    uint64_t n = l->n - 1 - (uint64_t)at;
+    memmove(&l->v[at], &l->v[at + 1], n * sizeof *l->v);
+    l->n--;
+    return mk_j_steps(c, n / 64 + 1);
+}
+
+// The first two are those of tuples, too.
+static const jop list_rows[] = {{"count", l_count, "value", 1},
+                                {"index", l_index, "value", 1},
+                                {"copy", l_copy, "", 0},
+                                {"append", l_append, "object", 1},
+                                {"pop", l_pop, "index", 0}};
 
 // --- loops ---------------------------------------------------------------------------------------
 METHOD(p_cycle) {
@@ -401,11 +431,11 @@ const jop *mk_j_find_method(jval_kind k, jtext name) {
     }
 }
 
-// What changes its object exists in Python but is refused by the sandbox.
+// What changes its object exists in Python but is refused by the sandbox; a list may grow and
+// shrink, which Kimi's template does.
 bool mk_j_method_unsafe(jval_kind k, jtext name) {
     static const char *const of_dict[] = {"clear", "pop", "popitem", "setdefault", "update"};
-    static const char *const of_list[] = {"append", "clear",  "extend",  "insert",
-                                          "pop",    "remove", "reverse", "sort"};
+    static const char *const of_list[] = {"clear", "extend", "insert", "remove", "reverse", "sort"};
     if (k == JV_DICT || k == JV_LIST) {
         const char *const *names = k == JV_DICT ? of_dict : of_list;
         size_t n =

@@ -68,6 +68,15 @@ const mk_parse_format *mk_parse_format_find(const char *name);  // "qwen3", ...;
 const mk_parse_format *mk_parse_format_at(int i);               // NULL behind the last
 const char *mk_parse_format_name(const mk_parse_format *f);
 bool mk_parse_format_has_headers(const mk_parse_format *f);  // messages with headers and channels
+// How the arguments of a call are written, for one who writes them.
+typedef enum { MK_PARSE_JSON, MK_PARSE_XML, MK_PARSE_PYTHON, MK_PARSE_MARKED } mk_parse_args_kind;
+typedef struct {
+    mk_parse_args_kind kind;
+    const char *ends;          // XML: behind a value; MARKED: what strings stand in
+    const char *open, *close;  // around calls, "" if nothing
+    bool list;                 // calls stand in [ , ]
+} mk_parse_writing;
+mk_parse_writing mk_parse_format_writing(const mk_parse_format *f);
 // Does a prompt end in this tag (white space behind it aside)?
 bool mk_parse_ends_in(const char *prompt, size_t n, const char *tag);
 // Appends what to put behind unfinished reasoning so that the answer begins (a spent budget).

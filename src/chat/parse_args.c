@@ -117,71 +117,141 @@ enum {
     T_NULL = 8,
     T_OBJECT = 16,
     T_ARRAY = 32,
-    T_ANY = 63,
-    T_DEPTH = 8  // of anyOf in anyOf
+    T_INTEGER = 64,  // every number allows it
+    T_ANY = 127,
+    T_DEPTH = 8,    // of anyOf in anyOf, of references
+    T_WALK = 4096,  // schemas looked at for one parameter
 };
 
-static unsigned named_type(const char *name) {
-    static const struct {
-        const char *name;
-        unsigned bit;
-    } types[] = {{"string", T_STRING}, {"number", T_NUMBER}, {"integer", T_NUMBER},
-                 {"boolean", T_BOOL},  {"null", T_NULL},     {"object", T_OBJECT},
-                 {"array", T_ARRAY}};
-    for (size_t i = 0; name && i < sizeof types / sizeof types[0]; i++) {
-        if (strcmp(name, types[i].name) == 0) {
-            return types[i].bit;
+typedef struct {
+    const char *name;
+    unsigned bits;
+} type_bits;
+
+static unsigned bits_of(const type_bits *t, const char *name) {
+    for (; name && t->name; t++) {
+        if (strcmp(t->name, name) == 0) {
+            return t->bits;
         }
     }
     return 0;
 }
 
+static unsigned named_type(const char *name) {
+    static const type_bits types[] = {{"string", T_STRING},   {"number", T_NUMBER | T_INTEGER},
+                                      {"integer", T_INTEGER}, {"boolean", T_BOOL},
+                                      {"null", T_NULL},       {"object", T_OBJECT},
+                                      {"array", T_ARRAY},     {NULL, 0}};
+    return bits_of(types, name);
+}
+
 static unsigned type_of(const json_t *v) {
     return json_is_string(v)    ? T_STRING
-           : json_is_number(v)  ? T_NUMBER
+           : json_is_number(v)  ? T_NUMBER | T_INTEGER
            : json_is_boolean(v) ? T_BOOL
            : json_is_object(v)  ? T_OBJECT
            : json_is_array(v)   ? T_ARRAY
                                 : T_NULL;
 }
 
+// Keywords that speak of one type say which one is meant where nothing else does.
+static unsigned spoken_of(const json_t *schema) {
+    static const type_bits of[] = {{"minLength", T_STRING},
+                                   {"maxLength", T_STRING},
+                                   {"pattern", T_STRING},
+                                   {"format", T_STRING},
+                                   {"minimum", T_NUMBER | T_INTEGER},
+                                   {"maximum", T_NUMBER | T_INTEGER},
+                                   {"properties", T_OBJECT},
+                                   {"items", T_ARRAY},
+                                   {NULL, 0}};
+    unsigned bits = 0;
+    for (const type_bits *t = of; t->name; t++) {
+        bits |= json_object_get(schema, t->name) ? t->bits : 0;
+    }
+    return bits ? bits : T_ANY;
+}
+
+// What "#/a/b" names; NULL.  Names with "~" or "%" in the reference are not looked for.
+static const json_t *referred(const json_t *root, const char *ref) {
+    const json_t *v = ref && ref[0] == '#' && !strpbrk(ref, "~%") ? root : NULL;
+    const char *p = v ? ref + 1 : NULL;
+    while (v && *p == '/') {
+        size_t n = strcspn(p + 1, "/");
+        v = json_object_getn(v, p + 1, n);
+        p += n + 1;
+    }
+    return v;
+}
+
+// References make a small schema stand for a huge one, so that what is looked at has a bound.
+typedef struct {
+    const json_t *root;
+    int n_left;
+} type_walk;
+
+static unsigned allowed(type_walk *w, const json_t *schema, int depth);
+
+static unsigned any_of(type_walk *w, const json_t *list, int depth) {
+    unsigned bits = 0;
+    size_t i;
+    const json_t *item;
+    json_array_foreach(list, i, item) {
+        bits |= allowed(w, item, depth + 1);
+    }
+    return bits ? bits : T_ANY;
+}
+
+static unsigned listed(const json_t *schema) {
+    const json_t *constant = json_object_get(schema, "const"), *item;
+    unsigned bits = constant ? type_of(constant) : 0;
+    size_t i;
+    json_array_foreach(json_object_get(schema, "enum"), i, item) {
+        bits |= type_of(item);
+    }
+    return bits ? bits : T_ANY;
+}
+
 // What the schema of a parameter allows; T_ANY if it does not say.
-static unsigned allowed(const json_t *schema, int depth) {
-    static const char *const unions[] = {"anyOf", "oneOf"};
+static unsigned allowed(type_walk *w, const json_t *schema, int depth) {
     const json_t *type = json_object_get(schema, "type"), *item;
     unsigned bits = named_type(json_string_value(type));
     size_t i;
+    if (depth > T_DEPTH || !json_is_object(schema) || --w->n_left < 0) {
+        return T_ANY;
+    }
     json_array_foreach(type, i, item) {
         bits |= named_type(json_string_value(item));
     }
-    for (int u = 0; u < 2 && depth < T_DEPTH; u++) {
-        json_array_foreach(json_object_get(schema, unions[u]), i, item) {
-            bits |= allowed(item, depth + 1);
-        }
+    bits = (bits ? bits : T_ANY) & listed(schema);
+    bits &= any_of(w, json_object_get(schema, "anyOf"), depth);
+    bits &= any_of(w, json_object_get(schema, "oneOf"), depth);
+    const char *ref = json_string_value(json_object_get(schema, "$ref"));
+    bits &= allowed(w, referred(w->root, ref), depth + 1);
+    json_array_foreach(json_object_get(schema, "allOf"), i, item) {
+        bits &= allowed(w, item, depth + 1);
     }
-    if (bits == 0) {
-        json_array_foreach(json_object_get(schema, "enum"), i, item) {
-            bits |= type_of(item);
-        }
-        const json_t *constant = json_object_get(schema, "const");
-        bits |= constant ? type_of(constant) : 0;
-    }
+    bits = bits == T_ANY && !type ? spoken_of(schema) : bits;
+    bits |= json_is_true(json_object_get(schema, "nullable")) ? T_NULL : 0;
     return bits ? bits : T_ANY;
 }
 
 static unsigned allowed_for(const mk_args *a, const char *key, size_t n) {
     const json_t *all = json_object_get(a->schema, "properties");
-    return allowed(json_object_getn(all, key, n), 0);
+    type_walk w = {.root = a->schema, .n_left = T_WALK};
+    return allowed(&w, json_object_getn(all, key, n), 0);
 }
 
 static unsigned type_of_text(const char *p, size_t n) {
     size_t k = mk_count_space(p, n);
     char c = k < n ? p[k] : 0;
+    bool whole = !memchr(p, '.', n) && !memchr(p, 'e', n) && !memchr(p, 'E', n);
     return c == '{'               ? T_OBJECT
            : c == '['             ? T_ARRAY
            : c == '"'             ? T_STRING
            : c == 't' || c == 'f' ? T_BOOL
            : c == 'n'             ? T_NULL
+           : whole                ? T_INTEGER
                                   : T_NUMBER;
 }
 
@@ -192,6 +262,28 @@ static void add_text(mk_args *a, const char *p, size_t n) {
 }
 
 // --- XML -----------------------------------------------------------------------------------------
+
+// A list or dictionary that stands as Python writes it (Seed's template does); false: it is none.
+static bool add_python(mk_args *a, const char *p, size_t n) {
+    static const mk_call_syntax value = {.body = MK_BODY_PYTHON};
+    mk_buf out;
+    mk_buf_init(&out, (size_t)8 * MK_PARSE_MAX_VALUE);
+    mk_args sub = {.out = &out};
+    mk_args_begin_value(&sub, &value);
+    size_t at = 0, used = 1;
+    while (sub.state == MK_ARGS_GO && at < n && used > 0 && !mk_args_value_whole(&sub)) {
+        used = mk_args_python(&sub, (mk_view){p + at, n - at, true});
+        at += used;
+    }
+    bool whole = sub.state == MK_ARGS_GO && mk_args_value_whole(&sub) && !out.failed &&
+                 at + mk_count_space(p + at, n - at) == n;
+    if (whole) {
+        mk_buf_add(a->out, out.data, out.len);
+    }
+    a->out->failed = a->out->failed || out.failed;
+    mk_buf_free(&out);
+    return whole;
+}
 
 // A value that was kept, as JSON.
 static void add_value(mk_args *a, unsigned types) {
@@ -208,7 +300,10 @@ static void add_value(mk_args *a, unsigned types) {
     // a quoted text is a string with quotes where strings are written bare, unless said otherwise
     unsigned type = type_of_text(p, n);
     bool fits = (type & types) && (type != T_STRING || a->as_json);
-    if (!fits || !mk_json_is_value(p, n, a->out)) {
+    // 1.0 where nothing but a whole number may come
+    fits = fits || (type == T_NUMBER && (types & T_INTEGER) && !(types & T_STRING));
+    bool container = fits && (type & (T_OBJECT | T_ARRAY));
+    if ((!fits || !mk_json_is_value(p, n, a->out)) && !(container && add_python(a, p, n))) {
         add_text(a, p, n);
     }
 }

@@ -287,6 +287,22 @@ bool mk_parse_format_has_headers(const mk_parse_format *f) {
     return f->harmony;
 }
 
+mk_parse_writing mk_parse_format_writing(const mk_parse_format *f) {
+    const mk_call_syntax *s = &f->syntax[0];
+    mk_parse_writing w = {.ends = "",
+                          .open = s->open ? s->open : "",
+                          .close = s->close ? s->close : "",
+                          .list = s->list};
+    if (s->body == MK_BODY_XML) {
+        w.kind = MK_PARSE_XML;
+        w.ends = s->end_value;
+    } else if (s->body == MK_BODY_PYTHON) {
+        w.kind = s->quote ? MK_PARSE_MARKED : MK_PARSE_PYTHON;
+        w.ends = s->quote ? s->quote : "";
+    }
+    return w;
+}
+
 void mk_parse_force_answer(const mk_parse_opts *o, mk_buf *out) {
     if (o->format && o->format->force_answer) {
         mk_buf_puts(out, o->format->force_answer);

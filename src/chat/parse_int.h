@@ -120,6 +120,9 @@ void mk_args_begin(mk_args *a, const mk_call_syntax *s, mk_args_form form, const
 size_t mk_args_step(mk_args *a, mk_view v);
 size_t mk_args_xml(mk_args *a, mk_view v);
 size_t mk_args_python(mk_args *a, mk_view v);
+// One value in place of all arguments: begin, steps, and is it whole?
+void mk_args_begin_value(mk_args *a, const mk_call_syntax *s);
+bool mk_args_value_whole(const mk_args *a);
 void mk_json_add_escaped(mk_buf *b, const char *p, size_t n);  // without the quotes
 
 // --- the parser ----------------------------------------------------------------------------------

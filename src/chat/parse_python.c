@@ -248,6 +248,18 @@ static size_t step_string(mk_args *a, mk_view v) {
     return v.n;
 }
 
+void mk_args_begin_value(mk_args *a, const mk_call_syntax *s) {
+    a->syntax = s;
+    a->kind[0] = '[';  // as if it stood in a list that nothing closes
+    a->depth = 1;
+    a->fresh = true;
+    a->step = VALUE;
+}
+
+bool mk_args_value_whole(const mk_args *a) {
+    return a->depth == 1 && a->step == AFTER;
+}
+
 size_t mk_args_python(mk_args *a, mk_view v) {
     size_t space = a->step == STRING || a->step == WORD ? 0 : mk_count_space(v.p, v.n);
     if (space > 0 || v.n == 0) {

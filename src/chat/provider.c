@@ -149,10 +149,14 @@ static bool is_space_id(const mk_speech *s, int32_t id) {
 }
 
 // Does the grammar decide about the next token?  Not inside the reasoning.  Where calls are offered
-// it knows of them, too.  A family with headers is free until the answer proper.
+// it knows of them, too.  A family with headers is free until the answer proper, unless the grammar
+// knows of headers.
 static bool grammar_holds(const mk_speech *s) {
     if (!s->state) {
         return false;
+    }
+    if (mk_grammar_has_headers(s->o.grammar)) {
+        return true;
     }
     mk_parse_place at = mk_parser_place(s->parser);
     return s->p->headers ? at == MK_PLACE_ANSWER : at != MK_PLACE_REASONING;
@@ -161,7 +165,7 @@ static bool grammar_holds(const mk_speech *s) {
 // A token under the grammar; what stands before the answer (newlines, the tag that opens the
 // reasoning) is no part of it.
 static void advance_grammar(mk_speech *s, int32_t id) {
-    if (mk_grammar_pos(s->state) == 0) {
+    if (mk_grammar_pos(s->state) == 0 && !mk_grammar_has_headers(s->o.grammar)) {
         if (mk_parser_place(s->parser) == MK_PLACE_START && id == s->p->think_id) {
             return;
         }
@@ -202,6 +206,15 @@ static bool force_answer(mk_speech *s, int32_t *force) {
     return true;
 }
 
+// Of a token that is forced, behind the reasoning: not what the grammar of a whole answer forbids.
+static bool may_force(mk_speech *s, const uint64_t *allowed, int32_t id) {
+    if (allowed[id >> 6] >> (id & 63) & 1) {
+        return true;
+    }
+    s->n_forced = s->p->close_ids.n;  // it has closed the reasoning; what comes now is a call
+    return false;
+}
+
 static void allow_id(uint64_t *allowed, int32_t id) {
     if (id >= 0) {
         allowed[id >> 6] |= UINT64_C(1) << (id & 63);
@@ -210,7 +223,9 @@ static void allow_id(uint64_t *allowed, int32_t id) {
 
 static bool on_allow(void *arg, uint64_t *allowed, int32_t *force) {
     mk_speech *s = arg;
-    if (force_answer(s, force)) {
+    int32_t forced = -1;
+    bool headers = s->state && mk_grammar_has_headers(s->o.grammar);
+    if (force_answer(s, headers ? &forced : force) && !headers) {
         return true;
     }
     if (!grammar_holds(s) || s->failed) {
@@ -221,7 +236,10 @@ static bool on_allow(void *arg, uint64_t *allowed, int32_t *force) {
         s->failed = true;
         return false;
     }
-    if (mk_grammar_pos(s->state) == 0) {
+    if (forced >= 0 && may_force(s, allowed, forced)) {
+        *force = forced;
+    }
+    if (mk_grammar_pos(s->state) == 0 && !headers) {
         if (mk_parser_place(s->parser) == MK_PLACE_START) {
             allow_id(allowed, s->p->think_id);
         } else if (s->n_space < MAX_SPACE) {

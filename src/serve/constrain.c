@@ -87,20 +87,21 @@ static bool must_call(const mk_ask *a) {
     return a->tool_choice == MK_TOOLS_REQUIRED || a->tool_choice == MK_TOOLS_NAMED;
 }
 
-// The schema that is enforced: what a strict tool says, and of another as much as can be; NULL: any
-// object.
-static const json_t *schema_of(const mk_ask *a, size_t i) {
-    const json_t *schema = json_object_get(function_of(a, i), "parameters");
+// Without the schema, if nobody asked for all of it and it cannot be enforced: any arguments.
+static void relax(const mk_ask *a, size_t i, const mk_grammar_calls *all, mk_grammar_call *one) {
+    mk_grammar_calls alone = *all;
     mk_grammar *g = NULL;
     mk_err ignored;
     if (is_strict(a, i)) {
-        return schema;
+        return;
     }
-    if (!must_call(a) || mk_grammar_from_schema(schema, NULL, &g, &ignored) != MK_OK) {
-        return NULL;
+    alone.call = one;
+    alone.n = 1;
+    alone.form = MK_FORM_NONE;
+    if (!must_call(a) || mk_grammar_from_calls(&alone, NULL, &g, &ignored) != MK_OK) {
+        one->schema = NULL;
     }
     mk_grammar_unref(g);
-    return schema;
 }
 
 // Texts of all calls; to be freed with free_calls.
@@ -128,11 +129,12 @@ static mk_status make_calls(const mk_ask *a, const mk_call_frame *f, mk_grammar_
         mk_buf_printf(&where, "/tools/%zu/function/parameters", i);
         call[c->n++] = (mk_grammar_call){.first = mk_call_frame_text(&f->first, name),
                                          .next = mk_call_frame_text(&f->next, name),
-                                         .schema = schema_of(a, i),
+                                         .schema = json_object_get(function_of(a, i), "parameters"),
                                          .where = mk_buf_detach(&where)};
         if (!call[c->n - 1].first || !call[c->n - 1].next) {
             return MK_FAIL(err, MK_ENOMEM, "no memory for %zu tools", n);
         }
+        relax(a, i, c, &call[c->n - 1]);
     }
     return MK_OK;
 }
@@ -164,7 +166,9 @@ static mk_status compile_calls(const mk_ask *a, const mk_call_frame *f, mk_gramm
         .tail = f->tail.data,
         .max = a->parallel_tools ? f->max : 1,
         .trigger = f->trigger.data,
-        .open = !f->json,
+        .open = f->kind == MK_CALLS_OPEN,
+        .params = f->kind == MK_CALLS_PARAMS ? &f->params : NULL,
+        .headers = f->kind == MK_CALLS_HEADERS ? &f->headers : NULL,
         .may_be_text = !must_call(a),
         .form = forms[a->format],
         .schema = a->schema,
@@ -174,7 +178,7 @@ static mk_status compile_calls(const mk_ask *a, const mk_call_frame *f, mk_gramm
     if (c.open && (must_call(a) || any_strict(a))) {
         return refuse(a, f->why_not, err);
     }
-    if ((in_text || c.open) && f->trigger.len == 0) {
+    if ((in_text || c.open) && !c.headers && f->trigger.len == 0) {
         return refuse(a, "its calls do not begin with a mark", err);
     }
     mk_status st = c.open ? MK_OK : make_calls(a, f, &c, err);
@@ -220,11 +224,15 @@ static void add_key(mk_buf *key, const mk_ask *a, const mk_call_frame *f) {
     }
     mk_buf_puts(key, a->pattern ? a->pattern : "");
     if (f) {
-        const mk_buf *text[] = {&f->first, &f->next, &f->tail, &f->trigger};
-        mk_buf_printf(key, "\n%d %d %u %s\n", a->tool_choice, a->parallel_tools, f->max,
-                      a->tool_name ? a->tool_name : "");
+        const mk_buf *text[] = {&f->first,   &f->next,    &f->tail,    &f->trigger,
+                                &f->part[0], &f->part[1], &f->part[2], &f->part[3],
+                                &f->part[4], &f->part[5], &f->part[6]};
+        const mk_grammar_params *p = &f->params;
+        mk_buf_printf(key, "\n%d %d %d %u %s\n%d %d %d %s\n", f->kind, a->tool_choice,
+                      a->parallel_tools, f->max, a->tool_name ? a->tool_name : "", p->values,
+                      p->bare, p->sorted, p->avoid ? p->avoid : "");
         mk_jout_value(key, a->tools);
-        for (size_t i = 0; i < 4; i++) {
+        for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
             mk_buf_printf(key, "\n%zu ", text[i]->len);
             mk_buf_add(key, text[i]->data ? text[i]->data : "", text[i]->len);
         }

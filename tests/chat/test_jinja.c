@@ -247,6 +247,45 @@ static void nesting(void **state) {
     }
 }
 
+// Lists that hold themselves: whatever descends into them ends at a bound, and all is given back.
+static void lists_in_themselves(void **state) {
+    (void)state;
+    static const char *const endless[] = {"{{ a }}",
+                                          "{{ a|tojson }}",
+                                          "{{ a|string|length }}",
+                                          "{{ a == b }}",
+                                          "{{ a in [b] }}",
+                                          "{{ a }}",
+                                          "{{ {'k': a}|tojson(2) }}",
+                                          "{{ a < b }}",
+                                          "{{ '%s' % a }}",
+                                          "{{ a|join }}",
+                                          "{{ a|unique|list }}",
+                                          "{{ [a, b]|sort }}",
+                                          "{{ a|pprint }}",
+                                          "{{ a.index(b) }}",
+                                          "{% for x in a %}{% set _ = a.append(x) %}{% endfor %}"};
+    static const char make[] = "{% set a = [] %}{% set _ = a.append([a, a]) %}"
+                               "{% set b = [] %}{% set _ = b.append([b, b]) %}";
+    int64_t live = mk_alloc_live();
+    for (size_t i = 0; i < sizeof endless / sizeof endless[0]; i++) {
+        char tpl[512];
+        mk_err err = {0};
+        mk_jinja_text out;
+        snprintf(tpl, sizeof tpl, "%s%s", make, endless[i]);
+        mk_status st = render(tpl, strlen(tpl), NULL, &out, &err);
+        if (st != MK_ELIMIT && st != MK_ETEMPLATE) {
+            fail_msg("%s: %s", endless[i], mk_status_name(st));
+        }
+        mk_jinja_text_free(&out);
+    }
+    assert_int_equal(mk_alloc_live(), live);
+    static const char grows[] =
+        "{% set a = ['x'] %}{% for i in range(90000) %}{% for k in range(90000)"
+        " %}{% set _ = a.append(a) %}{% endfor %}{% endfor %}";
+    assert_bounded(grows, MK_ELIMIT);
+}
+
 static void json_depth(void **state) {
     (void)state;
     mk_err err = {0};
@@ -334,10 +373,15 @@ static void out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_templates), cmocka_unit_test(origin_survives),
-        cmocka_unit_test(bounds),          cmocka_unit_test(nesting),
-        cmocka_unit_test(json_depth),      cmocka_unit_test(bad_bytes),
-        cmocka_unit_test(line_numbers),    cmocka_unit_test(out_of_memory),
+        cmocka_unit_test(small_templates),
+        cmocka_unit_test(origin_survives),
+        cmocka_unit_test(bounds),
+        cmocka_unit_test(nesting),
+        cmocka_unit_test(json_depth),
+        cmocka_unit_test(bad_bytes),
+        cmocka_unit_test(lists_in_themselves),
+        cmocka_unit_test(line_numbers),
+        cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

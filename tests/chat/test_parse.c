@@ -499,6 +499,65 @@ static void long_values(void **state) {
     }
 }
 
+// What the schema says of a parameter decides what its text is.
+static void types_of_parameters(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *text, *want;
+    } cases[] = {
+        {"{\"type\":\"string\"}", "12", "\"12\""},
+        {"{\"type\":\"integer\"}", "12", "12"},
+        {"{\"type\":\"integer\"}", "1.0", "1.0"},
+        {"{\"type\":[\"string\",\"integer\"]}", "12", "12"},
+        {"{\"type\":[\"string\",\"integer\"]}", "1.5", "\"1.5\""},
+        {"{\"type\":[\"string\",\"number\"]}", "1.5", "1.5"},
+        {"{\"$ref\":\"#/$defs/s\"}", "12", "\"12\""},
+        {"{\"$ref\":\"#/$defs/none\"}", "12", "12"},
+        {"{\"allOf\":[{\"type\":[\"string\",\"number\"]},{\"type\":\"string\"}]}", "12", "\"12\""},
+        {"{\"type\":\"string\",\"nullable\":true}", "null", "null"},
+        {"{\"type\":\"string\",\"anyOf\":[{\"minLength\":1}]}", "12", "\"12\""},
+        {"{\"pattern\":\"^[0-9]+$\"}", "12", "\"12\""},
+        {"{}", "12", "12"},
+        {"{\"type\":\"array\"}", "['a\"b', True, {'k': None}]",
+         "[\"a\\\"b\", true, {\"k\": null}]"},
+        {"{\"type\":\"array\"}", "['a'] ", "[\"a\"]"},
+        {"{\"type\":\"array\"}", "[1], [2]", "\"[1], [2]\""},
+        {"{\"type\":\"array\"}", "['a'", "\"['a'\""},
+        {"{\"$ref\":\"#/$defs/many\"}", "12", "12"},  // looked at for a while only
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mk_err err = {0};
+        mk_parser *p;
+        parse_events e;
+        json_t *schema = NULL;
+        assert_int_equal(
+            mk_json_parse(cases[i].schema, strlen(cases[i].schema), "schema", &schema, &err),
+            MK_OK);
+        json_t *many = json_array();
+        for (int k = 0; k < 100; k++) {
+            json_array_append_new(many, json_pack("{s:s}", "$ref", "#/$defs/many"));
+        }
+        json_t *own = json_pack("[{s:s, s:{s:s, s:{s:{s:o}, s:{s:{s:s}, s:{s:o}}}}}]", "type",
+                                "function", "function", "name", "f", "parameters", "properties",
+                                "a", schema, "$defs", "s", "type", "string", "many", "anyOf", many);
+        mk_parse_opts o = {.format = mk_parse_format_find("glm"), .tools = own};
+        parse_events_init(&e);
+        assert_int_equal(mk_parser_create(&o, parse_events_take, &e, &p, &err), MK_OK);
+        char text[300], want[300];
+        snprintf(text, sizeof text,
+                 "<tool_call>f\n<arg_key>a</arg_key><arg_value>%s</arg_value></tool_call>",
+                 cases[i].text);
+        snprintf(want, sizeof want, "{C0 f|{\"a\": %s}}", cases[i].want);
+        assert_int_equal(mk_parser_push(p, text, strlen(text), &err), MK_OK);
+        assert_int_equal(mk_parser_finish(p, &err), MK_OK);
+        mk_parser_destroy(p);
+        parse_events_end(&e);
+        assert_string_equal(e.line.data, want);
+        mk_buf_free(&e.line);
+        json_decref(own);
+    }
+}
+
 static void out_of_memory(void **state) {
     (void)state;
     int64_t live = mk_alloc_live();
@@ -679,9 +738,10 @@ int main(void) {
         cmocka_unit_test(reasoning),      cmocka_unit_test(nothing_is_held_without_need),
         cmocka_unit_test(strings_stream), cmocka_unit_test(bad_tags),
         cmocka_unit_test(prompt_end),     cmocka_unit_test(long_texts),
-        cmocka_unit_test(long_values),    cmocka_unit_test(out_of_memory),
-        cmocka_unit_test(control_tokens), cmocka_unit_test(tokens),
-        cmocka_unit_test(places),         cmocka_unit_test(forced_answer),
+        cmocka_unit_test(long_values),    cmocka_unit_test(types_of_parameters),
+        cmocka_unit_test(out_of_memory),  cmocka_unit_test(control_tokens),
+        cmocka_unit_test(tokens),         cmocka_unit_test(places),
+        cmocka_unit_test(forced_answer),
     };
     return cmocka_run_group_tests(tests, load_tools, drop_tools);
 }

@@ -49,6 +49,7 @@ static const struct {
     {"GLM-4.7-Flash", "glm", 0, R T CALLS},
     {"GLM-5.2", "glm", 0, R T CALLS},
     {"moonshotai-Kimi-K2", "kimi", 0, T CALLS},
+    {"Kimi-K2-Instruct", "kimi", 0, T CALLS},
     {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek", NULL_CONTENT | STRINGS, CALLS},
     {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek", NULL_CONTENT, CALLS},
     {"deepseek-ai-DeepSeek-V3.1", "deepseek", 0, T CALLS},
@@ -81,8 +82,6 @@ static const struct {
     {"google-gemma-2-2b-it", "generic", 0, NULL},
     {"microsoft-Phi-3.5-mini-instruct", "generic", 0, NULL},
     {"MiroThinker", "mirothinker", 0, NULL},
-    {"Kimi-K2-Instruct", "kimi", 0, NULL},
-    {"Kimi-K2-Thinking", "kimi", 0, NULL},
     {"llama-cpp-deepseek-r1", "deepseek", 0, NULL},
 };
 

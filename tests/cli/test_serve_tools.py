@@ -15,6 +15,24 @@ TEMPLATE = """{%- for m in messages -%}
 XML = TEMPLATE.replace('{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}',
                        "<function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>{{ v }}</parameter>"
                        "{% endfor %}</function>")
+BEHIND = TEMPLATE.replace('{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}',
+                          '{"arguments": {{ c.function.arguments | tojson }}, "name": "{{ c.function.name }}"}')
+CALL = TEMPLATE[TEMPLATE.index("{{ '\\n' }}<tool_call>"):TEMPLATE.index("{%- endfor -%}<|end|>")]
+# One call as each family writes it, in the built-in model's conversation.  What a family is known by stands in these texts.
+FAMILIES = {
+    "xml": XML,
+    "lines": XML.replace("}}>{{ v }}<", "}}>{{ '\\n' }}{{ v }}{{ '\\n' }}<"),
+    "glm": TEMPLATE.replace(CALL, "<tool_call>{{ c.function.name }}{{ '\\n' }}{% for k, v in c.function.arguments.items() %}<arg_key>{{ k }}</arg_key>"
+                                  "{{ '\\n' }}<arg_value>{{ v if v is string else v | tojson }}</arg_value>{{ '\\n' }}{% endfor %}</tool_call>"),
+    "dsml": TEMPLATE.replace(CALL, "<｜DSML｜tool_calls><｜DSML｜invoke name=\"{{ c.function.name }}\">{% for k, v in c.function.arguments.items() %}"
+                                   "<｜DSML｜parameter name=\"{{ k }}\" string=\"{{ 'true' if v is string else 'false' }}\">"
+                                   "{{ v if v is string else v | tojson }}</｜DSML｜parameter>{% endfor %}</｜DSML｜invoke></｜DSML｜tool_calls>"),
+    "gemma": TEMPLATE.replace(CALL, "<|tool_call>call:{{ c.function.name }}{{ '{' }}{% for k, v in c.function.arguments.items() %}"
+                                    "{{ k }}:{% if v is string %}<|\"|>{{ v }}<|\"|>{% else %}{{ v }}{% endif %}{{ ',' if not loop.last }}"
+                                    "{% endfor %}{{ '}' }}<tool_call|>"),
+    "python": TEMPLATE.replace(CALL, "").replace("{# tools #}", "{%- if tools -%}{#List of tools: #}{%- endif -%}"),
+    "headers": TEMPLATE.replace(CALL, "").replace("{# tools #}", "{# tools <|channel|>analysis<|message|> #}"),
+}
 SCHEMA = {"type": "object", "properties": {"days": {"type": "integer", "minimum": 1, "maximum": 14}, "unit": {"enum": ["C", "F"]}},
           "required": ["days", "unit"], "additionalProperties": False}
 USER = [{"role": "user", "content": "2+3"}]
@@ -54,6 +72,25 @@ def test_a_call_that_must_come(server, choice, names, seed):
     calls = choice_of["message"]["tool_calls"]
     assert choice_of["finish_reason"] == "tool_calls" and len(calls) == 1 and not choice_of["message"]["content"]
     assert_calls([(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls], names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_made_to_call(family, tmp_path):
+    schema = {"type": "object", "properties": {"days": {"type": "integer", "minimum": 1, "maximum": 14}, "unit": {"enum": ["C", "F"]},
+                                               "where": {"type": "string", "maxLength": 6}},
+              "required": ["days", "unit", "where"], "additionalProperties": False}
+    tools = [tool("get_weather", schema), tool("get_wind", schema, strict=True)]
+    with serve(tmp_path / "home", FAMILIES[family]) as s:
+        for choice, names in [("required", {"get_weather", "get_wind"}),
+                              ({"type": "function", "function": {"name": "get_wind"}}, {"get_wind"})]:
+            for seed in range(2):
+                body = {"messages": USER, "tools": tools, "tool_choice": choice, "parallel_tool_calls": False, "temperature": 1.5, "seed": seed}
+                got = s.post("/v1/chat/completions", body)["choices"][0]
+                assert got["finish_reason"] == "tool_calls" and not got["message"]["content"], got
+                [call] = got["message"]["tool_calls"]
+                args = json.loads(call["function"]["arguments"])
+                assert call["function"]["name"] in names and set(args) == {"days", "unit", "where"}
+                assert 1 <= args["days"] <= 14 and args["unit"] in ("C", "F") and len(args["where"]) <= 6
 
 
 def test_the_same_in_other_dialects(server):
@@ -100,7 +137,7 @@ def test_what_is_not_constrained_is_refused(server, tmp_path):
     # not strict: as much as can be is enforced
     r = server.chat("2+3", tools=[tool("b", bad)], tool_choice="required", max_tokens=5)
     assert r["choices"][0]["finish_reason"] == "length"
-    s = serve(tmp_path / "xml", XML)
+    s = serve(tmp_path / "behind", BEHIND)
     assert "/tool_choice" in refused(s, tools=TOOLS, tool_choice="required")
     assert "strict" in refused(s, tools=[tool("a", strict=True)])
     assert s.chat("2+3", tools=TOOLS)["choices"][0]["message"]["content"]

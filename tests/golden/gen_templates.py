@@ -2,7 +2,7 @@
 """Expected output of chat templates, from jinja2 itself.
 
 Renders every template of ../shared/data/templates over the conversations below with the settings that Hugging Face's
-apply_chat_template gives jinja2 (sandboxed and immutable environment, trim_blocks, lstrip_blocks, loop controls, a
+apply_chat_template gives jinja2 (a sandbox whose values are immutable but for list.append and list.pop, trim_blocks, lstrip_blocks, loop controls, a
 {% generation %} tag, tojson without HTML escapes, raise_exception, strftime_now), and writes
 
     tests/golden/templates/conversations.json   the variables of each conversation
@@ -65,8 +65,15 @@ def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Immutable, but that a list may grow and shrink: Kimi-K2-Instruct's template does not work without it."""
+
+    def is_safe_attribute(self, obj, attr, value):
+        return (isinstance(obj, list) and attr in ("append", "pop")) or super().is_safe_attribute(obj, attr, value)
+
+
 def environment():
-    env = ImmutableSandboxedEnvironment(
+    env = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     env.filters["tojson"] = tojson
