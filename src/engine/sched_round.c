@@ -10,8 +10,9 @@
 #include "base/log.h"
 #include "engine/sched_int.h"
 
-// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.  READ_MS: how
-// long the thread waits for the disk when there is nothing else to do, until it looks for new jobs.
+// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.  READ_MS:
+// how long the thread waits for the disk when there is nothing else to do, until it looks for new
+// jobs.
 enum { ROW_TILE = 8, MIN_PROMPT_ROWS = 4, READ_MS = 5 };
 #define SMOOTH     0.2  // weight of a new measurement
 #define STALL_PART 0.6  // prompts may make a round longer by this part of itself

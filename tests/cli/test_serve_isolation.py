@@ -170,8 +170,8 @@ def test_kept_answers_of_another_key_do_not_exist(server, keys):
     a, b = keys
     r = server.post("/v1/responses", {"input": "2+3"}, headers=a)
     never = "resp_" + "0" * (len(r["id"]) - 5)
-    for method in ("GET", "HEAD", "DELETE"):
-        got, want = (server.request(method, f"/v1/responses/{i}", headers=b) for i in (r["id"], never))
+    for method, more in (("GET", ""), ("HEAD", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
+        got, want = (server.request(method, f"/v1/responses/{i}{more}", headers=b) for i in (r["id"], never))
         assert got[0] == want[0] == 404
         assert not got[2] and not want[2] if method == "HEAD" else without(got[2], r["id"]) == without(want[2], never)
     got, want = (server.request("POST", "/v1/responses", {"input": "1+1", "previous_response_id": i}, headers=b)
