@@ -26,7 +26,7 @@ help:
 	@echo 'make bench                speed of this machine with the model in models/'
 	@echo 'make lint                 format, layers, sizes, forbidden functions, static analysis'
 	@echo 'make asan                 unit tests with AddressSanitizer and UndefinedBehaviorSanitizer'
-	@echo 'make tsan                 the thread pool with ThreadSanitizer'
+	@echo 'make tsan                 what threads share (pool, HTTP, scheduler, store) with ThreadSanitizer'
 	@echo 'make fuzz [FUZZ=gguf]     every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) seconds'
 	@echo 'make soak                 minke serve under 100 clients for SOAK_MINUTES=$(SOAK_MINUTES) minutes'
 	@echo 'make neon                 kernels for ARM under emulation give the same hash'

@@ -119,6 +119,9 @@ static mk_status parse_scanned(scan *s, json_t **out, mk_err *err) {
     json_error_t je = {0};
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL;
     json_t *v = json_loadb(text, n, flags, &je);
+    if (!v && (json_error_code(&je) == json_error_out_of_memory || je.text[0] == '\0')) {
+        return MK_FAIL(err, MK_ENOMEM, "%s: not enough memory to parse %zu bytes", s->what, s->n);
+    }
     if (!v) {
         return MK_FAIL(err, MK_ECORRUPT, "%s: line %d column %d: not valid JSON: %s", s->what,
                        je.line, je.column, je.text);
@@ -239,8 +242,8 @@ static int add_part(const char *p, size_t n, void *arg) {
 }
 
 void mk_json_add(mk_buf *b, const json_t *v) {
-    (void)json_dump_callback(v, add_part, b,
-                             JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9);
+    b->failed = (json_dump_callback(v, add_part, b, flags) != 0 && v) || b->failed;
 }
 
 json_t *mk_json_text(const char *p, size_t n) {

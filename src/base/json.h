@@ -18,7 +18,7 @@
 #define MK_JSON_MAX_DEPTH 128
 
 // Parses exactly one JSON value.  `what` names the source in messages ("config.json").  Errors:
-// MK_ECORRUPT.
+// MK_ECORRUPT, MK_ENOMEM.
 mk_status mk_json_parse(const char *text, size_t n, const char *what, json_t **out,
                         mk_err *err) MK_WARN_UNUSED;
 // Reads and parses a file of at most max_bytes.
@@ -27,7 +27,8 @@ mk_status mk_json_file(const char *path, size_t max_bytes, json_t **out,
 
 // A string of any bytes: what is not UTF-8 becomes U+FFFD.
 json_t *mk_json_text(const char *p, size_t n);
-// Appends a value in one line, reals with 9 digits; keys in the order they were set.
+// Appends a value in one line, reals with 9 digits; keys in the order they were set.  NULL:
+// nothing.
 void mk_json_add(mk_buf *b, const json_t *v);
 
 const char *mk_json_type_name(const json_t *v);  // "object", "string", ... ; "nothing" for NULL

@@ -21,6 +21,7 @@
 #include "base/alloc.h"
 #include "engine/prefix_disk.h"
 #include "engine/prefix_map.h"
+#include "engine/prefix_reader.h"
 #include "model/fingerprint.h"
 
 typedef struct {
@@ -43,10 +44,9 @@ struct mk_prefix {
     mk_prefix_kind kind;
     char *model_key;
     int64_t n_block, max_depth;  // of the pool; of a prompt
-    uint64_t max_read;
-    node *node;            // [n_block]
-    int32_t *ids;          // [n_block, MK_KV_BLOCK]
-    candidate *candidate;  // [n_block]
+    node *node;                  // [n_block]
+    int32_t *ids;                // [n_block, MK_KV_BLOCK]
+    candidate *candidate;        // [n_block]
     mk_prefix_map map;
     uint64_t clock;
     mk_u128 *keys;  // [max_depth], of the prompt at hand
@@ -55,7 +55,8 @@ struct mk_prefix {
     int32_t *way_ids;      // [max_depth, MK_KV_BLOCK]
     mk_u128 *way_keys;     // [max_depth]
     bool unsaved;          // there may be nodes that were not put on disk yet
-    mk_prefix_disk *disk;  // or NULL
+    mk_prefix_disk *disk;  // or NULL, and the reader as well
+    mk_prefix_reader *reader;
     _Atomic int64_t n_node, lookups, hit_tokens, disk_hit_tokens, miss_tokens, evicted;
 };
 
@@ -299,20 +300,32 @@ static int64_t common_blocks(const lookup *l, const mk_prefix_found *f) {
     return n;
 }
 
-static void find_on_disk(mk_prefix *p, lookup *l) {
+// The file with the block behind what was found.
+static mk_prefix_state next_file(mk_prefix *p, const lookup *l, bool wait, mk_prefix_found *f) {
+    mk_u128 key = p->keys[l->got];
+    if (!wait) {
+        return mk_prefix_reader_get(p->reader, l->seq, l->tenant, key, f);
+    }
+    return mk_prefix_disk_get(p->disk, l->tenant, key, f) ? MK_PREFIX_FOUND : MK_PREFIX_MISS;
+}
+
+// True: a file is being read, come back for it.
+static bool find_on_disk(mk_prefix *p, lookup *l, bool wait) {
     mk_prefix_found f;
-    bool more = true;
-    uint64_t n_read = 0;
-    while (more && l->got < l->most && n_read < p->max_read &&
-           mk_prefix_disk_get(p->disk, l->tenant, p->keys[l->got], &f)) {
-        int64_t n = common_blocks(l, &f);
-        more = n > 0 && mk_prefix_make_room(p, n) > 0;
-        for (int64_t i = 0; i < n && more; i++) {
-            more = restore(p, l, f.run.data + (size_t)(f.at + i) * p->kind.block_bytes);
+    mk_prefix_state state = MK_PREFIX_FOUND;
+    for (bool go = true; go && l->got < l->most;) {
+        state = next_file(p, l, wait, &f);
+        if (state != MK_PREFIX_FOUND) {
+            break;
         }
-        n_read += (uint64_t)f.run.n * p->kind.block_bytes;
+        int64_t n = common_blocks(l, &f);
+        go = n > 0 && mk_prefix_make_room(p, n) > 0;
+        for (int64_t i = 0; i < n && go; i++) {
+            go = restore(p, l, f.run.data + (size_t)(f.at + i) * p->kind.block_bytes);
+        }
         mk_free(f.bytes);
     }
+    return state == MK_PREFIX_LATER;
 }
 
 // What an attach before this one has given the sequence.  False: the tree does not know it any
@@ -331,7 +344,11 @@ static bool go_on(mk_prefix *p, lookup *l, int64_t n_block) {
     return true;
 }
 
-int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *ids, int64_t n) {
+int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *ids, int64_t n,
+                         bool *more) {
+    bool later = false;
+    more = more ? more : &later;
+    *more = false;
     int64_t before = mk_kv_length(p->kv, seq);
     MK_ASSERT(n >= 1 && before % MK_KV_BLOCK == 0 && before < n);
     int64_t most = (n - 1) / MK_KV_BLOCK, window = mk_kv_n_ctx(p->kv) / MK_KV_BLOCK;
@@ -347,16 +364,27 @@ int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *
     find_in_memory(p, &l);
     int64_t in_memory = l.got;
     if (p->disk) {
-        find_on_disk(p, &l);
+        *more = find_on_disk(p, &l, more == &later);
         mk_prefix_disk_touch(p->disk, p->keys, l.got);
         save_rest(p, false);
     }
-    int64_t new_tokens = l.got * MK_KV_BLOCK - before;
-    p->lookups += before == 0;
-    p->hit_tokens += new_tokens;
+    p->lookups += !*more;
+    p->hit_tokens += l.got * MK_KV_BLOCK - before;
     p->disk_hit_tokens += (l.got - in_memory) * MK_KV_BLOCK;
-    p->miss_tokens += (before == 0 ? n : 0) - new_tokens;
+    p->miss_tokens += *more ? 0 : n - l.got * MK_KV_BLOCK;
     return l.got * MK_KV_BLOCK;
+}
+
+void mk_prefix_let_go(mk_prefix *p, int seq) {
+    if (p->disk) {
+        mk_prefix_reader_let_go(p->reader, seq);
+    }
+}
+
+void mk_prefix_wait(mk_prefix *p, int ms) {
+    if (p->disk) {
+        mk_prefix_reader_wait(p->reader, ms);
+    }
 }
 
 // --- inserting and forgetting --------------------------------------------------------------------
@@ -399,6 +427,7 @@ void mk_prefix_forget(mk_prefix *p, uint64_t tenant) {
         }
     }
     if (p->disk) {
+        mk_prefix_reader_let_go(p->reader, -1);
         mk_prefix_disk_forget(p->disk, tenant);
     }
 }
@@ -447,7 +476,6 @@ mk_status mk_prefix_create(const mk_prefix_opts *o, mk_prefix **out, mk_err *err
     mk_prefix *p = mk_zalloc(sizeof *p);
     p->kv = mk_engine_kv(o->engine);
     p->n_block = mk_kv_blocks_total(p->kv);
-    p->max_read = o->max_read ? o->max_read : UINT64_MAX;
     p->max_depth = mk_kv_n_ctx(p->kv) / MK_KV_BLOCK + 1;
     p->model_key = key_of_model(mk_engine_model(o->engine), o->model_key);
     p->kind = (mk_prefix_kind){.model_key = p->model_key,
@@ -458,6 +486,7 @@ mk_status mk_prefix_create(const mk_prefix_opts *o, mk_prefix **out, mk_err *err
     if (st == MK_OK && o->dir) {
         mk_prefix_disk_opts d = {o->dir, o->max_disk, p->kind};
         st = mk_prefix_disk_open(&d, &p->disk, err);
+        st = st == MK_OK ? mk_prefix_reader_start(p->disk, &p->reader, err) : st;
     }
     if (st != MK_OK) {
         mk_prefix_destroy(p);
@@ -472,6 +501,7 @@ void mk_prefix_destroy(mk_prefix *p) {
         return;
     }
     mk_prefix_flush(p);
+    mk_prefix_reader_stop(p->reader);
     mk_prefix_disk_close(p->disk);
     for (int32_t b = 0; p->node && b < p->n_block; b++) {
         if (p->node[b].used) {

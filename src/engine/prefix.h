@@ -28,8 +28,6 @@ typedef struct {
     mk_engine *engine;
     const char *dir;    // folder of blocks on disk; NULL: memory only
     uint64_t max_disk;  // bytes; > 0 if there is a folder
-    // bytes that one attach reads from disk at most, but a file always; 0: no limit
-    uint64_t max_read;
     // what makes blocks different besides the model, its files' times, its configuration and its
     // adapters (mk_model_state_key), which are always told apart; may be NULL
     const char *model_key;
@@ -43,10 +41,16 @@ mk_status mk_prefix_create(const mk_prefix_opts *o, mk_prefix **out, mk_err *err
 void mk_prefix_destroy(mk_prefix *p);
 
 // Gives an empty sequence the longest known prefix of ids[0..n), at most n - 1 tokens, in whole
-// blocks; from disk too.  Returns its length.  Never fails: what cannot be had is a miss.  May be
-// called again before the sequence is fed, for what max_read left on disk: the sequence then has
-// more, or all that there is.
-int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *ids, int64_t n);
+// blocks; from disk too.  Returns its length.  Never fails: what cannot be had is a miss.
+//
+// With `more` it does not wait for the disk: *more says that files are being read, and it is to be
+// called again, before the sequence is fed, for what is in them.  A call adds what is in memory and
+// one file (16 MB) at most.  Whoever does not come back says so: mk_prefix_let_go.
+int64_t mk_prefix_attach(mk_prefix *p, int seq, uint64_t tenant, const int32_t *ids, int64_t n,
+                         bool *more);
+void mk_prefix_let_go(mk_prefix *p, int seq);
+// Waits until a file has been read that somebody asked for, `ms` at most.
+void mk_prefix_wait(mk_prefix *p, int ms);
 // The whole blocks of ids[0..n), all of which the sequence holds computed, are known from now on.
 // Where they were known already, the sequence's own copies go back to the pool.  Cheap, but not for
 // every token: a walk over all n (25 us at 32k); call it when blocks were completed.

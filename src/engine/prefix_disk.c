@@ -98,6 +98,15 @@ bool mk_prefix_disk_has(mk_prefix_disk *d, mk_u128 key) {
     return yes;
 }
 
+bool mk_prefix_disk_there(mk_prefix_disk *d, mk_u128 key) {
+    pthread_mutex_lock(&d->lock);
+    const mk_prefix_slot *s = mk_prefix_map_get(&d->map, key);
+    const mk_prefix_entry *e = s ? s->p : NULL;
+    bool yes = e && e->written;
+    pthread_mutex_unlock(&d->lock);
+    return yes;
+}
+
 // --- times ---------------------------------------------------------------------------------------
 // Files of one prompt are touched last block first, so that the beginnings are newer than what
 // hangs on them and are removed later.

@@ -8,7 +8,7 @@
 // grows over its limit.  Several processes and models may share a folder: the limit holds for all
 // of them together, and a file that is gone is a miss.
 //
-// Threads: one at a time, but mk_prefix_disk_read.
+// Threads: one at a time, but mk_prefix_disk_get, _there and _read.
 #ifndef MK_ENGINE_PREFIX_DISK_H
 #define MK_ENGINE_PREFIX_DISK_H
 
@@ -29,6 +29,8 @@ void mk_prefix_disk_close(mk_prefix_disk *d);  // writes what is queued; NULL is
 
 // Whether a block is there, or on its way.
 bool mk_prefix_disk_has(mk_prefix_disk *d, mk_u128 key);
+// Whether a block could be read now.
+bool mk_prefix_disk_there(mk_prefix_disk *d, mk_u128 key);
 // Most blocks that should be put as one run.
 int64_t mk_prefix_disk_run(const mk_prefix_disk *d);
 // Queues a run, whose data `fill` copies, block by block, before this returns.  wait: until there

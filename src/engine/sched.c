@@ -140,6 +140,9 @@ static void count_end(mk_sched *s, const mk_job *j, mk_job_end end) {
 
 void mk_sched_finish(mk_sched *s, mk_job *j, mk_job_end end, const mk_err *error) {
     if (j->state != JOB_WAITING) {
+        if (j->reading) {
+            mk_prefix_let_go(s->o.prefix, j->seq);
+        }
         // What a cancelled prompt has computed is worth keeping too: its client may come back.
         if (s->o.prefix && end != MK_JOB_FAILED && j->n_in >= MK_KV_BLOCK) {
             mk_prefix_insert(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_in);

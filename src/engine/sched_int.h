@@ -45,7 +45,7 @@ struct mk_job {
     int64_t n_cached, n_generated, n_drafted, n_accepted;
     mk_sampler *sampler;
     mk_draft draft;
-    bool drafts;
+    bool drafts, reading;  // reading: its beginning comes from disk; no rows until it is there
     uint64_t t_submit, t_prompt, t_answer;
     // of this round
     int64_t n_row;      // rows fed; 0 = none

@@ -10,8 +10,10 @@
 #include "base/log.h"
 #include "engine/sched_int.h"
 
-// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.
-enum { ROW_TILE = 8, MIN_PROMPT_ROWS = 4 };
+// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.  READ_MS:
+// how long the thread waits for the disk when there is nothing else to do, until it looks for new
+// jobs.
+enum { ROW_TILE = 8, MIN_PROMPT_ROWS = 4, READ_MS = 5 };
 #define SMOOTH     0.2  // weight of a new measurement
 #define STALL_PART 0.6  // prompts may make a round longer by this part of itself
 // a row of a few costs so much more than one of a full round, until measured
@@ -85,7 +87,7 @@ static int64_t prompt_budget(const mk_sched *s, int64_t answer_rows) {
 static mk_job *next_prompt(const mk_sched *s, bool oldest) {
     mk_job *best = NULL;
     for (mk_job *j = s->running; j; j = j->next) {
-        if (j->state != JOB_PROMPT || j->n_row > 0) {
+        if (j->state != JOB_PROMPT || j->reading || j->n_row > 0) {
             continue;
         }
         if (!best || (oldest ? j->t_submit < best->t_submit
@@ -97,9 +99,11 @@ static mk_job *next_prompt(const mk_sched *s, bool oldest) {
 }
 
 // A prompt begins with what is known of it by now: one that runs beside it may have computed it.
+// What is on disk is read beside the rounds of others.
 static void begin_prompt(mk_sched *s, mk_job *j) {
-    if (j->n_in == 0 && s->o.prefix) {
-        int64_t n = mk_prefix_attach(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_ids);
+    if ((j->n_in == 0 || j->reading) && s->o.prefix) {
+        int64_t n =
+            mk_prefix_attach(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_ids, &j->reading);
         j->n_in = j->n_cached = j->n_known = n;
     }
     j->t_prompt = j->t_prompt ? j->t_prompt : mk_now_ns();
@@ -108,8 +112,16 @@ static void begin_prompt(mk_sched *s, mk_job *j) {
 static int64_t rows_for_prompts(mk_sched *s, int64_t budget, feed *f) {
     int64_t rows = 0;
     bool oldest = s->odd = !s->odd;
+    for (mk_job *j = s->running; j; j = j->next) {
+        if (j->reading) {
+            begin_prompt(s, j);
+        }
+    }
     for (mk_job *j; rows < budget && (j = next_prompt(s, oldest)) != NULL; oldest = false) {
         begin_prompt(s, j);
+        if (j->reading) {
+            continue;
+        }
         int64_t left = j->n_ids - j->n_in;
         j->n_row = left < budget - rows ? left : budget - rows;
         add_step(s, f, j, j->ids + j->n_in, j->n_row == left ? MK_LOGITS_LAST : MK_LOGITS_NONE);
@@ -304,6 +316,9 @@ void mk_sched_round(mk_sched *s) {
     int64_t answers = rows_for_answers(s, &f);
     int64_t prompts = rows_for_prompts(s, prompt_budget(s, answers), &f);
     if (f.n_step == 0) {
+        if (s->running) {  // all of them read
+            mk_prefix_wait(s->o.prefix, READ_MS);
+        }
         return;
     }
     if (s->o.prefix) {

@@ -67,7 +67,7 @@ mk_status mk_kept_put(mk_store *s, const mk_kept_row *r, int64_t max_bytes, mk_e
     mk_json_add(&m, r->messages);
     int64_t size = (int64_t)(m.len + strlen(r->response));
     mk_status st = MK_OK;
-    if (m.failed) {
+    if (m.failed || m.len == 0) {
         st = MK_FAIL(err, MK_ENOMEM, "no memory to keep this answer; \"store\": false");
     } else if (size > max_bytes) {
         st = MK_FAIL(err, MK_ELIMIT,
@@ -163,16 +163,19 @@ mk_status mk_kept_continue(mk_store *s, const char *owner, mk_ask *ask, mk_err *
                        ask->previous);
     }
     MK_TRY(st);
-    if (ask->input) {
-        (void)json_array_extend(before, ask->input);
-        json_decref(ask->input);
-    }
-    ask->input = before;
-    json_t *all = ask->instructions ? json_deep_copy(ask->instructions) : json_array();
     // settling changes messages; what is kept stays as it is
-    json_t *copy = json_deep_copy(before);
-    (void)json_array_extend(all, copy);
+    json_t *all = ask->instructions ? json_deep_copy(ask->instructions) : json_array();
+    bool good = !ask->input || json_array_extend(before, ask->input) == 0;
+    json_t *copy = good ? json_deep_copy(before) : NULL;
+    good = copy && all && json_array_extend(all, copy) == 0;
     json_decref(copy);
+    if (!good) {  // a conversation with holes would be answered as if it were another
+        json_decref(all);
+        json_decref(before);
+        return MK_FAIL(err, MK_ENOMEM, "no memory for the kept conversation");
+    }
+    json_decref(ask->input);
+    ask->input = before;
     json_decref(ask->messages);
     ask->messages = all;
     return mk_ask_settle_messages(ask, err);

@@ -1,7 +1,6 @@
 #include "serve/memory.h"
 
 #include <openssl/sha.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -16,30 +15,29 @@ typedef struct {
 
 // --- what a turn is found by ---------------------------------------------------------------------
 
-static key hash_key(const char *kind, uint64_t owner, const mk_buf *what) {
+// False: no memory.  A key that is not made of all of it would be everybody's.
+static bool hash_key(const char *kind, uint64_t owner, const mk_buf *what, key *k) {
     unsigned char hash[SHA256_DIGEST_LENGTH];
-    char head[64];
     mk_buf b;
-    key k = {{0}};
     mk_buf_init(&b, SIZE_MAX - 1);
-    int n = snprintf(head, sizeof head, "%s %016llx ", kind, (unsigned long long)owner);
-    mk_buf_add(&b, head, (size_t)n);
+    mk_buf_printf(&b, "%s %016llx ", kind, (unsigned long long)owner);
     mk_buf_add(&b, what->data ? what->data : "", what->len);
-    if (!b.failed) {
+    bool good = !what->failed && !b.failed;
+    if (good) {
         (void)SHA256((const unsigned char *)b.data, b.len, hash);
-        memcpy(k.b, hash, sizeof k.b);
+        memcpy(k->b, hash, sizeof k->b);
     }
     mk_buf_free(&b);
-    return k;
+    return good;
 }
 
-static key call_key(uint64_t owner, const char *id) {
+static bool call_key(uint64_t owner, const char *id, key *k) {
     mk_buf b;
     mk_buf_init(&b, SIZE_MAX - 1);
     mk_buf_puts(&b, id);
-    key k = hash_key("call", owner, &b);
+    bool good = hash_key("call", owner, &b, k);
     mk_buf_free(&b);
-    return k;
+    return good;
 }
 
 static bool is_space(char c) {
@@ -72,7 +70,7 @@ static void add_arguments(mk_buf *b, const json_t *arguments) {
     json_t *v = NULL;
     size_t flags = JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY;
     if (mk_json_parse(p, strlen(p), "arguments", &v, NULL) == MK_OK) {
-        (void)json_dump_callback(v, add_piece, b, flags);
+        b->failed = json_dump_callback(v, add_piece, b, flags) != 0 || b->failed;
     } else {
         mk_buf_puts(b, p);
     }
@@ -80,7 +78,7 @@ static void add_arguments(mk_buf *b, const json_t *arguments) {
     json_decref(v);
 }
 
-static key turn_key(uint64_t owner, const json_t *before, const json_t *turn) {
+static bool turn_key(uint64_t owner, const json_t *before, const json_t *turn, key *k) {
     mk_buf b;
     size_t i;
     json_t *call;
@@ -95,24 +93,27 @@ static key turn_key(uint64_t owner, const json_t *before, const json_t *turn) {
     if (is_short && before) {
         add_trimmed(&b, json_object_get(before, "content"));
     }
-    key k = hash_key("turn", owner, &b);
+    bool good = hash_key("turn", owner, &b, k);
     mk_buf_free(&b);
-    return k;
+    return good;
 }
 
 // Keys of a turn, at most 1 + MAX_CALLS; the most certain first.
-static int keys_of(uint64_t owner, const json_t *before, const json_t *turn, key *out) {
+static mk_status keys_of(uint64_t owner, const json_t *before, const json_t *turn, key *out,
+                         int *n_key, mk_err *err) {
     int n = 0;
     size_t i;
     json_t *call;
+    bool good = true;
     json_array_foreach(json_object_get(turn, "tool_calls"), i, call) {
         const char *id = json_string_value(json_object_get(call, "id"));
         if (id && id[0] && n < MAX_CALLS) {
-            out[n++] = call_key(owner, id);
+            good = good && call_key(owner, id, &out[n++]);
         }
     }
-    out[n++] = turn_key(owner, before, turn);
-    return n;
+    good = good && turn_key(owner, before, turn, &out[n++]);
+    *n_key = good ? n : 0;
+    return good ? MK_OK : MK_FAIL(err, MK_ENOMEM, "no memory to find remembered reasoning");
 }
 
 // --- learning ------------------------------------------------------------------------------------
@@ -173,7 +174,9 @@ mk_status mk_memory_learn(mk_store *s, uint64_t owner, const json_t *before, con
         return MK_OK;
     }
     key keys[MAX_CALLS + 1];
-    int n = keys_of(owner, n_before ? json_array_get(before, n_before - 1) : NULL, answer, keys);
+    int n = 0;
+    const json_t *last = n_before ? json_array_get(before, n_before - 1) : NULL;
+    MK_TRY(keys_of(owner, last, answer, keys, &n, err));
     MK_TRY(mk_store_start(s, err));
     mk_status st = make_room(s, size, max_bytes, err);
     st = st == MK_OK ? insert(s, text, size, now, &id, err) : st;
@@ -192,12 +195,14 @@ static mk_status find(mk_store *s, const key *k, json_t **text, int64_t *id, int
                    "SELECT t.text, t.id, t.used FROM thought_key k JOIN thought t"
                    " ON t.id = k.thought WHERE k.key = ?1");
     mk_query_blob(&q, k->b, sizeof k->b);
-    if (mk_query_row(&q)) {
+    bool there = mk_query_row(&q);
+    if (there) {
         *text = json_string(mk_query_get_text(&q, 0));
         *id = mk_query_get_int(&q, 1);
         *used = mk_query_get_int(&q, 2);
     }
-    return mk_query_end(&q, err);
+    MK_TRY(mk_query_end(&q, err));
+    return there && !*text ? MK_FAIL(err, MK_ENOMEM, "no memory for remembered reasoning") : MK_OK;
 }
 
 // Not at each use: most requests shall not write.
@@ -218,24 +223,37 @@ static bool lacks_reasoning(const json_t *m) {
            json_string_length(json_object_get(m, "reasoning_content")) == 0;
 }
 
+static mk_status recall_one(mk_store *s, uint64_t owner, const json_t *before, json_t *m,
+                            int64_t now, int *n_found, mk_err *err) {
+    key keys[MAX_CALLS + 1];
+    int64_t id = 0, used = 0;
+    int n = 0;
+    json_t *text = NULL;
+    MK_TRY(keys_of(owner, before, m, keys, &n, err));
+    mk_status st = MK_OK;
+    for (int k = 0; k < n && !text && st == MK_OK; k++) {
+        st = find(s, &keys[k], &text, &id, &used, err);
+    }
+    if (st != MK_OK || !text) {
+        json_decref(text);
+        return st;
+    }
+    if (json_object_set_new(m, "reasoning_content", text) != 0) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for remembered reasoning");
+    }
+    ++*n_found;
+    return note_use(s, id, used, now, err);
+}
+
 mk_status mk_memory_recall(mk_store *s, uint64_t owner, json_t *messages, size_t n, int64_t now,
                            int *n_found, mk_err *err) {
     int found = 0;
     mk_status st = MK_OK;
     for (size_t i = 0; i < n && i < json_array_size(messages) && st == MK_OK; i++) {
-        json_t *m = json_array_get(messages, i), *text = NULL;
-        key keys[MAX_CALLS + 1];
-        int64_t id = 0, used = 0;
-        int n_key = lacks_reasoning(m)
-                        ? keys_of(owner, i ? json_array_get(messages, i - 1) : NULL, m, keys)
-                        : 0;
-        for (int k = 0; k < n_key && !text && st == MK_OK; k++) {
-            st = find(s, &keys[k], &text, &id, &used, err);
-        }
-        if (text) {
-            (void)json_object_set_new(m, "reasoning_content", text);
-            st = st == MK_OK ? note_use(s, id, used, now, err) : st;
-            found++;
+        json_t *m = json_array_get(messages, i);
+        if (lacks_reasoning(m)) {
+            const json_t *before = i ? json_array_get(messages, i - 1) : NULL;
+            st = recall_one(s, owner, before, m, now, &found, err);
         }
     }
     if (n_found) {

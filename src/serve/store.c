@@ -385,7 +385,9 @@ mk_status mk_query_end(mk_query *q, mk_err *err) {
     bool good = q->rc == SQLITE_OK || q->rc == SQLITE_ROW || q->rc == SQLITE_DONE;
     mk_status st = good ? MK_OK : fail(q->s, q->rc, err);
     if (q->stmt) {
-        (void)sqlite3_reset(q->stmt);
+        // a column that could not be had is known only now
+        int rc = sqlite3_reset(q->stmt);
+        st = st == MK_OK && rc != SQLITE_OK ? fail(q->s, rc, err) : st;
         (void)sqlite3_clear_bindings(q->stmt);
     }
     pthread_mutex_unlock(&q->s->lock);

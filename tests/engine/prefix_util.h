@@ -35,7 +35,7 @@ static inline int open_seq(const rig *r) {
 static inline uint64_t read_prompt(const rig *r, mk_prefix *p, int seq, uint64_t tenant,
                                    const int32_t *ids, int64_t n, int64_t *n_cached) {
     mk_err err = {0};
-    int64_t cached = p ? mk_prefix_attach(p, seq, tenant, ids, n) : 0;
+    int64_t cached = p ? mk_prefix_attach(p, seq, tenant, ids, n, NULL) : 0;
     assert_true(cached >= 0 && cached < n && cached % MK_KV_BLOCK == 0);
     assert_int_equal(mk_engine_seq_length(r->engine, seq), cached);
     if (p) {
@@ -65,7 +65,7 @@ static inline uint64_t answer(const rig *r, mk_prefix *p, uint64_t tenant, const
 static inline int64_t cached_of(const rig *r, mk_prefix *p, uint64_t tenant, const int32_t *ids,
                                 int64_t n) {
     int seq = open_seq(r);
-    int64_t cached = mk_prefix_attach(p, seq, tenant, ids, n);
+    int64_t cached = mk_prefix_attach(p, seq, tenant, ids, n, NULL);
     mk_engine_seq_close(r->engine, seq);
     return cached;
 }

@@ -50,8 +50,8 @@ static void test_sharing(void **state) {
     fill_ids(ids, 200, 8);
     uint64_t want = answer(&r, NULL, 1, ids, 200, NULL);
     int a = open_seq(&r), b = open_seq(&r);
-    assert_int_equal(mk_prefix_attach(p, a, 1, ids, 200), 0);
-    assert_int_equal(mk_prefix_attach(p, b, 1, ids, 200), 0);
+    assert_int_equal(mk_prefix_attach(p, a, 1, ids, 200, NULL), 0);
+    assert_int_equal(mk_prefix_attach(p, b, 1, ids, 200, NULL), 0);
     assert_int_equal(mk_engine_feed(r.engine, a, ids, 150, MK_LOGITS_LAST, &err), MK_OK);
     assert_int_equal(mk_engine_feed(r.engine, b, ids, 150, MK_LOGITS_LAST, &err), MK_OK);
     assert_int_equal(mk_kv_blocks_used(kv), 6);
@@ -99,7 +99,7 @@ static void test_tenants(void **state) {
     assert_int_equal(figures_of(p).memory_blocks, 2);
     // forgotten while in use: the sequence goes on with its blocks
     int seq = open_seq(&r);
-    assert_int_equal(mk_prefix_attach(p, seq, 2, ids, 150), 128);
+    assert_int_equal(mk_prefix_attach(p, seq, 2, ids, 150, NULL), 128);
     mk_prefix_forget(p, UINT64_MAX);
     mk_err err = {0};
     assert_int_equal(figures_of(p).memory_blocks, 0);
@@ -150,7 +150,7 @@ static void test_eviction_order(void **state) {
     (void)answer(&r, p, 1, a, 257, NULL);
     (void)answer(&r, p, 1, c, 130, NULL);
     int seq = open_seq(&r);
-    assert_int_equal(mk_prefix_attach(p, seq, 1, a, 140), 128);
+    assert_int_equal(mk_prefix_attach(p, seq, 1, a, 140, NULL), 128);
     assert_int_equal(mk_prefix_available(p), 7);
     assert_int_equal(mk_prefix_make_room(p, 100), 7);
     assert_int_equal(mk_prefix_make_room(p, 100), 7);

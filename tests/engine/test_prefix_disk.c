@@ -121,41 +121,66 @@ static void test_restart(void **state) {
     assert_true(each_path(NULL, NULL) >= 12);
 }
 
-// A long prompt comes back file by file.
+// As whoever does not wait for the disk gets it: file by file.
+static int64_t attach_on(const rig *r, mk_prefix *p, int seq, uint64_t tenant, const int32_t *ids,
+                         int64_t n, int64_t *most) {
+    int64_t got = 0;
+    *most = 0;
+    for (bool more = true; more;) {
+        mk_prefix_wait(p, 10000);
+        int64_t before = got;
+        got = mk_prefix_attach(p, seq, tenant, ids, n, &more);
+        assert_int_equal(mk_engine_seq_length(r->engine, seq), got);
+        *most = got - before > *most ? got - before : *most;
+    }
+    return got;
+}
+
 static void test_in_parts(void **state) {
     (void)state;
-    rig r = rig_open(V3, (rig_opts){.n_ctx = 1024, .n_seq = 1, .kv_type = MK_KV_Q8});
+    rig r = rig_open(V3, (rig_opts){.n_ctx = 1024, .n_seq = 2, .kv_type = MK_KV_Q8});
     mk_prefix *p = new_prefix(&r, dir, BIG);
-    mk_prefix_opts o = {
-        .engine = r.engine, .dir = dir, .max_disk = BIG, .model_key = "tiny model", .max_read = 1};
     mk_err err = {0};
     int32_t ids[700];
+    int64_t most = 0;
+    bool more = false;
     fill_ids(ids, 700, 68);
     for (int64_t n = 150; n < 700; n += 150) {  // runs of 2, 2, 3 and 2 blocks
         (void)answer(&r, p, 1, ids, n, NULL);
     }
     uint64_t want = answer(&r, p, 1, ids, 650, NULL);  // and 1
     mk_prefix_destroy(p);
-    assert_int_equal(mk_prefix_create(&o, &p, &err), MK_OK);
-    int seq = open_seq(&r);
-    static const int64_t parts[] = {128, 256, 448, 576, 640, 640};
-    for (int i = 0; i < 6; i++) {
-        assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 650), parts[i]);
-        assert_int_equal(mk_engine_seq_length(r.engine, seq), parts[i]);
-    }
+    p = new_prefix(&r, dir, BIG);
+    int seq = open_seq(&r), other = open_seq(&r);
+    assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 650, &more), 0);
+    assert_true(more);  // nothing is in memory, and nobody waited
+    assert_int_equal(mk_prefix_attach(p, other, 2, ids, 650, &more), 0);
+    assert_false(more);  // another tenant's need not wait
+    assert_int_equal(attach_on(&r, p, seq, 1, ids, 650, &most), 640);
+    assert_int_equal(most, 3 * MK_KV_BLOCK);
     assert_int_equal(mk_engine_feed(r.engine, seq, ids + 640, 10, MK_LOGITS_LAST, &err), MK_OK);
     assert_true(hash_logits(&r) == want);
     mk_prefix_figures f = figures_of(p);
-    assert_true(f.lookups == 1 && f.hit_tokens == 640 && f.disk_hit_tokens == 640);
-    assert_int_equal(f.miss_tokens, 10);
+    assert_true(f.lookups == 2 && f.hit_tokens == 640 && f.disk_hit_tokens == 640);
+    assert_int_equal(f.miss_tokens, 10 + 650);
+    // what was asked for and is not wanted any more
+    mk_engine_seq_close(r.engine, seq);
+    mk_prefix_destroy(p);
+    p = new_prefix(&r, dir, BIG);
+    seq = open_seq(&r);
+    assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 650, &more), 0);
+    assert_true(more);
+    mk_prefix_let_go(p, seq);
+    assert_int_equal(attach_on(&r, p, other, 1, ids, 200, &most), 192);
     // forgotten in between: nothing more, and what is there stays
-    mk_engine_seq_truncate(r.engine, seq, 0);
     mk_prefix_forget(p, 2);
-    assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 200), 192);
+    assert_int_equal(mk_prefix_attach(p, other, 1, ids, 650, &more), 192);
+    assert_true(more);
     mk_prefix_forget(p, 1);
-    assert_int_equal(mk_prefix_attach(p, seq, 1, ids, 650), 192);
-    assert_int_equal(mk_engine_feed(r.engine, seq, ids + 192, 458, MK_LOGITS_LAST, &err), MK_OK);
+    assert_int_equal(attach_on(&r, p, other, 1, ids, 650, &most), 192);
+    assert_int_equal(mk_engine_feed(r.engine, other, ids + 192, 458, MK_LOGITS_LAST, &err), MK_OK);
     assert_true(hash_logits(&r) == want);
+    mk_engine_seq_close(r.engine, other);
     mk_engine_seq_close(r.engine, seq);
     mk_prefix_destroy(p);
     rig_close(&r);
@@ -631,6 +656,10 @@ static mk_status restart(void *arg, mk_err *err) {
         mk_prefix *p = NULL;
         mk_prefix_opts o = {.engine = s->r->engine, .dir = dir, .max_disk = BIG, .model_key = "m"};
         MK_TRY(mk_prefix_create(&o, &p, err));
+        int64_t most;
+        int seq = open_seq(s->r);  // by the reader, then by oneself
+        (void)attach_on(s->r, p, seq, 1, s->ids, 200, &most);
+        mk_engine_seq_close(s->r->engine, seq);
         assert_true(answer(s->r, p, 1, s->ids, 200, NULL) == s->want);
         mk_prefix_flush(p);
         mk_prefix_destroy(p);

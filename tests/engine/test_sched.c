@@ -8,6 +8,7 @@
 #include "engine/golden_model.h"
 #include "engine/sched.h"
 #include "engine/session.h"
+#include "torture.h"
 
 #define V3 GOLDEN_DIR "models/deepseek_v3"
 enum { N_CTX = 256, N_JOB = 16, N_NEW = 40 };
@@ -21,6 +22,7 @@ typedef struct {
     int64_t n, n_begin, stop_after;
     mk_job_start start;
     mk_job_result result;
+    mk_status why;  // it failed
     bool finished, odd_only;
 } client;
 
@@ -50,6 +52,7 @@ static void on_done(void *arg, const mk_job_result *r) {
     client *c = arg;
     pthread_mutex_lock(&c->lock);
     c->result = *r;
+    c->why = r->error ? r->error->code : MK_OK;
     c->finished = true;
     pthread_cond_signal(&c->cond);
     pthread_mutex_unlock(&c->lock);
@@ -389,6 +392,45 @@ static void test_fair(void **state) {
     rig_close(&r);
 }
 
+// --- allocations that fail -----------------------------------------------------------------------
+
+// A job in the queue and one at work, drafts, a mask: each is answered whole or fails, and says so
+// once.
+static mk_status two_jobs(void *arg, mk_err *err) {
+    static client c[2];
+    mk_sched *s = NULL;
+    mk_sched_opts so = {.engine = arg, .n_seq = 1, .max_waiting = 2, .n_draft = 2};
+    MK_TRY(mk_sched_start(&so, &s, err));
+    int32_t ids[N_CTX];
+    mk_status st = MK_OK;
+    for (int k = 0; k < 2; k++) {
+        client_init(&c[k], s);
+        mk_job_opts o = job_of(3 * k, ids, &c[k]);  // with a bias
+        o.n_predict = 3;
+        o.end_ids = &(int32_t){319};
+        o.n_end = 1;
+        mk_status one = mk_sched_submit(s, &o, &c[k].job, err);
+        c[k].finished = one != MK_OK;
+        st = st == MK_OK ? one : st;
+    }
+    for (int k = 0; k < 2; k++) {
+        client_wait(&c[k]);
+        assert_true(c[k].job == NULL || c[k].result.end == MK_JOB_FAILED || c[k].n == 3);
+        st = st == MK_OK && c[k].job ? c[k].why : st;
+    }
+    mk_sched_stop(s);
+    return st;
+}
+
+static void test_torture(void **state) {
+    (void)state;
+    rig r = rig_open(V3, (rig_opts){.n_ctx = N_CTX, .n_seq = 1, .n_out = 3});
+    int64_t n = mk_torture(two_jobs, r.engine);
+    printf("%lld allocations failed one by one\n", (long long)n);
+    assert_true(n > 10);
+    rig_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_load_changes_nothing),
@@ -397,6 +439,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_fair),
+        cmocka_unit_test(test_torture),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
