@@ -226,7 +226,7 @@ struct mk_kernels {
     void (*softmax)(mk_softmax *s, const float *z, int64_t n);
     void (*softmax_dot)(mk_softmax *s, const float *z, int64_t n);
     void (*softmax_axpy)(float *y, float a, const mk_softmax *s, const float *z,
-                         int64_t n);  // y = fma(a, p, y)
+                         int64_t n);              // y = fma(a, p, y)
     float (*row_max)(const float *z, int64_t n);  // mk_row_max, mk_row_exp
     void (*row_exp)(float *e, const float *z, int64_t n, float max, float t);
     float (*sum_squares)(const float *x, int64_t n);

@@ -162,12 +162,9 @@ static void test_plan(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overflow),
-        cmocka_unit_test(test_all_or_nothing),
-        cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_nothing_leaks),
-        cmocka_unit_test(test_torture),
-        cmocka_unit_test(test_session_reuse),
+        cmocka_unit_test(test_overflow),      cmocka_unit_test(test_all_or_nothing),
+        cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_nothing_leaks),
+        cmocka_unit_test(test_torture),       cmocka_unit_test(test_session_reuse),
         cmocka_unit_test(test_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
