@@ -95,6 +95,10 @@ int mk_residence_add(mk_residence *r, uint64_t keep_ns) {
     return r->n_slot++;
 }
 
+int mk_residence_n_slot(const mk_residence *r) {
+    return r->n_slot;
+}
+
 static slot_state *slot_at(mk_residence *r, int slot) {
     MK_ASSERT(slot >= 0 && slot < r->n_slot);
     return &r->slot[slot];

@@ -59,6 +59,7 @@ mk_residence *mk_residence_create(const mk_residence_opts *o);
 void mk_residence_destroy(mk_residence *r);  // nobody waits, nothing is in use
 // A new slot, UNLOADED; keep: how long it stays without being used.
 int mk_residence_add(mk_residence *r, uint64_t keep_ns);
+int mk_residence_n_slot(const mk_residence *r);
 
 // Asks for the slot.  *granted: it is used from now on, until mk_residence_leave; else w waits in
 // line.  Errors: MK_ELIMIT (too many wait), MK_EINTR (closed, or w was cancelled).
