@@ -242,7 +242,8 @@ static mk_status start(mk_llm *llm, mk_err *err) {
 // What an engine of it will have; nothing of it is made but the threads.
 static mk_status plan(mk_llm *llm, mk_err *err) {
     // made before planning: scratch grows with the number of threads
-    llm->pool = mk_pool_create(llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count());
+    int n_thread = llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count();
+    llm->pool = mk_pool_create_in(llm->how.crowd, n_thread);
     llm->engine_opts.pool = llm->pool;
     llm->engine_opts.kernels = llm->kernels;
     llm->engine_opts.n_seq = llm->opts.n_seq;

@@ -14,6 +14,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "base/crowd.h"
 #include "base/status.h"
 #include "chat/parse.h"
 #include "chat/template.h"
@@ -57,6 +58,7 @@ typedef struct {
     // how many divide what is left for caches among them (0: one).
     size_t promised;
     int n_share;
+    mk_pool_crowd *crowd;       // of their threads; outlives the load; may be NULL
     bool whole_window;          // the window that is wanted, or MK_ENOMEM: not a smaller one
     mk_load_progress progress;  // may be NULL
     void *progress_arg;

@@ -102,6 +102,7 @@ static mk_status load(void *arg, int slot, bool alone, mk_err *err) {
     mk_llm_load_opts how = {
         .promised = promised(s),
         .n_share = s->o.max_loaded > 0 && s->o.max_loaded < n ? s->o.max_loaded : n,
+        .crowd = s->crowd,
         .whole_window = !alone,  // rather than a smaller one, the others make way
         .progress = on_progress,
         .progress_arg = m};
@@ -173,6 +174,7 @@ uint64_t mk_service_keep_ns(double seconds) {
 }
 
 mk_status mk_service_start_loader(mk_service *s, mk_err *err) {
+    s->crowd = mk_pool_crowd_create();
     // with a shorter line nobody could have a model loaded
     int64_t most = s->o.max_waiting > MIN_WAITING ? s->o.max_waiting : MIN_WAITING;
     mk_loader_opts o = {
@@ -231,4 +233,5 @@ void mk_service_free_models(mk_service *s) {
         mk_free((void *)(uintptr_t)m->how.prefix_dir);
         mk_free(m->name);
     }
+    mk_pool_crowd_destroy(s->crowd);
 }

@@ -49,6 +49,7 @@ struct mk_service {
     mk_http *http;
     mk_workers *workers;
     mk_loader *loader;
+    mk_pool_crowd *crowd;  // of the models' threads
     mk_constraints *constraints;
     served_model model[MK_SERVICE_MAX_MODELS];
     atomic_int n_model;
