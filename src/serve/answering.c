@@ -201,7 +201,11 @@ static void write_down(turn *t) {
     mk_books_close(&t->books, &a, http_status(t));
 }
 
+// Before the last byte goes out: who has the answer finds the model as it asked for.
 static void return_model(turn *t) {
+    for (int i = 0; i < t->ask.n; i++) {
+        mk_speech_drop(t->choice[i].speech);
+    }
     if (t->leased) {
         uint64_t keep = mk_service_keep_ns(t->ask.keep_alive_s);
         mk_loader_return(t->s->loader, t->model->slot, t->ask.has_keep_alive ? &keep : NULL);
@@ -216,6 +220,7 @@ static void end_turn(turn *t) {
     if (t->error.code == MK_OK) {
         t->dialect->finish(t->writer, &t->out);
     }
+    return_model(t);
     if (t->streaming) {
         send_out(t);
         if (t->out.failed || t->lost) {
@@ -231,10 +236,6 @@ static void end_turn(turn *t) {
     } else {
         reply_whole(t);
     }
-    for (int i = 0; i < t->ask.n; i++) {
-        mk_speech_drop(t->choice[i].speech);
-    }
-    return_model(t);
     mk_service *s = t->s;
     atomic_fetch_add(&s->n_errors, t->error.code != MK_OK && !t->lost);
     atomic_fetch_add(&s->n_gone, t->lost);

@@ -198,11 +198,16 @@ static void reply(request *q, const json_t *vectors) {
     mk_service_json(q->s, q->x, 200, v);
 }
 
-static void end_request(request *q) {
+// Before the answer goes out: who has it finds the model as it asked for.
+static void return_model(request *q) {
     uint64_t keep = mk_service_keep_ns(q->e.keep_alive_s);
     if (q->leased) {
         mk_loader_return(q->s->loader, q->e.m->slot, q->e.has_keep_alive ? &keep : NULL);
     }
+    q->leased = false;
+}
+
+static void end_request(request *q) {
     mk_ids_free(&q->e.ids);
     mk_free(q->e.vector);
     json_decref(q->body);
@@ -211,6 +216,7 @@ static void end_request(request *q) {
 }
 
 static void fail(request *q, int status, const mk_err *err) {
+    return_model(q);
     mk_service_fail(q->s, q->x, q->r->dialect, status, err);
     end_request(q);
 }
@@ -222,6 +228,7 @@ static void with_model(request *q) {
     q->leased = true;
     mk_status st = embed_all(&q->e, vectors, &err);
     if (st == MK_OK) {
+        return_model(q);
         reply(q, vectors);
         end_request(q);
     } else {
