@@ -62,7 +62,7 @@ static void print_head(mk_buf *b, const figure *f) {
 #define COUNTER "counter"
 #define GAUGE   "gauge"
 
-enum { N_MODEL_FIGURE = 22 };
+enum { N_MODEL_FIGURE = 23 };
 
 static void model_figures(const served_model *m, figure out[N_MODEL_FIGURE]) {
     mk_sched_figures q;
