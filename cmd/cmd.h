@@ -272,8 +272,8 @@ char *cmd_state_dir(const char *given);
 char *cmd_find_data(const char *name);
 
 typedef struct {
-    bool describe_only;
-    int64_t n_out, n_seq, n_ctx;  // as in mk_llm_opts; n_ctx only when --ctx is not given
+    bool describe_only, later;    // as in mk_llm_opts
+    int64_t n_out, n_seq, n_ctx;  // likewise; n_ctx only when --ctx is not given
     bool serve;                   // as in mk_llm_opts
     mk_load_progress loading;     // is told of the loading as well; may be NULL
     void *loading_arg;

@@ -182,6 +182,7 @@ mk_status cmd_open(const cmd_model_args *a, const cmd_open_opts *how, mk_llm **o
             o.adapter = adapter;
         }
         o.describe_only = how->describe_only;
+        o.later = how->later;
         o.serve = how->serve;
         st = open_with(a, how, o, out, err);
     }

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -16,6 +17,7 @@
 #include "base/log.h"
 #include "minke.h"
 #include "net/loopback.h"
+#include "serve/duration.h"
 #include "serve/keys.h"
 #include "serve/service.h"
 
@@ -24,8 +26,8 @@ enum { DEFAULT_PORT = 8484, DRAIN_S = 30 };
 typedef struct {
     cmd_model_args model;
     const char *host, *unix_path, *key, *reasoning_field;
-    const char *prefix_dir, *state_dir;
-    int64_t port, n_parallel, n_draft, max_waiting, drain;
+    const char *prefix_dir, *state_dir, *load, *keep_alive;
+    int64_t port, n_parallel, n_draft, max_waiting, max_loaded, drain;
     double prefix_gb;
     mk_opt_list hosts, origins;
     bool no_key, prefix, page, json, state;
@@ -75,6 +77,30 @@ static const mk_opt opts[] = {
      .offset = offsetof(serve_args, origins),
      .arg = "ORIGIN",
      .help = "page that may call from a browser (https://example.com), or *; may be repeated"},
+    {.name = "load",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, load),
+     .dflt = "first",
+     .choices = "first|all|none",
+     .arg = "WHICH",
+     .help = "models that are in memory from the start; the others are loaded when they are first "
+             "asked for",
+     .group = "Models"},
+    {.name = "keep-alive",
+     .type = MK_OPT_STR,
+     .offset = offsetof(serve_args, keep_alive),
+     .arg = "DURATION",
+     .env = "MINKE_KEEP_ALIVE",
+     .help = "a model is unloaded after so long without a request: 30m, 1h30m, 90 (seconds), 0 (at "
+             "once), forever; without it 30m, and forever for what is loaded at the start"},
+    {.name = "max-loaded",
+     .type = MK_OPT_I64,
+     .offset = offsetof(serve_args, max_loaded),
+     .dflt = "0",
+     .min = 0,
+     .max = 64,
+     .arg = "N",
+     .help = "models in memory at once: the one used longest ago makes way; 0: as many as fit"},
     {.name = "parallel",
      .type = MK_OPT_I64,
      .offset = offsetof(serve_args, n_parallel),
@@ -161,10 +187,12 @@ const mk_opt_spec cmd_serve_spec = {
     .usage = "[MODEL...] [--port N]",
     .about =
         "Serves models to programs: OpenAI (chat, completions, responses), Anthropic (messages) "
-        "and Ollama APIs on one port, until Ctrl-C.",
+        "and Ollama APIs on one port, until Ctrl-C.  All models are listed; one that is not in "
+        "memory is loaded when it is asked for.",
     .more = "Examples:\n"
             "  minke serve\n"
             "  minke serve qwen3-8b.gguf --parallel 16 --port 9000\n"
+            "  minke serve small.gguf large.gguf --max-loaded 1 --keep-alive 10m\n"
             "  curl localhost:8484/v1/chat/completions -d "
             "'{\"messages\": [{\"role\": \"user\", \"content\": \"2+3\"}]}'\n",
     .opts = opts,
@@ -188,14 +216,30 @@ static char *name_of(const char *path) {
     return mk_strndup(path + from, n - from);
 }
 
+// Drawn while the models of the start are loaded; nobody looks on when others are, later.
 typedef struct {
-    mk_service *service;
-    const char *name;
-} progress_arg;
+    atomic_bool over;
+    mk_progress bar;
+    char name[64];
+} load_bar;
 
-static void report(void *arg, uint64_t done, uint64_t total) {
-    progress_arg *p = arg;
-    mk_service_loading(p->service, p->name, done, total);
+static void draw_load(void *arg, const char *name, uint64_t done, uint64_t total) {
+    load_bar *b = arg;
+    if (atomic_load(&b->over)) {
+        return;
+    }
+    if (strncmp(b->name, name, sizeof b->name - 1) != 0) {
+        snprintf(b->name, sizeof b->name, "%s", name);
+        mk_progress_start(&b->bar, "load", "B", total);
+    }
+    mk_progress_update(&b->bar, done);
+}
+
+static void end_bar(load_bar *b) {
+    atomic_store(&b->over, true);
+    if (b->bar.on && b->bar.last_ns) {
+        fprintf(stderr, "\r\033[K");
+    }
 }
 
 // Folder of the prefix cache (mk_free), made if it is not there; NULL: none is wanted or can be
@@ -225,19 +269,40 @@ static char *prefix_folder(const serve_args *a, uint64_t *bytes) {
     return dir;
 }
 
-static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_err *err) {
+// How long a model stays without requests.
+static mk_status keep_alive_of(const serve_args *a, bool at_start, double *seconds, mk_err *err) {
+    static const double usual_s = 30 * 60;
+    *seconds = at_start ? -1 : usual_s;
+    if (!a->keep_alive) {
+        return MK_OK;
+    }
+    if (strcmp(a->keep_alive, "forever") == 0) {
+        *seconds = -1;
+        return MK_OK;
+    }
+    return mk_duration_parse(a->keep_alive, seconds)
+               ? MK_OK
+               : MK_FAIL(err, MK_EUSAGE,
+                         "--keep-alive: expected a duration such as 30m, 1h30m or 90 (seconds), or "
+                         "forever, got '%s'",
+                         a->keep_alive);
+}
+
+// Its files are looked at, so that what is broken is an error now; its weights wait.
+static mk_status add_model(mk_service *s, serve_args *a, const char *given, bool at_start,
+                           mk_err *err) {
     a->model.model = given;
     mk_llm *llm = NULL;
     char *path = NULL;
+    double keep_alive_s = 0;
+    MK_TRY(keep_alive_of(a, at_start, &keep_alive_s, err));
     MK_TRY(cmd_find_model(given, &path, err));
     char *name = name_of(path);
     mk_free(path);
-    progress_arg p = {s, name};
     cmd_open_opts how = {.serve = true,
+                         .later = true,
                          .n_seq = a->n_parallel + 1,  // one for embeddings
-                         .n_out = a->n_parallel * (1 + a->n_draft),
-                         .loading = report,
-                         .loading_arg = &p};
+                         .n_out = a->n_parallel * (1 + a->n_draft)};
     mk_status st = cmd_open(&a->model, &how, &llm, err);
     uint64_t prefix_bytes = 0;
     char *dir = prefix_folder(a, &prefix_bytes);
@@ -247,7 +312,8 @@ static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_e
                           .n_draft = (int)a->n_draft,
                           .prefix = a->prefix,
                           .prefix_dir = dir,
-                          .prefix_bytes = prefix_bytes};
+                          .prefix_bytes = prefix_bytes,
+                          .keep_alive_s = keep_alive_s};
     st = st == MK_OK ? mk_service_add(s, &m, err) : st;
     if (st != MK_OK) {
         mk_llm_close(llm);
@@ -258,11 +324,14 @@ static mk_status add_model(mk_service *s, serve_args *a, const char *given, mk_e
 }
 
 static mk_status add_models(mk_service *s, serve_args *a, const mk_opt_result *r, mk_err *err) {
-    if (r->n_args == 0) {
-        return add_model(s, a, CMD_DEFAULT_MODEL, err);
+    int n = r->n_args > 0 ? r->n_args : 1;
+    int n_start = strcmp(a->load, "all") == 0 ? n : strcmp(a->load, "first") == 0 ? 1 : 0;
+    for (int i = 0; i < n; i++) {
+        const char *given = r->n_args > 0 ? r->args[i] : CMD_DEFAULT_MODEL;
+        MK_TRY(add_model(s, a, given, i < n_start, err));
     }
-    for (int i = 0; i < r->n_args; i++) {
-        MK_TRY(add_model(s, a, r->args[i], err));
+    for (int i = 0; i < n_start; i++) {
+        MK_TRY(mk_service_load(s, i, err));
     }
     return MK_OK;
 }
@@ -370,6 +439,7 @@ static mk_status serve_from(serve_args *a, const char *state_dir, const mk_opt_r
     if (open_to_others(a) && !a->key && !a->no_key) {
         MK_TRY(make_key(state_dir, made, err));
     }
+    load_bar bar = {.over = false};
     mk_service_opts so = {.host = a->host,
                           .port = (int)a->port,
                           .unix_path = a->unix_path,
@@ -382,10 +452,14 @@ static mk_status serve_from(serve_args *a, const char *state_dir, const mk_opt_r
                           .n_origins = (int)a->origins.n,
                           .reasoning_field = a->reasoning_field,
                           .page = a->page,
-                          .max_waiting = a->max_waiting};
+                          .max_waiting = a->max_waiting,
+                          .max_loaded = (int)a->max_loaded,
+                          .loading = draw_load,
+                          .loading_arg = &bar};
     mk_service *s = NULL;
     MK_TRY(mk_service_start(&so, &s, err));
     mk_status st = add_models(s, a, r, err);
+    end_bar(&bar);
     if (st == MK_OK) {
         mk_service_ready(s);
         st = announce(a, s, made[0] ? made : NULL, err);

@@ -27,6 +27,7 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/crowd.h"
 #include "base/log.h"
 #include "base/mathx.h"
 #include "base/status.h"
@@ -51,7 +52,13 @@ typedef struct {
     char pad[2 * CACHE_LINE - 16];
 } part;
 
+struct mk_pool_crowd {
+    atomic_int n_busy;  // threads of pools that are in a region
+    int n_cpu;
+};
+
 struct mk_pool {
+    mk_pool_crowd *crowd;  // or NULL
     // read by all, written by the caller between regions
     mk_pool_fn fn;
     void *arg;
@@ -89,11 +96,17 @@ static bool all_done(mk_pool *p, unsigned unused) {
     return atomic_load_explicit(&p->pending, memory_order_acquire) == 0;
 }
 
+bool mk_pool_may_spin(const mk_pool *p) {
+    return p->may_spin &&
+           (!p->crowd ||
+            atomic_load_explicit(&p->crowd->n_busy, memory_order_relaxed) <= p->crowd->n_cpu);
+}
+
 static bool spin_until(mk_pool *p, bool (*ready)(mk_pool *, unsigned), unsigned seen, uint64_t ns) {
     if (ready(p, seen)) {
         return true;
     }
-    if (!p->may_spin) {
+    if (!mk_pool_may_spin(p)) {
         return false;
     }
     uint64_t end = mk_now_ns() + ns;
@@ -104,7 +117,7 @@ static bool spin_until(mk_pool *p, bool (*ready)(mk_pool *, unsigned), unsigned 
             }
             cpu_relax();
         }
-    } while (mk_now_ns() < end);
+    } while (mk_now_ns() < end && mk_pool_may_spin(p));
     return false;
 }
 
@@ -171,7 +184,13 @@ static void wait_for_workers(mk_pool *p) {
     pthread_mutex_unlock(&p->lock);
 }
 
-void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg) {
+static void count_busy(const mk_pool *p, int n) {
+    if (p->crowd) {
+        atomic_fetch_add_explicit(&p->crowd->n_busy, n, memory_order_relaxed);
+    }
+}
+
+static void run(mk_pool *p, mk_pool_fn fn, void *arg) {
     if (p->n_thread == 1) {
         fn(arg, 0, 1);
         return;
@@ -183,6 +202,12 @@ void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg) {
     start_region(p);
     fn(arg, 0, p->n_thread);
     wait_for_workers(p);
+}
+
+void mk_pool_run(mk_pool *p, mk_pool_fn fn, void *arg) {
+    count_busy(p, p->n_thread);
+    run(p, fn, arg);
+    count_busy(p, -p->n_thread);
 }
 
 // Workers leave signals to the other threads (an interrupt belongs to the caller), except those
@@ -197,9 +222,24 @@ static void block_signals(sigset_t *old) {
     pthread_sigmask(SIG_BLOCK, &all, old);
 }
 
+mk_pool_crowd *mk_pool_crowd_create(void) {
+    mk_pool_crowd *c = mk_zalloc(sizeof *c);
+    c->n_cpu = mk_cpu_count();
+    return c;
+}
+
+void mk_pool_crowd_destroy(mk_pool_crowd *c) {
+    mk_free(c);
+}
+
 mk_pool *mk_pool_create(int n_thread) {
+    return mk_pool_create_in(NULL, n_thread);
+}
+
+mk_pool *mk_pool_create_in(mk_pool_crowd *crowd, int n_thread) {
     MK_ASSERT(n_thread >= 1);
     mk_pool *p = mk_zalloc(sizeof *p);
+    p->crowd = crowd;
     pthread_mutex_init(&p->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);

@@ -136,6 +136,13 @@ static mk_status does_not_fit(const mk_llm *llm, const mk_memory_plan *p, int64_
         n_ctx > SMALLEST_WINDOW ? "; a smaller window (--ctx) may fit" : "");
 }
 
+// Nine tenths of what is free, without what other models of this process will still take.
+static size_t room_for(const mk_llm *llm) {
+    size_t room = mk_memory_available(), promised = llm->how.promised;
+    room = room > promised ? room - promised : 0;
+    return room - room / 10;
+}
+
 // For serving, sequences share a pool of blocks: as many as all of them could need, or as fit into
 // the room that is left; one whole window in any case, which choose_window has made sure of.
 static mk_status choose_pool(mk_llm *llm, mk_err *err) {
@@ -144,10 +151,10 @@ static mk_status choose_pool(mk_llm *llm, mk_err *err) {
     int64_t most = window * (o->n_seq > 0 ? o->n_seq : 1);
     mk_memory_plan p;
     MK_TRY(plan_least(llm, o->n_ctx, &p, err));
-    size_t room = mk_memory_available(), fixed = p.weights + p.scratch;
-    room -= room / 10;
+    size_t room = room_for(llm), fixed = p.weights + p.scratch;
     size_t per_block = mk_model_kv_bytes_per_block(llm->model, o->kv_type);
     int64_t fit = room > fixed ? (int64_t)((room - fixed) / per_block) : 0;
+    fit /= llm->how.n_share > 0 ? llm->how.n_share : 1;
     o->n_block = fit < window ? window : fit < most ? fit : most;
     return MK_OK;
 }
@@ -155,10 +162,9 @@ static mk_status choose_pool(mk_llm *llm, mk_err *err) {
 // The model's own window if it fits into nine tenths of the free memory, else the largest that
 // does.
 static mk_status choose_window(mk_llm *llm, mk_err *err) {
-    size_t room = mk_memory_available();
-    room -= room / 10;
-    int64_t train = llm->model->hp.n_ctx_train,
-            want = llm->opts.n_ctx > 0 ? llm->opts.n_ctx : train;
+    size_t room = room_for(llm);
+    int64_t want = llm->n_ctx_wanted;
+    bool whole = llm->opts.n_ctx > 0 || llm->how.whole_window;
     mk_memory_plan p;
     llm->engine_opts.n_ctx = want;
     MK_TRY(plan_least(llm, want, &p, err));
@@ -169,8 +175,8 @@ static mk_status choose_window(mk_llm *llm, mk_err *err) {
     size_t fixed = p.weights + p.scratch,
            per_block = mk_model_kv_bytes_per_block(llm->model, llm->engine_opts.kv_type);
     int64_t blocks = room > fixed ? (int64_t)((room - fixed) / per_block) : 0;
-    if (llm->opts.n_ctx > 0 || blocks * MK_KV_BLOCK < smallest) {
-        int64_t shown = llm->opts.n_ctx > 0 ? want : smallest;
+    if (whole || blocks * MK_KV_BLOCK < smallest) {
+        int64_t shown = whole ? want : smallest;
         MK_TRY(plan_least(llm, shown, &p, err));
         return does_not_fit(llm, &p, shown, room, err);
     }
@@ -210,11 +216,14 @@ static mk_status describe(mk_llm *llm, mk_err *err) {
     return choose_kv_type(llm, err);
 }
 
-// Before the plan, which counts it.
+// Before the plan, which counts it.  They stay when the weights go.
 static mk_status read_adapter(mk_llm *llm, mk_err *err) {
     char what[128];
-    MK_TRY(mk_adapters_read(llm->model, llm->opts.adapter, llm->opts.adapter_strength, llm->pool,
-                            &llm->adapters, err));
+    mk_pool *pool = mk_pool_create(1);
+    mk_status st = mk_adapters_read(llm->model, llm->opts.adapter, llm->opts.adapter_strength, pool,
+                                    &llm->adapters, err);
+    mk_pool_destroy(pool);
+    MK_TRY(st);
     mk_adapters_attach(llm->adapters);
     mk_adapters_describe(llm->adapters, what, sizeof what);
     mk_log_msg(MK_LOG_INFO, "%s: %s", llm->opts.adapter, what);
@@ -222,7 +231,7 @@ static mk_status read_adapter(mk_llm *llm, mk_err *err) {
 }
 
 static mk_status start(mk_llm *llm, mk_err *err) {
-    MK_TRY(mk_model_load(llm->model, llm->pool, llm->opts.progress, llm->opts.progress_arg, err));
+    MK_TRY(mk_model_load(llm->model, llm->pool, llm->how.progress, llm->how.progress_arg, err));
     if (llm->adapters) {
         mk_params_refresh(mk_adapters_params(llm->adapters), llm->pool);
     }
@@ -230,21 +239,54 @@ static mk_status start(mk_llm *llm, mk_err *err) {
     return llm->opts.serve ? MK_OK : mk_session_create(llm->engine, &llm->session, err);
 }
 
-static mk_status open_llm(mk_llm *llm, mk_err *err) {
-    MK_TRY(describe(llm, err));
+// What an engine of it will have; nothing of it is made but the threads.
+static mk_status plan(mk_llm *llm, mk_err *err) {
     // made before planning: scratch grows with the number of threads
-    llm->pool = mk_pool_create(llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count());
+    int n_thread = llm->opts.n_thread > 0 ? llm->opts.n_thread : mk_cpu_count();
+    llm->pool = mk_pool_create_in(llm->how.crowd, n_thread);
     llm->engine_opts.pool = llm->pool;
     llm->engine_opts.kernels = llm->kernels;
     llm->engine_opts.n_seq = llm->opts.n_seq;
     llm->engine_opts.n_chunk = llm->opts.n_chunk;
     llm->engine_opts.n_out = llm->opts.n_out;
-    if (llm->opts.adapter && !llm->opts.describe_only) {
-        MK_TRY(read_adapter(llm, err));
-    }
     MK_TRY(choose_window(llm, err));
-    MK_TRY(llm->opts.serve ? choose_pool(llm, err) : MK_OK);
-    return llm->opts.describe_only ? MK_OK : start(llm, err);
+    return llm->opts.serve ? choose_pool(llm, err) : MK_OK;
+}
+
+mk_status mk_llm_load(mk_llm *llm, const mk_llm_load_opts *o, mk_err *err) {
+    MK_ASSERT(!llm->engine && !llm->pool);
+    llm->how = *o;
+    mk_status st = plan(llm, err);
+    st = st == MK_OK ? start(llm, err) : st;
+    llm->how = (mk_llm_load_opts){0};
+    if (st != MK_OK) {
+        mk_llm_unload(llm);
+    }
+    return st;
+}
+
+void mk_llm_unload(mk_llm *llm) {
+    mk_session_destroy(llm->session);
+    mk_engine_destroy(llm->engine);
+    mk_pool_destroy(llm->pool);
+    llm->session = NULL;
+    llm->engine = NULL;
+    llm->pool = llm->engine_opts.pool = NULL;
+    if (llm->model) {
+        mk_model_unload(llm->model);
+    }
+}
+
+static mk_status open_llm(mk_llm *llm, mk_err *err) {
+    MK_TRY(describe(llm, err));
+    llm->n_ctx_wanted = llm->opts.n_ctx > 0 ? llm->opts.n_ctx : llm->model->hp.n_ctx_train;
+    llm->engine_opts.n_ctx = llm->n_ctx_wanted;
+    if (llm->opts.describe_only) {
+        return plan(llm, err);
+    }
+    MK_TRY(llm->opts.adapter ? read_adapter(llm, err) : MK_OK);
+    mk_llm_load_opts how = {.progress = llm->opts.progress, .progress_arg = llm->opts.progress_arg};
+    return llm->opts.later ? MK_OK : mk_llm_load(llm, &how, err);
 }
 
 mk_status mk_llm_open(const mk_llm_opts *opts, mk_llm **out, mk_err *err) {
@@ -255,7 +297,11 @@ mk_status mk_llm_open(const mk_llm_opts *opts, mk_llm **out, mk_err *err) {
         mk_llm_close(llm);
         return st;
     }
-    llm->opts = (mk_llm_opts){0};  // its texts and callback were the caller's, for opening only
+    mk_llm_opts *left = &llm->opts;  // texts and callback were the caller's, for opening only
+    left->model = left->isa = left->kv_type = left->template_text = NULL;
+    left->cache_dir = left->adapter = NULL;
+    left->progress = NULL;
+    left->progress_arg = NULL;
     *out = llm;
     return MK_OK;
 }

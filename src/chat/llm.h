@@ -14,6 +14,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "base/crowd.h"
 #include "base/status.h"
 #include "chat/parse.h"
 #include "chat/template.h"
@@ -37,6 +38,7 @@ typedef struct {
     const char *adapter;            // LoRA to compute with (model/adapter.h); NULL
     double adapter_strength;        // its scale is multiplied by this
     bool describe_only;             // no weights, no engine: for show and tokenize
+    bool later;                     // no weights, no engine yet: mk_llm_load
     bool serve;                     // all n_seq sequences are a provider's: no mk_llm_generate
     mk_load_progress progress;      // may be NULL
     void *progress_arg;
@@ -47,6 +49,24 @@ typedef struct {
 // MK_EUSAGE.
 mk_status mk_llm_open(const mk_llm_opts *opts, mk_llm **out, mk_err *err) MK_WARN_UNUSED;
 void mk_llm_close(mk_llm *llm);
+
+// Weights and engine come and go; tokenizer, template, sampling and the model's numbers stay, and
+// may be read by any thread all the while.  Before a load n_ctx of mk_llm_engine_opts is the window
+// that is wanted.
+typedef struct {
+    // Several models in one process: what the others were promised and have not yet touched, and
+    // how many divide what is left for caches among them (0: one).
+    size_t promised;
+    int n_share;
+    mk_pool_crowd *crowd;       // of their threads; outlives the load; may be NULL
+    bool whole_window;          // the window that is wanted, or MK_ENOMEM: not a smaller one
+    mk_load_progress progress;  // may be NULL
+    void *progress_arg;
+} mk_llm_load_opts;
+// The llm was opened with `later`, and is not loaded.  Errors: as mk_llm_open; it is then as
+// before.  Threads: one at a time, and nobody uses its engine.
+mk_status mk_llm_load(mk_llm *llm, const mk_llm_load_opts *o, mk_err *err) MK_WARN_UNUSED;
+void mk_llm_unload(mk_llm *llm);
 
 const mk_model *mk_llm_model(const mk_llm *llm);
 const mk_tokenizer *mk_llm_tokenizer(const mk_llm *llm);

@@ -6,7 +6,9 @@
 #include "chat/parse.h"
 
 struct mk_llm {
-    mk_llm_opts opts;
+    mk_llm_opts opts;      // texts and callback only while opening
+    mk_llm_load_opts how;  // only while loading
+    int64_t n_ctx_wanted;  // by option or of the model
     mk_model *model;
     mk_adapters *adapters;  // attached, or NULL
     mk_tokenizer *tokenizer;

@@ -220,6 +220,12 @@ void mk_packfile_close(mk_packfile *f) {
     mk_free(f);
 }
 
+void mk_packfile_forget(const mk_packfile *f) {
+    if (f->map.path) {
+        mk_map_forget(&f->map, 0, f->map.n_bytes);
+    }
+}
+
 const char *mk_packfile_path(const mk_packfile *f) {
     return f->what;
 }

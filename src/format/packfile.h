@@ -59,6 +59,8 @@ mk_status mk_packfile_open(const char *path, mk_packfile **out, mk_err *err) MK_
 mk_status mk_packfile_open_memory(const void *data, size_t n_bytes, const char *what,
                                   mk_packfile **out, mk_err *err) MK_WARN_UNUSED;
 void mk_packfile_close(mk_packfile *f);
+// Its pages leave our memory (mk_map_forget) until they are read again.
+void mk_packfile_forget(const mk_packfile *f);
 
 const char *mk_packfile_path(const mk_packfile *f);
 size_t mk_packfile_bytes(const mk_packfile *f);  // of the whole file

@@ -348,13 +348,18 @@ void mk_load_free(mk_model *m) {
         for (int i = 0; i < m->arch->n_tensors; i++) {
             const mk_tensor_row *row = &m->arch->tensors[i];
             if (row->cls == MK_T_VECTOR && mk_model_binding(m, layer, i)->n_view > 0) {
-                mk_free(*(float **)field_of(m, row, layer));
+                float **values = field_of(m, row, layer);
+                mk_free(*values);
+                *values = NULL;
             }
         }
     }
     mk_big_free(m->weights, m->weights_bytes);
     mk_big_free(m->rounded, m->rounded_bytes);
     mk_free(m->embed_values);
+    m->weights = m->rounded = NULL;
+    m->weights_bytes = m->rounded_bytes = 0;
+    m->embed_values = NULL;
 }
 
 // --- layouts and sizes, known before anything is packed ------------------------------------------

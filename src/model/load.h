@@ -4,11 +4,12 @@
 
 #include "model/model.h"
 
-// Fills the fields of all rows.  After an error the model can only be closed.  m->f32 (with the
+// Fills the fields of all rows.  After an error only mk_load_free may follow.  m->f32 (with the
 // layouts made for it): all as float32, the token table too; m->bf16 as well: these are the masters
 // of weights that become MK_PACK_BF16.
 mk_status mk_load_weights(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                           mk_err *err) MK_WARN_UNUSED;
+// Frees what was filled; layouts stay, so that mk_load_weights can fill it again.
 void mk_load_free(mk_model *m);
 
 // Calls fn for every weight that has a layout, in the order of layers and table rows; row is the

@@ -200,6 +200,15 @@ mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, v
     return MK_OK;
 }
 
+void mk_model_unload(mk_model *m) {
+    MK_ASSERT(!m->f32);
+    mk_load_free(m);
+    if (m->packed) {
+        mk_packfile_forget(m->packed);
+    }
+    m->loaded = false;
+}
+
 mk_status mk_model_load_f32(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                             mk_err *err) {
     MK_ASSERT(!m->loaded && !m->packed && !m->adapters);  // layouts are made anew

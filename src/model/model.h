@@ -251,6 +251,10 @@ typedef void (*mk_load_progress)(void *arg, uint64_t done, uint64_t total);
 mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                         mk_err *err) MK_WARN_UNUSED;
 
+// Gives the memory of the weights back, also after a load that failed; mk_model_load may follow,
+// and makes the same weights.  Not of a trainer's model (assertion).
+void mk_model_unload(mk_model *m);
+
 // The same for a trainer: every weight as float32 (MK_PACK_F32), whatever the file's type, and a
 // copy of the token table; all in memory of the model that may be written.  A tied output matrix is
 // a copy of its own (mk_params_refresh).  Not with a packed copy attached (assertion).

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "serve/ask_read.h"
+#include "serve/duration.h"
 #include "serve/jout.h"
 #include "serve/ollama_int.h"
 #include "serve/shape.h"
@@ -295,39 +296,6 @@ mk_status mk_ollama_context_read(const mk_at *at, const json_t *v, json_t **mess
 
 // --- durations and times -------------------------------------------------------------------------
 
-// One "12.5m"; NULL if it is none.
-static const char *one_part(const char *s, double *seconds) {
-    static const struct {
-        const char *unit;
-        double seconds;
-    } units[] = {{"ns", 1e-9}, {"us", 1e-6}, {"\u00b5s", 1e-6}, {"ms", 1e-3},
-                 {"s", 1},     {"m", 60},    {"h", 3600}};
-    double v = 0, place = 0;
-    const char *p = s;
-    for (; (*p >= '0' && *p <= '9') || (*p == '.' && place == 0); p++) {
-        if (*p == '.') {
-            place = 1;
-            continue;
-        }
-        v = v * 10 + (*p - '0');
-        place *= 10;
-    }
-    v = place > 1 ? v / place : v;
-    for (size_t i = 0; p > s && i < sizeof units / sizeof units[0]; i++) {
-        size_t n = strlen(units[i].unit);
-        bool longer = units[i].unit[0] == 'm' && n == 1 && p[1] == 's';
-        if (strncmp(p, units[i].unit, n) == 0 && !longer) {
-            *seconds += v * units[i].seconds;
-            return p + n;
-        }
-    }
-    if (p > s && *p == '\0') {  // a number alone: seconds
-        *seconds += v;
-        return p;
-    }
-    return NULL;
-}
-
 mk_status mk_ollama_duration(const mk_at *at, const json_t *v, double *seconds, mk_err *err) {
     static const char what[] = "seconds or a duration such as \"10m\", negative for ever";
     enum { MAX_TEXT = 64 };
@@ -336,20 +304,8 @@ mk_status mk_ollama_duration(const mk_at *at, const json_t *v, double *seconds, 
         return MK_OK;
     }
     const char *s = json_string_value(v);
-    if (!s || json_string_length(v) == 0 || json_string_length(v) > MAX_TEXT) {
-        return mk_at_expected(at, err, v, what);
-    }
-    bool negative = *s == '-';
-    double sum = 0;
-    s += *s == '-' || *s == '+';
-    do {
-        s = one_part(s, &sum);
-    } while (s && *s);
-    if (!s) {
-        return mk_at_expected(at, err, v, what);
-    }
-    *seconds = negative ? -sum : sum;
-    return MK_OK;
+    bool fits = s && json_string_length(v) <= MAX_TEXT && mk_duration_parse(s, seconds);
+    return fits ? MK_OK : mk_at_expected(at, err, v, what);
 }
 
 void mk_ollama_time(mk_buf *out, int64_t seconds) {

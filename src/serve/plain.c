@@ -54,28 +54,21 @@ typedef struct {
     double value;
 } figure;
 
-static void print_figures(mk_buf *b, const figure *f, size_t n, const char *model) {
-    for (size_t i = 0; i < n; i++) {
-        mk_buf_printf(b, "# HELP minke_%s %s\n# TYPE minke_%s %s\n", f[i].name, f[i].help,
-                      f[i].name, f[i].type);
-        if (model) {
-            mk_buf_printf(b, "minke_%s{model=\"%s\"} %.17g\n", f[i].name, model, f[i].value);
-        } else {
-            mk_buf_printf(b, "minke_%s %.17g\n", f[i].name, f[i].value);
-        }
-    }
+static void print_head(mk_buf *b, const figure *f) {
+    mk_buf_printf(b, "# HELP minke_%s %s\n# TYPE minke_%s %s\n", f->name, f->help, f->name,
+                  f->type);
 }
 
 #define COUNTER "counter"
 #define GAUGE   "gauge"
 
-static void model_figures(mk_buf *b, const served_model *m) {
+enum { N_MODEL_FIGURE = 23 };
+
+static void model_figures(const served_model *m, figure out[N_MODEL_FIGURE]) {
     mk_sched_figures q;
-    mk_prefix_figures p = {0};
-    mk_sched_read(mk_provider_sched(m->provider), &q);
-    if (mk_provider_prefix(m->provider)) {
-        mk_prefix_read(mk_provider_prefix(m->provider), &p);
-    }
+    mk_prefix_figures p;
+    mk_service_figures(m, &q, &p);
+    mk_residence_info r = mk_loader_read(m->s->loader, m->slot);
     double kv = q.kv_blocks_total ? (double)q.kv_blocks_used / (double)q.kv_blocks_total : 0;
     const figure f[] = {
         {"requests_running", GAUGE, "answers being generated", (double)q.n_running},
@@ -95,13 +88,36 @@ static void model_figures(mk_buf *b, const served_model *m) {
         {"rows_total", COUNTER, "rows of them: tokens of prompts and answers, drafts",
          (double)q.rows},
         {"kv_cache_utilization", GAUGE, "part of the key/value cache in use", kv},
+        {"model_loaded", GAUGE, "1 while it is in memory", r.state == MK_MODEL_LOADED},
+        {"model_waiting", GAUGE, "requests that wait for it to be loaded", (double)r.n_waiting},
+        {"model_loads_total", COUNTER, "times it was loaded", (double)r.n_load},
+        {"model_load_failures_total", COUNTER, "loads that failed", (double)r.n_failed},
+        {"model_unloads_total", COUNTER, "times it was unloaded", (double)r.n_unload},
         {"prefix_memory_blocks", GAUGE, "blocks of 64 tokens kept in memory",
          (double)p.memory_blocks},
         {"prefix_disk_blocks", GAUGE, "of them on disk", (double)p.disk_blocks},
         {"prefix_disk_bytes", GAUGE, "kept on disk", (double)p.disk_bytes},
         {"prefix_damaged_total", COUNTER, "damaged files on disk", (double)p.damaged},
     };
-    print_figures(b, f, sizeof f / sizeof f[0], m->name);
+    _Static_assert(sizeof f / sizeof f[0] == N_MODEL_FIGURE, "as many as there is room for");
+    memcpy(out, f, sizeof f);
+}
+
+// Of one figure all models' values stand together, under one head.
+static void print_models(mk_buf *b, mk_service *s) {
+    size_t n = (size_t)atomic_load(&s->n_model);
+    figure(*f)[N_MODEL_FIGURE] = mk_zalloc((n + 1) * sizeof *f);
+    for (size_t m = 0; m < n; m++) {
+        model_figures(&s->model[m], f[m]);
+    }
+    for (int i = 0; n > 0 && i < N_MODEL_FIGURE; i++) {
+        print_head(b, &f[0][i]);
+        for (size_t m = 0; m < n; m++) {
+            mk_buf_printf(b, "minke_%s{model=\"%s\"} %.17g\n", f[m][i].name, s->model[m].name,
+                          f[m][i].value);
+        }
+    }
+    mk_free(f);
 }
 
 HANDLER(metrics) {
@@ -120,10 +136,11 @@ HANDLER(metrics) {
          (double)atomic_load(&s->n_unwritten)},
         {"http_open", GAUGE, "requests being answered", (double)mk_http_n_open(s->http)},
     };
-    print_figures(&b, f, sizeof f / sizeof f[0], NULL);
-    for (int i = 0; i < atomic_load(&s->n_model); i++) {
-        model_figures(&b, &s->model[i]);
+    for (size_t i = 0; i < sizeof f / sizeof f[0]; i++) {
+        print_head(&b, &f[i]);
+        mk_buf_printf(&b, "minke_%s %.17g\n", f[i].name, f[i].value);
     }
+    print_models(&b, s);
     mk_service_reply_buf(s, x, (mk_service_head){.type = "text/plain; version=0.0.4"}, &b);
 }
 
@@ -139,7 +156,7 @@ static json_t *sampling_json(const served_model *m) {
 
 static json_t *model_json(const served_model *m) {
     const mk_model *model = mk_llm_model(m->llm);
-    int64_t n_ctx = mk_llm_engine_opts(m->llm)->n_ctx;
+    int64_t n_ctx = atomic_load(&m->n_ctx);
     json_t *v =
         json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:{s:I, s:I, s:I}}", "id", m->name, "object",
                   "model", "created", (json_int_t)m->created, "owned_by", "minke", "context_length",
@@ -147,6 +164,7 @@ static json_t *model_json(const served_model *m) {
                   (json_int_t)model->hp.n_vocab, "n_ctx_train", (json_int_t)model->hp.n_ctx_train,
                   "n_params", (json_int_t)mk_model_n_param(model));
     (void)json_object_set_new(v, "sampling", sampling_json(m));
+    (void)json_object_set_new(v, "state", json_string(mk_service_state(m)));
     return v;
 }
 

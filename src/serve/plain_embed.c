@@ -1,4 +1,5 @@
-// POST /v1/embeddings and Ollama's /api/embed: one vector for each text.
+// POST /v1/embeddings and Ollama's /api/embed: one vector for each text.  A request that waits for
+// its model holds up no worker.
 #include <string.h>
 
 #include "base/alloc.h"
@@ -6,6 +7,7 @@
 #include "base/log.h"
 #include "engine/embed.h"
 #include "serve/books.h"
+#include "serve/ollama_int.h"
 
 enum { MAX_TEXTS = 2048 };
 
@@ -13,6 +15,8 @@ typedef struct {
     const json_t *input;
     const char *model, *encoding, *pooling;
     int64_t dimensions;
+    bool has_keep_alive;  // Ollama's, as in mk_ask
+    double keep_alive_s;
     served_model *m;
     // of one text, on the scheduler's thread
     mk_ids ids;
@@ -35,6 +39,11 @@ static mk_status read_options(embedding *e, const json_t *o, mk_err *err) {
     }
     if (strcmp(e->pooling, "mean") != 0 && strcmp(e->pooling, "last") != 0) {
         return MK_FAIL(err, MK_EUSAGE, "/pooling: expected mean or last, got '%.40s'", e->pooling);
+    }
+    const json_t *keep = json_object_get(o, "keep_alive");
+    e->has_keep_alive = keep && !json_is_null(keep);
+    if (e->has_keep_alive) {
+        MK_TRY(mk_ollama_duration(MK_AT(NULL, "keep_alive"), keep, &e->keep_alive_s, err));
     }
     e->input = json_object_get(o, "input");
     e->input = e->input ? e->input : json_object_get(o, "prompt");
@@ -134,12 +143,7 @@ static mk_status embed_one(embedding *e, const json_t *v, size_t i, json_t *out,
                : MK_FAIL(err, MK_ENOMEM, "no memory for %zu vectors", i + 1);
 }
 
-static mk_status embed_all(mk_service *s, embedding *e, const json_t *o, json_t *out, mk_err *err) {
-    MK_TRY(read_options(e, o, err));
-    e->m = mk_service_find(s, e->model, err);
-    if (!e->m) {
-        return err->code;
-    }
+static mk_status embed_all(embedding *e, json_t *out, mk_err *err) {
     e->d_model = mk_llm_model(e->m->llm)->hp.d_model;
     e->vector = mk_zalloc((size_t)e->d_model * sizeof *e->vector);
     bool one = !json_is_array(e->input) || json_is_integer(json_array_get(e->input, 0));
@@ -168,34 +172,128 @@ static json_t *openai_json(const embedding *e, const json_t *vectors) {
                      (json_int_t)e->n_token);
 }
 
+// --- a request -----------------------------------------------------------------------------------
+
+typedef struct {
+    mk_service *s;
+    mk_http_exchange *x;
+    const route *r;
+    caller c;
+    bool ollama, leased;
+    json_t *body;
+    embedding e;
+    mk_lease lease;
+    uint64_t t0;
+} request;
+
+static void reply(request *q, const json_t *vectors) {
+    const embedding *e = &q->e;
+    double ms = (double)(mk_now_ns() - q->t0) / 1e6;
+    mk_books_note(q->s, &q->c, e->m->name, "embeddings", e->n_token, ms);
+    json_t *v = q->ollama
+                    ? json_pack("{s:s, s:O, s:I, s:i, s:I}", "model", e->m->name, "embeddings",
+                                vectors, "total_duration", (json_int_t)(ms * 1e6), "load_duration",
+                                0, "prompt_eval_count", (json_int_t)e->n_token)
+                    : openai_json(e, vectors);
+    mk_service_json(q->s, q->x, 200, v);
+}
+
+// Before the answer goes out: who has it finds the model as it asked for.
+static void return_model(request *q) {
+    uint64_t keep = mk_service_keep_ns(q->e.keep_alive_s);
+    if (q->leased) {
+        mk_loader_return(q->s->loader, q->e.m->slot, q->e.has_keep_alive ? &keep : NULL);
+    }
+    q->leased = false;
+}
+
+static void end_request(request *q) {
+    mk_ids_free(&q->e.ids);
+    mk_free(q->e.vector);
+    json_decref(q->body);
+    mk_http_drop(q->x);
+    mk_free(q);
+}
+
+static void fail(request *q, int status, const mk_err *err) {
+    return_model(q);
+    mk_service_fail(q->s, q->x, q->r->dialect, status, err);
+    end_request(q);
+}
+
+static void with_model(request *q) {
+    json_t *vectors = json_array();
+    mk_err err = {0};
+    mk_http_on_gone(q->x, NULL, NULL);
+    q->leased = true;
+    mk_status st = embed_all(&q->e, vectors, &err);
+    if (st == MK_OK) {
+        return_model(q);
+        reply(q, vectors);
+        end_request(q);
+    } else {
+        fail(q, mk_error_http_status(st), &err);
+    }
+    json_decref(vectors);
+}
+
+static void without_model(request *q, mk_err *why) {
+    mk_http_on_gone(q->x, NULL, NULL);
+    int status = mk_service_lease_status(why);
+    fail(q, status, why);
+}
+
+static void after_wait(void *arg) {
+    request *q = arg;
+    mk_err why = q->lease.w.end;
+    if (why.code == MK_OK) {
+        with_model(q);
+    } else {
+        without_model(q, &why);
+    }
+}
+
+static void on_model(void *arg) {
+    request *q = arg;
+    if (!mk_workers_post(q->s->workers, after_wait, q)) {
+        after_wait(q);
+    }
+}
+
+static void on_gone(void *arg) {
+    request *q = arg;
+    mk_loader_cancel(q->s->loader, &q->lease);
+}
+
+static mk_status read_request(request *q, mk_err *err) {
+    size_t n = 0;
+    const char *body = mk_http_body(q->x, &n);
+    MK_TRY(mk_json_parse(body, n, "the body", &q->body, err));
+    MK_TRY(read_options(&q->e, q->body, err));
+    q->e.m = mk_service_find(q->s, q->e.model, err);
+    return q->e.m ? MK_OK : err->code;
+}
+
 static void answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c,
                    bool ollama) {
-    embedding e = {0};
+    request *q = mk_zalloc(sizeof *q);
     mk_err err = {0};
-    json_t *o = NULL, *vectors = json_array();
-    size_t n = 0;
-    uint64_t t0 = mk_now_ns();
-    const char *body = mk_http_body(x, &n);
-    mk_status st = mk_json_parse(body, n, "the body", &o, &err);
-    st = st == MK_OK ? embed_all(s, &e, o, vectors, &err) : st;
-    if (st == MK_OK) {
-        mk_books_note(s, c, e.m->name, "embeddings", e.n_token, (double)(mk_now_ns() - t0) / 1e6);
-    }
+    bool now = false;
+    *q = (request){.s = s, .x = x, .r = r, .c = *c, .ollama = ollama, .t0 = mk_now_ns()};
+    q->lease = (mk_lease){.ready = on_model, .arg = q};
+    mk_http_keep(x);
+    mk_status st = read_request(q, &err);
     if (st != MK_OK) {
-        mk_service_fail(s, x, r->dialect, mk_error_http_status(st), &err);
-    } else if (ollama) {
-        json_int_t ns = (json_int_t)(mk_now_ns() - t0);
-        mk_service_json(s, x, 200,
-                        json_pack("{s:s, s:O, s:I, s:i, s:I}", "model", e.m->name, "embeddings",
-                                  vectors, "total_duration", ns, "load_duration", 0,
-                                  "prompt_eval_count", (json_int_t)e.n_token));
-    } else {
-        mk_service_json(s, x, 200, openai_json(&e, vectors));
+        fail(q, mk_error_http_status(st), &err);
+        return;
     }
-    mk_ids_free(&e.ids);
-    mk_free(e.vector);
-    json_decref(vectors);
-    json_decref(o);
+    mk_http_on_gone(x, on_gone, q);
+    st = mk_loader_lease(s->loader, q->e.m->slot, &q->lease, &now, &err);
+    if (st != MK_OK) {
+        without_model(q, &err);
+    } else if (now) {
+        with_model(q);
+    }
 }
 
 HANDLER(embeddings) {

@@ -1,9 +1,11 @@
 // What Ollama's clients ask before they chat, from the facts of the models.
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mathx.h"
 #include "chat/template.h"
 #include "format/dtype.h"
@@ -41,10 +43,7 @@ static void collect(const served_model *s, facts *f) {
     const mk_chat_template *t = mk_llm_template(s->llm);
     const char *path = mk_source_path(model->src);
     struct stat st = {0};
-    mk_memory_plan plan = {0};
-    mk_err err;
     (void)stat(path, &st);
-    (void)!mk_llm_plan(s->llm, 0, &plan, &err);
     f->m = (mk_ollama_model){
         .name = s->name,
         .format = mk_source_is_gguf(model->src) ? "gguf" : "safetensors",
@@ -54,13 +53,13 @@ static void collect(const served_model *s, facts *f) {
         .template_text = t ? mk_chat_template_text(t) : NULL,
         .n_bytes = (int64_t)mk_source_file_bytes(model->src),
         .n_param = mk_model_n_param(model),
-        .n_ctx = mk_llm_engine_opts(s->llm)->n_ctx,
+        .n_ctx = atomic_load(&s->n_ctx),
         .d_model = model->hp.d_model,
         .n_layer = model->hp.n_layer,
         .modified = st.st_mtime,
         .tools = t && mk_chat_template_has_tools(t),
         .thinking = t && mk_chat_template_thinks(t),
-        .n_bytes_memory = (int64_t)plan.total,
+        .n_bytes_memory = atomic_load(&s->n_bytes),
     };
     make_digest(path, f->m.n_bytes, f->digest);
 }
@@ -73,18 +72,30 @@ HANDLER(ollama_version) {
     mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
 }
 
-static void list(mk_service *s, mk_http_exchange *x,
+// Seconds since 1970; 0: never.
+static int64_t wall_time(uint64_t at_ns, uint64_t now_ns) {
+    return at_ns == MK_KEEP_FOREVER ? 0 : time(NULL) + (int64_t)((at_ns - now_ns) / 1000000000);
+}
+
+static void list(mk_service *s, mk_http_exchange *x, bool loaded,
                  void (*write)(const mk_ollama_model *, size_t, mk_buf *)) {
-    int n = atomic_load(&s->n_model);
-    facts *f = mk_zalloc((size_t)(n + 1) * sizeof *f);
-    mk_ollama_model *m = mk_zalloc((size_t)(n + 1) * sizeof *m);
-    for (int i = 0; i < n; i++) {
+    int n_model = atomic_load(&s->n_model);
+    size_t n = 0;
+    facts *f = mk_zalloc((size_t)(n_model + 1) * sizeof *f);
+    mk_ollama_model *m = mk_zalloc((size_t)(n_model + 1) * sizeof *m);
+    for (int i = 0; i < n_model; i++) {
+        uint64_t now = mk_now_ns();
+        mk_residence_info r = mk_loader_read(s->loader, i);
+        if (loaded && r.state != MK_MODEL_LOADED) {
+            continue;
+        }
         collect(&s->model[i], &f[i]);
-        m[i] = f[i].m;
+        m[n] = f[i].m;
+        m[n++].expires = wall_time(r.expires_ns > now ? r.expires_ns : now, now);
     }
     mk_buf b;
     mk_buf_init(&b, 1 << 24);
-    write(m, (size_t)n, &b);
+    write(m, n, &b);
     mk_service_reply_buf(s, x, (mk_service_head){0}, &b);
     mk_free(m);
     mk_free(f);
@@ -92,12 +103,12 @@ static void list(mk_service *s, mk_http_exchange *x,
 
 HANDLER(ollama_tags) {
     (void)r, (void)c;
-    list(s, x, mk_ollama_tags);
+    list(s, x, false, mk_ollama_tags);
 }
 
 HANDLER(ollama_ps) {
     (void)r, (void)c;
-    list(s, x, mk_ollama_ps);
+    list(s, x, true, mk_ollama_ps);
 }
 
 HANDLER(ollama_show) {

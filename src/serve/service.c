@@ -12,79 +12,6 @@
 
 enum { N_WORKER = 2, WORK_QUEUE = 1024, TICK_MS = 500, CHECKPOINT_TICKS = 120 };
 
-// --- models --------------------------------------------------------------------------------------
-
-served_model *mk_service_find(mk_service *s, const char *name, mk_err *err) {
-    int n = atomic_load(&s->n_model);
-    for (int i = 0; name && i < n; i++) {
-        size_t len = strlen(s->model[i].name);
-        // "thimble:latest" is Ollama's spelling
-        if (strncasecmp(s->model[i].name, name, len) == 0 &&
-            (name[len] == 0 || strcmp(name + len, ":latest") == 0)) {
-            return &s->model[i];
-        }
-    }
-    if (n == 1 || (n > 0 && (!name || !name[0]))) {
-        return &s->model[0];
-    }
-    mk_buf list;
-    mk_buf_init(&list, 4096);
-    for (int i = 0; i < n; i++) {
-        mk_buf_printf(&list, "%s%s", i ? ", " : "", s->model[i].name);
-    }
-    (void)MK_FAIL(err, MK_ENOTFOUND, "there is no model '%.100s' here; there are: %s",
-                  name ? name : "", list.data ? list.data : "none");
-    mk_buf_free(&list);
-    return NULL;
-}
-
-void mk_service_loading(mk_service *s, const char *name, uint64_t done, uint64_t total) {
-    pthread_mutex_lock(&s->lock);
-    snprintf(s->loading, sizeof s->loading, "%s", name);
-    s->load_done = done;
-    s->load_total = total;
-    pthread_mutex_unlock(&s->lock);
-}
-
-mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) {
-    int n = atomic_load(&s->n_model);
-    if (n == MK_SERVICE_MAX_MODELS) {
-        return MK_FAIL(err, MK_EUSAGE, "at most %d models at once", MK_SERVICE_MAX_MODELS);
-    }
-    for (int i = 0; i < n; i++) {
-        if (strcasecmp(s->model[i].name, m->name) == 0) {
-            return MK_FAIL(err, MK_EUSAGE, "two models with the name '%s'", m->name);
-        }
-    }
-    served_model *to = &s->model[n];
-    mk_provider_opts po = {.llm = m->llm,
-                           .n_parallel = m->n_parallel,
-                           .max_waiting = s->o.max_waiting,
-                           .n_draft = m->n_draft,
-                           .prefix = m->prefix,
-                           .prefix_dir = m->prefix_dir,
-                           .prefix_bytes = m->prefix_bytes};
-    MK_TRY(mk_provider_open(&po, &to->provider, err));
-    to->name = mk_strdup(m->name);
-    to->llm = m->llm;
-    to->created = (int64_t)time(NULL);
-    atomic_store(&s->n_model, n + 1);
-    return MK_OK;
-}
-
-void mk_service_ready(mk_service *s) {
-    atomic_store(&s->ready, true);
-}
-
-int mk_service_n_model(const mk_service *s) {
-    return atomic_load(&s->n_model);
-}
-
-const char *mk_service_model_name(const mk_service *s, int i) {
-    MK_ASSERT(i >= 0 && i < mk_service_n_model(s));
-    return s->model[i].name;
-}
-
 // --- options -------------------------------------------------------------------------------------
 
 static char *copy(const char *s) {
@@ -163,6 +90,7 @@ mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *e
                        .handler = mk_service_handle,
                        .arg = s,
                        .max_body = s->o.max_body};
+    st = st == MK_OK ? mk_service_start_loader(s, err) : st;
     st = st == MK_OK ? mk_http_start(&ho, &s->http, err) : st;
     if (st != MK_OK) {
         mk_service_stop(s);
@@ -195,12 +123,6 @@ void mk_service_cancel(mk_service *s) {
     mk_service_cancel_all(s);
 }
 
-static void free_model(served_model *m) {
-    mk_provider_close(m->provider);
-    mk_llm_close(m->llm);
-    mk_free(m->name);
-}
-
 // What was answered reaches clients that read; the others are not waited for long.
 static void let_bytes_out(mk_service *s) {
     enum { STEPS = 400, STEP_NS = 5000000 };
@@ -217,14 +139,19 @@ void mk_service_stop(mk_service *s) {
     if (s->http) {
         mk_http_stop_listening(s->http);
     }
-    mk_workers_stop(s->workers);  // no request is half prepared from here on
+    if (s->workers) {
+        mk_workers_end(s->workers);  // no request is half prepared from here on
+    }
+    if (s->loader) {
+        mk_loader_close(s->loader);  // nor waits for a model
+    }
     mk_service_cancel_all(s);
     (void)mk_service_drain(s, 30);
+    mk_loader_stop(s->loader);
     let_bytes_out(s);
     mk_http_stop(s->http);
-    for (int i = 0; i < atomic_load(&s->n_model); i++) {
-        free_model(&s->model[i]);
-    }
+    mk_workers_stop(s->workers);
+    mk_service_free_models(s);
     mk_constraints_destroy(s->constraints);
     mk_keys_close(s->keys);
     mk_store_close(s->store);

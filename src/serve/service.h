@@ -4,6 +4,9 @@
 // that whoever waits can see why.  Requests are read on the server's thread, prepared by workers,
 // answered on the providers' threads (one a model).  Who ends the process calls mk_service_drain
 // first: nothing new is accepted, what runs is finished.
+//
+// All models are listed; a model is in memory when it was asked for, and leaves when nobody has
+// asked for a while or another needs the room (residence.h).
 #ifndef MK_SERVE_SERVICE_H
 #define MK_SERVE_SERVICE_H
 
@@ -28,28 +31,35 @@ typedef struct {
     const char *const *origins;  // n_origins pages that may call from browsers; "*": all
     int n_origins;
     const char *reasoning_field;  // "reasoning_content", "reasoning", "both"
-    int64_t max_waiting;          // requests in the queue of a model; more: 429
+    int64_t max_waiting;          // requests in the queue of a model, and for models; more: 429
+    int max_loaded;               // models in memory at once; 0: as many as fit
+    // Told how far a load is, on the loader's thread; NULL.
+    void (*loading)(void *arg, const char *name, uint64_t done, uint64_t total);
+    void *loading_arg;
     size_t max_body;
     bool page;  // serve the web page at /
 } mk_service_opts;
 
 mk_status mk_service_start(const mk_service_opts *o, mk_service **out, mk_err *err) MK_WARN_UNUSED;
 int mk_service_port(const mk_service *s);
-// A model is being loaded: `done` of `total` bytes.  Any thread.
-void mk_service_loading(mk_service *s, const char *name, uint64_t done, uint64_t total);
-// From now on `name` answers; the first is the one for requests that name none.  The llm becomes
-// the service's.  Errors: MK_ENOMEM, MK_EUSAGE (the name is taken).
+// From now on `name` is listed; the first is the one for requests that name none.  The llm becomes
+// the service's.  Errors: MK_EUSAGE (the name is taken, too many).
 typedef struct {
     const char *name;
-    mk_llm *llm;
+    mk_llm *llm;  // opened with `later`
     int64_t n_parallel;
     int n_draft;
     bool prefix;
-    const char *prefix_dir;
+    const char *prefix_dir;  // copied
     uint64_t prefix_bytes;
+    double keep_alive_s;  // it is unloaded after so long without a request; negative: never
 } mk_service_model;
 mk_status mk_service_add(mk_service *s, const mk_service_model *m, mk_err *err) MK_WARN_UNUSED;
-void mk_service_ready(mk_service *s);  // all models are there
+// Loads the i-th model and waits for it.  Errors: those of mk_llm_load and mk_provider_open.
+mk_status mk_service_load(mk_service *s, int i, mk_err *err) MK_WARN_UNUSED;
+// A duration as the service keeps it.
+uint64_t mk_service_keep_ns(double seconds);
+void mk_service_ready(mk_service *s);  // all models are listed, those wanted at once are there
 int mk_service_n_model(const mk_service *s);
 const char *mk_service_model_name(const mk_service *s, int i);  // as long as the service
 

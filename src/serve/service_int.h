@@ -1,8 +1,10 @@
-// Private to the files of the service: service.c, routes.c, answering.c, plain.c.
+// Private to the files of the service: service.c, models.c, routes.c, answering.c, plain*.c.
 //
-// Locks, taken in this order: service.lock (list of turns, loading state), turn.lock.  Models are
-// only added while loading and never go away before the service, so that reading the list needs
-// nothing but its atomic length.
+// Locks, taken in this order: service.lock (list of turns, loading state), turn.lock, that of the
+// loader.  Models are only added at the start and never leave the list before the service ends, so
+// that reading it needs nothing but its atomic length.  A model's weights do come and go: its llm
+// may always be asked for what it knows without them (llm.h), its engine and its provider by who
+// has a lease or looks (loader.h).
 #ifndef MK_SERVE_SERVICE_INT_H
 #define MK_SERVE_SERVICE_INT_H
 
@@ -15,17 +17,25 @@
 #include "serve/kept.h"
 #include "serve/keys.h"
 #include "serve/ledger.h"
+#include "serve/loader.h"
 #include "serve/memory.h"
 #include "serve/service.h"
 #include "serve/workers.h"
 
 enum { MK_SERVICE_MAX_MODELS = 64 };
 
-typedef struct {
+typedef struct served_model {
+    mk_service *s;
+    int slot;  // of the loader
     char *name;
     mk_llm *llm;
     mk_provider *provider;
+    mk_service_model how;  // prefix_dir is owned
     int64_t created;
+    atomic_llong n_ctx;    // the window: what was wanted, then what was had when it was last loaded
+    atomic_llong n_bytes;  // of memory, when it was last loaded
+    atomic_ullong load_done, load_total;
+    mk_sched_figures past;  // of what was unloaded; the service's lock
 } served_model;
 
 typedef struct turn turn;
@@ -38,6 +48,8 @@ struct mk_service {
     unsigned n_tick;
     mk_http *http;
     mk_workers *workers;
+    mk_loader *loader;
+    mk_pool_crowd *crowd;  // of the models' threads
     mk_constraints *constraints;
     served_model model[MK_SERVICE_MAX_MODELS];
     atomic_int n_model;
@@ -94,6 +106,16 @@ const char *mk_service_cors(mk_service *s, mk_http_exchange *x);  // value for t
 // The model a request names; NULL and an error when there is none.  With a single model any name
 // will do.
 served_model *mk_service_find(mk_service *s, const char *name, mk_err *err);
+
+void mk_service_free_models(mk_service *s);
+mk_status mk_service_start_loader(mk_service *s, mk_err *err) MK_WARN_UNUSED;
+// The HTTP status for a lease that was not had, which is never the request's fault; the error's
+// code becomes one that says so in a stream, too.
+int mk_service_lease_status(mk_err *err);
+// "loaded", "loading" ...
+const char *mk_service_state(const served_model *m);
+// All that was counted of a model since the service began, loaded or not.
+void mk_service_figures(const served_model *m, mk_sched_figures *q, mk_prefix_figures *p);
 
 // --- handlers ------------------------------------------------------------------------------------
 void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const caller *c);

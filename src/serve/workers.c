@@ -120,21 +120,26 @@ bool mk_workers_post(mk_workers *w, void (*fn)(void *arg), void *arg) {
     return room;
 }
 
-void mk_workers_stop(mk_workers *w) {
-    if (!w) {
-        return;
-    }
+void mk_workers_end(mk_workers *w) {
     pthread_mutex_lock(&w->lock);
     w->stop = true;
     pthread_cond_broadcast(&w->wake);
     pthread_cond_broadcast(&w->ticking);
     pthread_mutex_unlock(&w->lock);
-    for (int i = 0; i < w->n_thread; i++) {
-        pthread_join(w->thread[i], NULL);
+    for (; w->n_thread > 0; w->n_thread--) {
+        pthread_join(w->thread[w->n_thread - 1], NULL);
     }
     if (w->has_ticker) {
         pthread_join(w->ticker, NULL);
+        w->has_ticker = false;
     }
+}
+
+void mk_workers_stop(mk_workers *w) {
+    if (!w) {
+        return;
+    }
+    mk_workers_end(w);
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->wake);
     pthread_cond_destroy(&w->ticking);

@@ -15,7 +15,8 @@ mk_status mk_workers_start(int n_thread, int max_queue, int tick_ms, void (*tick
                            void *tick_arg, mk_workers **out, mk_err *err) MK_WARN_UNUSED;
 // False: the queue is full, or the workers are stopping.
 bool mk_workers_post(mk_workers *w, void (*fn)(void *arg), void *arg) MK_WARN_UNUSED;
-// Does what is queued, then ends.
-void mk_workers_stop(mk_workers *w);
+// Does what is queued, then ends; mk_workers_post says no from then on.
+void mk_workers_end(mk_workers *w);
+void mk_workers_stop(mk_workers *w);  // the same, and frees; NULL is fine
 
 #endif

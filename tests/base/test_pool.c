@@ -1,9 +1,11 @@
 #include "cmocka_all.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/crowd.h"
 #include "base/mathx.h"
 #include "base/pool.h"
 
@@ -54,6 +56,72 @@ static void test_many_regions(void **state) {
         check_pool(n, n <= 2 ? 20000 : 4000, false);
         check_pool(n, 300, true);
     }
+    assert_int_equal(mk_alloc_live(), live);
+}
+
+// Pools that compete: nobody spins while their threads in regions are more than the processors.
+typedef struct {
+    mk_pool *one, *other;
+    atomic_int alone, together;  // how often a thread may spin
+} crowded;
+
+static void look_together(void *arg, int ith, int n_thread) {
+    crowded *c = arg;
+    (void)ith, (void)n_thread;
+    atomic_fetch_add(&c->together, mk_pool_may_spin(c->one) + mk_pool_may_spin(c->other));
+}
+
+static void look(void *arg, int ith, int n_thread) {
+    crowded *c = arg;
+    (void)n_thread;
+    if (ith == 0) {
+        atomic_fetch_add(&c->alone, mk_pool_may_spin(c->one));
+        mk_pool_run(c->other, look_together, c);
+        atomic_fetch_add(&c->alone, mk_pool_may_spin(c->one));
+    }
+}
+
+typedef struct {
+    mk_pool *pool;
+    region r;
+} caller;
+
+static void *call_many(void *arg) {
+    caller *c = arg;
+    for (c->r.round = 1; c->r.round <= 2000; c->r.round++) {
+        mk_pool_run(c->pool, count_calls, &c->r);
+    }
+    return NULL;
+}
+
+static void test_crowd(void **state) {
+    (void)state;
+    int64_t live = mk_alloc_live();
+    int n = mk_cpu_count() < MAX_THREAD ? mk_cpu_count() : MAX_THREAD;
+    mk_pool_crowd *crowd = mk_pool_crowd_create();
+    crowded c = {.one = mk_pool_create_in(crowd, n), .other = mk_pool_create_in(crowd, n)};
+    mk_pool_run(c.one, look, &c);
+    assert_int_equal(c.alone, 2);
+    if (2 * n > mk_cpu_count()) {
+        assert_int_equal(c.together, 0);
+    }
+    // and at the same time every region is complete
+    caller call[2] = {{.pool = c.one}, {.pool = c.other}};
+    pthread_t t[2];
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&t[i], NULL, call_many, &call[i]), 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        pthread_join(t[i], NULL);
+        for (int k = 0; k < n; k++) {
+            assert_int_equal(call[i].r.calls[k], 2000);
+            assert_int_equal(call[i].r.plain[k], 2000 * 2001 / 2);
+        }
+    }
+    assert_true(mk_pool_may_spin(c.one));
+    mk_pool_destroy(c.one);
+    mk_pool_destroy(c.other);
+    mk_pool_crowd_destroy(crowd);
     assert_int_equal(mk_alloc_live(), live);
 }
 
@@ -161,6 +229,7 @@ static void test_cpu_count(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many_regions),
+        cmocka_unit_test(test_crowd),
         cmocka_unit_test(test_shared_work),
         cmocka_unit_test(test_create_and_destroy),
         cmocka_unit_test(test_workers_flush_to_zero),

@@ -216,6 +216,32 @@ def test_the_model_that_is_picked_answers(open_page, scripted):
     expect(page.locator("#model")).to_have_value("other")
 
 
+def test_the_picker_says_which_models_are_loaded(open_page, scripted):
+    """In words; while a question waits for its model it says so, too."""
+    gate = Gate()
+    states = [{"id": "one", "context_length": 50, "state": "loaded"}, {"id": "two", "context_length": 50, "state": "unloaded"}]
+    scripted.models = states
+    scripted.scripts[:] = [(gate, say("here I am"))]
+    page = open_page(scripted.url)
+    expect(page.locator("#model option")).to_have_text(["one (loaded)", "two (not loaded)"])
+    page.locator("#model").select_option("two")
+    ask(page, "Are you there?")
+    expect(answer(page).locator(".wait")).to_have_text("Waiting for the model…")
+    scripted.models = [states[0], states[1] | {"state": "loading"}]
+    expect(page.locator("#model option")).to_have_text(["one (loaded)", "two (loading)"])
+    expect(page.locator("#model")).to_have_value("two")
+    scripted.models = [states[0], states[1] | {"state": "loaded"}]
+    expect(page.locator("#model option")).to_have_text(["one (loaded)", "two (loaded)"])
+    expect(answer(page).locator(".wait")).to_have_text("Reading the question…")
+    gate.open.set()
+    expect(answer(page).locator(".body")).to_have_text("here I am")
+    korean = open_page(scripted.url, locale="ko-KR")
+    expect(korean.locator("#model option")).to_have_text(["one (불러옴)", "two (불러옴)"])
+    scripted.models = [states[0]]
+    alone = open_page(scripted.url)
+    expect(alone.locator("#model option")).to_have_text(["one"])
+
+
 def test_a_real_model_thinks_and_answers(open_page, serve):
     page = open_page(serve)
     ask(page, "What is (37+58)*6-129?")

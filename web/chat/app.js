@@ -99,6 +99,8 @@ async function answer(parent) {
   runs.set(conversation.id, run);
   await keepAndShow();
   toEnd(true);
+  showWait();
+  pollAgain();
   await run.start();
   runs.delete(run.conversation.id);
   ended(run);
@@ -123,7 +125,7 @@ function ended(run) {
     say(node.error ? actions.errorText(node.error) : node.finish === "stopped" ? t("live_stopped") : t("live_done", node.content));
   }
   history.show();
-  if (node.error) refresh();
+  if (node.error || models.some(m => !isThere(m))) refresh();
   if (node.error?.kind === "e_key" && run.conversation === conversation) actions.retry(node, node.error);
 }
 
@@ -201,12 +203,32 @@ function showStatus() {
   $("state").replaceChildren(make("span", { className: name === "ok" ? "only-read" : "" }, text));
 }
 
+const isThere = m => !m?.state || m.state === "loaded";
+
+// With several models, or one that is not in memory, each says how it stands.
+function modelLabel(m) {
+  return m.state && (models.length > 1 || !isThere(m)) ? `${m.id} (${t("m_" + m.state)})` : m.id;
+}
+
+// Only what has changed is drawn anew: somebody may be choosing.
 function showModels() {
-  const wanted = $("model").value || localStorage.getItem(LAST);
-  $("model").replaceChildren(...models.map(m => new Option(m.id, m.id)));
-  if (models.some(m => m.id === wanted)) $("model").value = wanted;
-  $("model").hidden = !models.length;
+  const list = $("model"), wanted = list.value || localStorage.getItem(LAST);
+  if (models.length !== list.options.length || models.some((m, i) => m.id !== list.options[i].value)) {
+    list.replaceChildren(...models.map(m => new Option(m.id, m.id)));
+    if (models.some(m => m.id === wanted)) list.value = wanted;
+  }
+  models.forEach((m, i) => {
+    if (list.options[i].text !== modelLabel(m)) list.options[i].text = modelLabel(m);
+  });
+  list.hidden = !models.length;
   showGauge();
+  showWait();
+}
+
+// A question that waits says whether it is for the model to be loaded.
+function showWait() {
+  const run = running();
+  if (run) shown.get(run.node.id)?.waitsFor(t(isThere(models.find(m => m.id === run.model.id)) ? "waiting" : "waiting_model"));
 }
 
 async function refresh() {
@@ -220,8 +242,15 @@ async function refresh() {
   }
   showModels();
   showStatus();
+  pollAgain();
+}
+
+// Soon, while something is on its way: the server, or a model that is loaded or waited for.
+function pollAgain() {
+  const settled = status.status === "ok" || status.status === "locked";
+  const moving = models.some(m => m.state === "loading" || m.state === "unloading") || (running() && !isThere(model()));
   clearTimeout(pollTimer);
-  pollTimer = setTimeout(poll, status.status === "ok" || status.status === "locked" ? POLL_MS : POLL_FAST_MS);
+  pollTimer = setTimeout(poll, settled && !moving ? POLL_MS : POLL_FAST_MS);
 }
 
 let pollTimer = 0;  // a page that nobody sees does not ask; it does when it is seen again
@@ -304,6 +333,7 @@ function inLanguage() {
   setLanguage(settings.lang);
   redraw();
   showStatus();
+  showModels();
   history.show();
 }
 

@@ -54,6 +54,11 @@ export class Message {
     this.element.append(this.think, this.wait, this.body, this.tokens, this.note);
   }
 
+  // What a silent answer waits for.
+  waitsFor(text) {
+    this.wait.textContent = text;
+  }
+
   // live: the answer is still arriving
   update(live = false) {
     if (this.node.role === "assistant") {

@@ -15,7 +15,7 @@ const rowsOf = list => (list ?? []).map(e => [e.token, e.logprob, (e.top_logprob
 export function describe(e, contextLength) {
   const code = String(e.body?.error?.code ?? e.body?.error?.type ?? "");
   const full = e.status === 400 && (/context/.test(code) || /context|window/.test(e.message));
-  const kinds = { 0: "e_gone", 400: "e_bad", 401: "e_key", 403: "e_forbidden", 429: "e_busy", 503: "e_loading" };
+  const kinds = { 0: "e_gone", 400: "e_bad", 401: "e_key", 403: "e_forbidden", 429: "e_busy", 503: "e_busy" };
   const kind = e.cut ? "e_cut" : full ? "e_full" : kinds[e.status] ?? "e_server";
   const args = kind === "e_full" ? [contextLength || "?"] : kind === "e_busy" ? [e.retryAfter || 1] : [];
   return { kind, args, message: e.status === 0 && !e.cut ? "" : e.message };
