@@ -149,7 +149,15 @@ static mk_status read_truncation(const mk_at *at, const json_t *v, void *ask, mk
 
 static mk_status read_metadata(const mk_at *at, const json_t *v, void *ask, mk_err *err) {
     (void)ask;
-    return json_is_object(v) ? MK_OK : mk_at_expected(at, err, v, "an object");
+    if (!json_is_object(v)) {
+        return mk_at_expected(at, err, v, "an object");
+    }
+    const char *key, *s;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)v, key, value) {  // clients read them as texts
+        MK_TRY(mk_at_text(MK_AT(at, key), value, &s, err));
+    }
+    return MK_OK;
 }
 
 static mk_status read_instructions(const mk_at *at, const json_t *v, void *ask, mk_err *err) {
