@@ -293,16 +293,16 @@ static inline json_t *two_tools(void) {
                      "description", "d", "parameters", parse(now_text));
 }
 
-// A grammar for these two tools; c: what else is asked for.
+// A grammar for two tools; c: what else is asked for.
 static inline mk_grammar *compile(const mk_call_frame *f, const json_t *tools, mk_grammar_calls c) {
     mk_err err = {0};
     mk_grammar *g = NULL;
-    static const char *const names[] = {"get_weather", "now"};
     mk_grammar_call call[2];
     for (size_t i = 0; i < 2; i++) {
         const json_t *fn = json_object_get(json_array_get(tools, i), "function");
-        call[i] = (mk_grammar_call){.first = mk_call_frame_text(&f->first, names[i]),
-                                    .next = mk_call_frame_text(&f->next, names[i]),
+        const char *name = json_string_value(json_object_get(fn, "name"));
+        call[i] = (mk_grammar_call){.first = mk_call_frame_text(&f->first, name),
+                                    .next = mk_call_frame_text(&f->next, name),
                                     .schema = json_object_get(fn, "parameters"),
                                     .where = "/tools/0/function/parameters"};
     }

@@ -173,34 +173,6 @@ typedef struct {
     mk_buf spelled;
 } family;
 
-static mk_grammar *compile_for(const mk_call_frame *f, const json_t *tools, mk_grammar_calls c) {
-    static const char *const names[] = {"plan", "now"};
-    mk_grammar_call call[2];
-    mk_grammar *g = NULL;
-    mk_err err = {0};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *fn = json_object_get(json_array_get(tools, i), "function");
-        call[i] = (mk_grammar_call){.first = mk_call_frame_text(&f->first, names[i]),
-                                    .next = mk_call_frame_text(&f->next, names[i]),
-                                    .schema = json_object_get(fn, "parameters")};
-    }
-    c.call = call;
-    c.n = 2;
-    c.max = f->max;
-    c.tail = f->tail.data;
-    c.trigger = f->trigger.data;
-    c.params = f->kind == MK_CALLS_PARAMS ? &f->params : NULL;
-    c.headers = f->kind == MK_CALLS_HEADERS ? &f->headers : NULL;
-    if (mk_grammar_from_calls(&c, NULL, &g, &err) != MK_OK) {
-        fail_msg("%s", err.msg);
-    }
-    for (size_t i = 0; i < 2; i++) {
-        mk_free((void *)(uintptr_t)call[i].first);
-        mk_free((void *)(uintptr_t)call[i].next);
-    }
-    return g;
-}
-
 static void begin_family(family *m, const char *file, const mk_tokenizer *tok) {
     mk_err err = {0};
     *m = (family){.tok = tok, .t = read_template(file), .tools = plan_tools()};
@@ -208,7 +180,7 @@ static void begin_family(family *m, const char *file, const mk_tokenizer *tok) {
     find_frame(m->t, tok, &m->f);
     mk_parse_detect(mk_chat_template_text_for(m->t, m->tools), &m->po);
     m->po.tools = m->tools;
-    m->g = compile_for(&m->f, m->tools, (mk_grammar_calls){0});
+    m->g = compile(&m->f, m->tools, (mk_grammar_calls){.max = m->f.max});
     assert_int_equal(mk_token_trie_create(tok, &m->trie, &err), MK_OK);
 }
 

@@ -1,6 +1,9 @@
 // The prefix cache on disk: restarts, damage of every kind, the limit, kills, full disks.
 #include "engine/prefix_util.h"
 
+// behind it: `dir` is a parameter there
+#include "engine/prefix_dir.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,18 +17,7 @@
 #include "engine/prefix_disk.h"
 #include "torture.h"
 
-#define BIG ((uint64_t)1 << 40)
-
 // --- a folder ------------------------------------------------------------------------------------
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    mk_log_set_level(MK_LOG_QUIET);
-    snprintf(dir, sizeof dir, "/tmp/minke-test-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
 
 // Calls fn with the path of every file in the folder, sorted by nothing; returns how many.
 static int each_path(void (*fn)(const char *path, void *arg), void *arg) {

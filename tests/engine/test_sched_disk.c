@@ -2,6 +2,9 @@
 // it had been read.
 #include "engine/prefix_util.h"
 
+// behind it: `dir` is a parameter there
+#include "engine/prefix_dir.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
@@ -10,17 +13,6 @@
 
 // Every file has one block.
 enum { N_CTX = 1024, N_FILE = 14, N_PROMPT = N_FILE * MK_KV_BLOCK + 5, N_NEW = 20 };
-#define BIG ((uint64_t)1 << 40)
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    mk_log_set_level(MK_LOG_QUIET);
-    snprintf(dir, sizeof dir, "/tmp/minke-test-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
 static int remove_dir(void **state) {
     (void)state;
     mk_prefix *p = NULL;
