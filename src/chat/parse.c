@@ -158,6 +158,7 @@ void mk_parse_end_call(mk_parser *p, bool broken) {
     p->fresh = true;
     bool harmony = p->o.format->harmony;
     p->channel = MK_CHANNEL_COMMENTARY;
+    p->started = p->started || harmony;  // a mark right behind a broken call ends its message
     mk_parse_go(p, harmony  ? (broken ? MK_PS_BODY : MK_PS_BODY_END)
                    : broken ? MK_PS_CONTENT
                             : MK_PS_TAIL);

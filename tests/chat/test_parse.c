@@ -259,6 +259,8 @@ static const struct {
     {"gpt-oss", "<|channel|>final<|mess", "{T|<|channel|>final<|mess}"},
     {"gpt-oss", "<|channel|>analysis<|message|>a<|start|>assistant<|channel|>final<|message|>b",
      "{R|a}{T|b}"},
+    {"gpt-oss", "x<|channel|>commentary to=functions.f<|message|>{\"a\"<|call|>",
+     "{T|x}{C0 f|{\"a\"!}"},
 };
 
 static mk_parse_opts opts_of(size_t i) {
