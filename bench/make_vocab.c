@@ -1,9 +1,9 @@
-// Text token `id` stands for 1, 2 or 3 bytes:
+// Text token `id` stands for a byte, or for 2 or 3 of the 64 letters in `alphabet`:
 //     id < 256                    the byte id
-//     id - 256 = k < 65536        bytes k / 256 and k % 256
-//     id - 65792 = k              the pair of id 256 + k / 256, then byte k % 256
-// so every string is unique, and every token of more than one byte is one merge of two earlier
-// ones.
+//     id - 256 = k < 4096         letters k / 64 and k % 64
+//     id - 4352 = k               the pair of id 256 + k / 64, then letter k % 64
+// so every string is unique, every token of more than one byte is one merge of two earlier ones,
+// and what a model with random weights says is text that any program can print.
 #include "make_vocab.h"
 
 #include <stdio.h>
@@ -11,7 +11,10 @@
 
 #include "base/alloc.h"
 
-enum { N_BYTE = 256, N_PAIR = 65536, SLOT = 48 };
+enum { N_BYTE = 256, N_LETTER = 64, N_PAIR = N_LETTER * N_LETTER, SLOT = 48 };
+
+// With what JSON is made of, so that a grammar has tokens that cross its borders.
+static const char alphabet[] = "abcdefghijklmnopqrstuvwxyz0123456789 \"{}[]:,.-_/'()!?+*=<>;#%&@$";
 
 // Values of tokenizer.ggml.token_type.
 enum { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_UNUSED = 5 };
@@ -84,26 +87,31 @@ static void put_char(mk_gguf_str *s, char *slot, uint32_t c) {
     }
 }
 
+static void put_letter(const texts *t, mk_gguf_str *s, char *slot, int64_t i) {
+    put_char(s, slot, t->letters[(unsigned char)alphabet[i]]);
+}
+
+// The two parts of a token of more than one byte, `between` them.
+static void put_parts(const texts *t, mk_gguf_str *s, char *slot, int64_t id, const char *between) {
+    int64_t k = id - N_BYTE;
+    bool three = k >= N_PAIR;
+    k -= three ? N_PAIR : 0;
+    if (three) {
+        put_letter(t, s, slot, k / N_PAIR);
+    }
+    put_letter(t, s, slot, k / N_LETTER % N_LETTER);
+    for (; *between; between++) {
+        slot[s->n++] = *between;
+    }
+    put_letter(t, s, slot, k % N_LETTER);
+}
+
 static void put_token(const texts *t, mk_gguf_str *s, char *slot, int64_t id) {
     if (id < N_BYTE) {
         put_char(s, slot, t->letters[id]);
-        return;
+    } else {
+        put_parts(t, s, slot, id, "");
     }
-    int64_t k = id - N_BYTE;
-    bool three = k >= N_PAIR;
-    k -= three ? N_PAIR : 0;
-    put_token(t, s, slot, three ? N_BYTE + k / N_BYTE : k / N_BYTE);
-    put_token(t, s, slot, k % N_BYTE);
-}
-
-// The two parts of token `id` with a space between.
-static void put_merge(const texts *t, mk_gguf_str *s, char *slot, int64_t id) {
-    int64_t k = id - N_BYTE;
-    bool three = k >= N_PAIR;
-    k -= three ? N_PAIR : 0;
-    put_token(t, s, slot, three ? N_BYTE + k / N_BYTE : k / N_BYTE);
-    put_char(s, slot, ' ');
-    put_token(t, s, slot, k % N_BYTE);
 }
 
 static void put_special(const char *name, int64_t i, mk_gguf_str *s, char *slot) {
@@ -137,13 +145,13 @@ static void write_tokens(texts *t, const mk_vocab_kind *kind, int64_t n_vocab, i
 static void write_merges(texts *t, int64_t n_text, mk_gguf_out *o) {
     for (int64_t i = N_BYTE; i < n_text; i++) {
         t->strs[i] = (mk_gguf_str){t->slots[i], 0};
-        put_merge(t, &t->strs[i], t->slots[i], i);
+        put_parts(t, &t->strs[i], t->slots[i], i, " ");
     }
     mk_gguf_out_arr_str(o, "tokenizer.ggml.merges", t->strs + N_BYTE, n_text - N_BYTE);
 }
 
 void mk_make_vocab(const mk_vocab_kind *kind, int64_t n_vocab, int64_t n_text, mk_gguf_out *o) {
-    MK_ASSERT(n_text > N_BYTE && n_text <= N_BYTE + N_PAIR * 257 && n_text <= n_vocab);
+    MK_ASSERT(n_text > N_BYTE && n_text <= N_BYTE + N_PAIR * (1 + N_LETTER) && n_text <= n_vocab);
     texts t = {.slots = mk_alloc((size_t)n_vocab * sizeof *t.slots),
                .strs = mk_alloc((size_t)n_vocab * sizeof *t.strs)};
     for (uint32_t b = 0; b < N_BYTE; b++) {

@@ -16,9 +16,9 @@ typedef struct {
 // The special tokens stand where the published models have them if n_text is theirs.
 extern const mk_vocab_kind mk_vocab_llama, mk_vocab_qwen2, mk_vocab_deepseek;
 
-// Adds the keys tokenizer.*: n_text text tokens (256 bytes, then all pairs of bytes, then pairs and
-// a byte, each made by one merge; 257 <= n_text <= 256 + 65536 * 257), the special tokens, and
-// unused ones up to n_vocab.  Assertion if these do not fit.
+// Adds the keys tokenizer.*: n_text text tokens (256 bytes, then all pairs of 64 letters of
+// ASCII, then pairs and a letter, each made by one merge; 257 <= n_text <= 256 + 4096 * 65), the
+// special tokens, and unused ones up to n_vocab.  Assertion if these do not fit.
 void mk_make_vocab(const mk_vocab_kind *kind, int64_t n_vocab, int64_t n_text, mk_gguf_out *o);
 
 #endif
