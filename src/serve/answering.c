@@ -2,6 +2,7 @@
 // speeches begin.  Everything that can be refused is refused here, with an HTTP status.
 #include <time.h>
 
+#include "base/alloc.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/secret.h"
@@ -106,12 +107,21 @@ static void answer_nothing(turn *t) {
         mk_service_turn_stream(t);
     }
     for (int i = 0; i < t->ask.n; i++) {
-        t->dialect->event(t->writer, i, &(mk_answer_event){.kind = MK_AE_START}, &t->out);
-        t->dialect->event(t->writer, i, &(mk_answer_event){.kind = MK_AE_DONE}, &t->out);
+        uint64_t refused = mk_alloc_refused_thread();
+        mk_service_turn_write(t, i, &(mk_answer_event){.kind = MK_AE_START}, refused);
+        mk_service_turn_write(t, i, &(mk_answer_event){.kind = MK_AE_DONE}, refused);
     }
     t->n_left = 0;
     pthread_mutex_unlock(&t->lock);
     mk_service_turn_end(t);
+}
+
+// What was read while memory was refused is not what was asked, and an error that was found then is
+// not the request's.  refused: mk_alloc_refused_thread before.
+static mk_status in_memory(mk_status st, uint64_t refused, mk_err *err) {
+    return mk_alloc_refused_thread() == refused || st == MK_ENOMEM
+               ? st
+               : MK_FAIL(err, MK_ENOMEM, "no memory to read this request; try again later");
 }
 
 static mk_status read_ask(turn *t, mk_err *err) {
@@ -203,7 +213,8 @@ static void go_on(turn *t) {
     t->waits = false;
     pthread_mutex_unlock(&t->lock);
     t->leased = true;
-    mk_status st = prepare(t, &b, &err);
+    uint64_t refused = mk_alloc_refused_thread();
+    mk_status st = in_memory(prepare(t, &b, &err), refused, &err);
     if (st != MK_OK) {
         // a bound that the request itself went over: trying again later does not help
         mk_service_turn_fail(t, &err, st == MK_ELIMIT ? 400 : mk_error_http_status(st));
@@ -280,7 +291,8 @@ void mk_service_answer(mk_service *s, mk_http_exchange *x, const route *r, const
     mk_err err = {0};
     int64_t retry_s = 0;
     mk_status st = mk_books_begin(&t->books, s, c, &retry_s, &err);
-    st = st == MK_OK ? read_turn(t, &err) : st;
+    uint64_t refused = mk_alloc_refused_thread();
+    st = st == MK_OK ? in_memory(read_turn(t, &err), refused, &err) : st;
     if (st == MK_OK) {
         start_turn(t);
     } else if (retry_s > 0) {

@@ -89,6 +89,36 @@ static void count_down(mk_service *s) {
 
 // --- the end -------------------------------------------------------------------------------------
 
+// Whoever waits for the answer must not take a part for all of it: what the writer has written
+// since `at` is taken back if memory was refused meanwhile, and an error stands instead.
+static void check_memory(turn *t, size_t at, uint64_t refused) {
+    if (mk_alloc_refused_thread() == refused && !t->out.failed) {
+        return;
+    }
+    t->out.failed = false;
+    t->out.len = t->out.len < at ? t->out.len : at;
+    t->starved = true;
+    if (t->error.code == MK_OK) {
+        (void)MK_FAIL(&t->error, MK_ENOMEM, "no memory for the answer; try again later");
+    }
+    mk_service_turn_tell_error(t);
+}
+
+void mk_service_turn_write(turn *t, int choice, const mk_answer_event *ev, uint64_t refused) {
+    size_t at = t->out.len;
+    if (!t->starved && (ev->kind != MK_AE_ERROR || t->streaming)) {
+        t->dialect->event(t->writer, choice, ev, &t->out);
+        check_memory(t, at, refused);
+    }
+}
+
+static void write_finish(turn *t) {
+    size_t at = t->out.len;
+    uint64_t refused = mk_alloc_refused_thread();
+    t->dialect->finish(t->writer, &t->out);
+    check_memory(t, at, refused);
+}
+
 static int http_status(const turn *t) {
     return t->status ? t->status : mk_error_http_status(t->error.code);
 }
@@ -96,10 +126,11 @@ static int http_status(const turn *t) {
 // Everything that stays of the answer is written before its last byte goes out.
 static void write_down(turn *t) {
     mk_books_answer a = {t->dialect, t->writer, &t->info, t->lost};
-    if (t->error.code == MK_OK && mk_books_keep(&t->books, &a, &t->error) != MK_OK &&
-        t->streaming) {
-        t->dialect->event(t->writer, 0, &(mk_answer_event){.kind = MK_AE_ERROR, .error = &t->error},
-                          &t->out);
+    if (t->error.code == MK_OK && mk_books_keep(&t->books, &a, &t->error) != MK_OK) {
+        mk_service_turn_tell_error(t);
+    }
+    if (t->error.code == MK_OK) {
+        write_finish(t);
     }
     mk_books_close(&t->books, &a, http_status(t));
 }
@@ -120,9 +151,6 @@ void mk_service_turn_end(turn *t) {
     mk_http_on_gone(t->x, NULL, NULL);
     unlist_turn(t);
     write_down(t);
-    if (t->error.code == MK_OK) {
-        t->dialect->finish(t->writer, &t->out);
-    }
     return_model(t);
     if (t->streaming) {
         mk_service_turn_send(t);
@@ -131,11 +159,8 @@ void mk_service_turn_end(turn *t) {
         } else {
             mk_http_end(t->x);
         }
-    } else if (t->error.code != MK_OK || t->out.failed) {
-        mk_err full = {.code = MK_ENOMEM, .msg = "no memory for the answer"};
-        const mk_err *e = t->error.code != MK_OK ? &t->error : &full;
-        mk_service_fail(t->s, t->x, t->dialect,
-                        e == &full ? mk_error_http_status(full.code) : http_status(t), e);
+    } else if (t->error.code != MK_OK) {
+        mk_service_fail(t->s, t->x, t->dialect, http_status(t), &t->error);
     } else {
         mk_service_turn_reply(t);
     }
@@ -148,8 +173,12 @@ void mk_service_turn_end(turn *t) {
 
 void mk_service_turn_tell_error(turn *t) {
     if (t->streaming) {
+        size_t at = t->out.len;
         mk_answer_event ev = {.kind = MK_AE_ERROR, .error = &t->error};
         t->dialect->event(t->writer, 0, &ev, &t->out);
+        // whole, or the stream is cut off; a writer that was done already writes nothing
+        t->out.failed = t->out.failed || t->out.len == at;
+        t->out.len = t->out.failed ? at : t->out.len;
     }
 }
 
@@ -178,14 +207,13 @@ void mk_service_turn_event(void *arg, const mk_answer_event *ev) {
     if (ev->kind == MK_AE_ERROR && t->error.code == MK_OK) {
         t->error = *ev->error;
     }
+    uint64_t refused = mk_alloc_refused_thread();
     mk_books_hear(&t->books, c->index, ev);
-    if (ev->kind != MK_AE_ERROR || t->streaming) {
-        t->dialect->event(t->writer, c->index, ev, &t->out);
-    }
+    mk_service_turn_write(t, c->index, ev, refused);
     if (t->streaming) {
         mk_service_turn_send(t);
     }
-    bool give_up = t->lost && !t->given_up && t->begun && !last;
+    bool give_up = (t->lost || t->starved) && !t->given_up && t->begun && !last;
     t->given_up |= give_up;
     t->n_left -= last;
     bool end = t->n_left == 0;
@@ -206,7 +234,8 @@ static void keep_alive(turn *t) {
         mk_service_turn_stream(t);
         t->last_ns = now - HEARTBEAT_NS;
     }
-    if (t->streaming && !t->lost && t->n_left > 0 && now - t->last_ns >= HEARTBEAT_NS) {
+    if (t->streaming && !t->lost && !t->starved && t->n_left > 0 &&
+        now - t->last_ns >= HEARTBEAT_NS) {
         t->dialect->heartbeat(t->writer, &t->out);
         mk_service_turn_send(t);
     }

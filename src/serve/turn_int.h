@@ -35,7 +35,8 @@ struct turn {
     int n_left;      // choices that have not ended, and one for who begins them
     bool streaming;  // headers are out
     bool lost;       // the client has gone or does not read
-    bool given_up;   // its speeches have been cancelled because of that
+    bool given_up;   // its speeches have been cancelled, because of that or because of `starved`
+    bool starved;    // there was no memory for its bytes: t->error, and nothing more is written
     bool begun;      // choice[].speech are set and may be cancelled
     bool waits;      // for its model
     bool leased;     // the model stays until it is returned
@@ -60,6 +61,9 @@ void mk_service_turn_free(turn *t);  // before it was listed; afterwards it free
 void mk_service_turn_list(turn *t);
 void mk_service_turn_event(void *choice, const mk_answer_event *ev);  // of a speech
 void mk_service_turn_cancel(turn *t);                                 // its speeches
+// The lock is held: what the writer makes of an event, unless memory has been refused since
+// `refused` (mk_alloc_refused_thread): then the turn fails.
+void mk_service_turn_write(turn *t, int choice, const mk_answer_event *ev, uint64_t refused);
 void mk_service_turn_tell_error(turn *t);  // the lock is held: t->error, if a stream has begun
 // Both free it.  No speech is left: the answer, or t->error, goes out.
 void mk_service_turn_end(turn *t);

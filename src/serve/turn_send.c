@@ -61,6 +61,8 @@ void mk_service_turn_send(turn *t) {
     if (!t->lost && !mk_http_write(t->x, t->out.data, t->out.len)) {
         t->lost = true;
     }
+    bool failed = t->out.failed;  // is told at the end, when the stream is cut off
     mk_buf_clear(&t->out);
+    t->out.failed = failed;
     t->last_ns = mk_now_ns();
 }
