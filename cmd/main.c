@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/json.h"
 #include "minke.h"
 
 typedef struct {
@@ -110,6 +111,7 @@ static mk_status dispatch(int argc, char *const *argv, mk_err *err) {
 int main(int argc, char **argv) {
     // a reader that left is a write error, seen and handled where it happens
     (void)signal(SIGPIPE, SIG_IGN);
+    mk_json_use_alloc();
     mk_err err = {0};
     mk_status st = dispatch(argc, argv, &err);
     if (st == MK_OK) {

@@ -1,8 +1,8 @@
 // All memory of the program passes through here, so that it can be counted, bounded and made to
 // fail.
 //
-// Counters are the only state: `live` (blocks not yet freed), `fail_left` (test hook) and one
-// counter per thread.
+// Counters are the only state: `live` (blocks not yet freed), `fail_left` (test hook) and two
+// counters per thread.
 #include "base/alloc.h"
 
 #include <stdatomic.h>
@@ -16,7 +16,7 @@
 
 static atomic_int_least64_t live;
 static atomic_int_least64_t fail_left;
-static _Thread_local uint64_t thread_count;
+static _Thread_local uint64_t thread_count, thread_refused;
 
 bool mk_mul_size(size_t a, size_t b, size_t *out) {
     size_t r;
@@ -61,6 +61,15 @@ int64_t mk_alloc_live(void) {
 
 uint64_t mk_alloc_count_thread(void) {
     return thread_count;
+}
+
+uint64_t mk_alloc_refused_thread(void) {
+    return thread_refused;
+}
+
+static void *refuse(void) {
+    thread_refused++;
+    return NULL;
 }
 
 // true exactly once, when the countdown reaches its end.
@@ -108,22 +117,23 @@ void *mk_zalloc(size_t n_bytes) {
 void *mk_try_alloc(size_t count, size_t elem_bytes) {
     size_t n;
     if (must_fail() || !mk_mul_size(count, elem_bytes, &n) || n > PTRDIFF_MAX) {
-        return NULL;
+        return refuse();
     }
-    return counted(calloc(1, at_least_one(n)));
+    void *p = counted(calloc(1, at_least_one(n)));
+    return p ? p : refuse();
 }
 
 void *mk_try_realloc(void *p, size_t count, size_t elem_bytes) {
     size_t n;
     if (must_fail() || !mk_mul_size(count, elem_bytes, &n) || n > PTRDIFF_MAX) {
-        return NULL;
+        return refuse();
     }
     void *q = realloc(p, at_least_one(n));
     if (q && !p) {
         return counted(q);
     }
     thread_count += q != NULL;
-    return q;
+    return q ? q : refuse();
 }
 
 void mk_free(void *p) {
@@ -150,12 +160,12 @@ char *mk_strdup(const char *s) {
 
 void *mk_big_alloc(size_t n_bytes) {
     if (must_fail() || n_bytes > PTRDIFF_MAX) {
-        return NULL;
+        return refuse();
     }
     n_bytes = at_least_one(n_bytes);
     void *p = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
-        return NULL;
+        return refuse();
     }
     if (n_bytes >= HUGE_PAGE_BYTES) {
         madvise(p, n_bytes, MADV_HUGEPAGE);  // a wish: fewer TLB misses on weights; refusal is fine
@@ -236,7 +246,7 @@ static size_t padding(const chunk *c, size_t align) {
 void *mk_arena_try(mk_arena *a, size_t count, size_t elem_bytes) {
     size_t n;
     if (must_fail() || !mk_mul_size(count, elem_bytes, &n)) {
-        return NULL;
+        return refuse();
     }
     n = at_least_one(n);
     size_t align = n >= ARENA_ALIGN ? ARENA_ALIGN : ARENA_SMALL_ALIGN;
@@ -250,7 +260,7 @@ void *mk_arena_try(mk_arena *a, size_t count, size_t elem_bytes) {
         return NULL;
     }
     if (!fits && !push_chunk(a, n)) {
-        return NULL;
+        return refuse();
     }
     chunk *c = a->top;
     char *p = (char *)c + ARENA_ALIGN + c->used + pad;

@@ -43,6 +43,9 @@ int64_t mk_alloc_fail_left(void);
 int64_t mk_alloc_live(void);
 // Allocations made by this thread since it started; the engine checks that decoding makes none.
 uint64_t mk_alloc_count_thread(void);
+// Allocations that this thread was refused since it started, for want of memory and not of a cap:
+// who builds freely, in jansson's values above all, compares it at the end of a piece of work.
+uint64_t mk_alloc_refused_thread(void);
 
 // --- arena ---------------------------------------------------------------------------------------
 typedef struct mk_arena mk_arena;

@@ -25,6 +25,19 @@ typedef struct {
     size_t copied;  // bytes of text already in copy
 } scan;
 
+// jansson's lexer (2.14) takes no notice when its buffer cannot grow, and then reads and writes
+// past its end.  So what a text may take is tried before it is parsed, and who is refused after all
+// ends the program, as for bookkeeping.
+static _Thread_local bool parsing;
+
+static void *take(size_t n) {
+    return parsing ? mk_alloc(n) : mk_try_alloc(n, 1);
+}
+
+void mk_json_use_alloc(void) {
+    json_set_alloc_funcs(take, mk_free);
+}
+
 static size_t line_of(const char *text, size_t at) {
     size_t line = 1;
     for (size_t i = 0; i < at; i++) {
@@ -105,6 +118,19 @@ static mk_status scan_text(scan *s, mk_err *err) {
     return MK_OK;
 }
 
+// Values in memory, with room to spare: a text is held twice while it is read.
+static bool has_room(const scan *s) {
+    enum { PER_BYTE = 4, PER_CONTAINER = 128, PER_OBJECT = 512 };
+    size_t n = 0;
+    void *p = mk_mul_size(s->n, PER_BYTE, &n) &&
+                      mk_add_size(n, (size_t)s->n_container * PER_CONTAINER, &n) &&
+                      mk_add_size(n, (size_t)s->n_object * PER_OBJECT, &n)
+                  ? mk_try_alloc(n, 1)
+                  : NULL;
+    mk_free(p);
+    return p != NULL;
+}
+
 static mk_status parse_scanned(scan *s, json_t **out, mk_err *err) {
     const char *text = s->text;
     size_t n = s->n;
@@ -113,12 +139,14 @@ static mk_status parse_scanned(scan *s, json_t **out, mk_err *err) {
         text = s->copy.data;
         n = s->copy.len;
     }
-    if (s->copy.failed) {
+    if (s->copy.failed || !has_room(s)) {
         return MK_FAIL(err, MK_ENOMEM, "%s: not enough memory to parse %zu bytes", s->what, s->n);
     }
     json_error_t je = {0};
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL;
+    parsing = true;
     json_t *v = json_loadb(text, n, flags, &je);
+    parsing = false;
     if (!v && (json_error_code(&je) == json_error_out_of_memory || je.text[0] == '\0')) {
         return MK_FAIL(err, MK_ENOMEM, "%s: not enough memory to parse %zu bytes", s->what, s->n);
     }

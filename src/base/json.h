@@ -17,6 +17,10 @@
 
 #define MK_JSON_MAX_DEPTH 128
 
+// jansson takes its memory from base/alloc.h from now on, where refusals are counted.  For
+// programs, before anything else: a library has no say in what else uses jansson.
+void mk_json_use_alloc(void);
+
 // Parses exactly one JSON value.  `what` names the source in messages ("config.json").  Errors:
 // MK_ECORRUPT, MK_ENOMEM.
 mk_status mk_json_parse(const char *text, size_t n, const char *what, json_t **out,

@@ -25,6 +25,7 @@
 
 enum {
     MK_G_MAX_DEPTH = 200,        // brackets of a regex or GBNF text, levels of a schema
+    MK_G_MAX_CHAIN = 64,         // references that lead to references
     MK_G_MAX_RECURSION = 4000,   // C frames of the emitter
     MK_G_MAX_REPEAT = 1 << 30,   // bounds of a repetition; larger finite ones are cut to this
     MK_G_MAX_CALLS = 1000,       // rules open at a time while an answer is made
@@ -459,6 +460,14 @@ const json_t *mk_gschema_flat(mk_gschema *c, const json_t *schema);
 const char **mk_gschema_names(mk_gschema *c, const json_t *members);
 // The schema that a $ref names and its pointer (to be freed); NULL after a failure.
 const json_t *mk_gschema_find(mk_gschema *c, const char *ref, char **pointer);
+// A call of the rule for what a $ref names, which is made once and compiled later.
+mk_gn mk_gschema_call(mk_gschema *c, const char *ref);
+// A schema that is nothing but a reference, replaced by what it names; NULL after a failure.
+const json_t *mk_gschema_follow(mk_gschema *c, const json_t *schema);
+mk_gn mk_gschema_any(mk_gschema *c);
+// const and enum, with "type" and each other but with nothing else.
+mk_gn mk_gschema_values(mk_gschema *c, const json_t *schema);
+mk_gn mk_gschema_types(mk_gschema *c, const json_t *schema);
 mk_gn mk_gschema_object(mk_gschema *c, const json_t *schema);
 mk_gn mk_gschema_array(mk_gschema *c, const json_t *schema);
 mk_gn mk_gschema_string(mk_gschema *c, const json_t *schema);

@@ -3,7 +3,9 @@
 //   jinja_lex.c        template text -> tokens (whitespace control happens here)
 //   jinja_parse.c      statements -> tree, in the arena of the compiled template
 //   jinja_expr.c       expressions -> tree
-//   jinja_value.c      values: construction, text, truth, equality, order, iteration
+//   jinja_budget.c     errors, and the budgets of steps, time, depth and memory
+//   jinja_value.c      values: construction, text, truth, iteration
+//   jinja_compare.c    equality, order, membership
 //   jinja_dict.c       lookup tables, import of JSON
 //   jinja_ops.c        operators, attributes, items, slices
 //   jinja_text.c       strip, find, case, replace, lines;  jinja_format.c  % and format()

@@ -103,6 +103,15 @@ static void on_part(void *arg, const mk_answer_event *ev) {
     send_text(s, s->piece.data, s->piece.len);
 }
 
+// What was made of the answer while memory was refused is not the answer.  before:
+// mk_alloc_refused_thread when the hook was called; who hears the events works on this thread, too.
+static void check_memory(mk_speech *s, uint64_t before) {
+    if (mk_alloc_refused_thread() != before && !s->failed) {
+        s->failed = true;
+        (void)MK_FAIL(&s->error, MK_ENOMEM, "no memory for the answer; try again later");
+    }
+}
+
 static void take_bytes(mk_speech *s, const char *p, size_t n) {
     if (n > 0 && !s->failed && mk_parser_push(s->parser, p, n, &s->error) != MK_OK) {
         s->failed = true;
@@ -126,11 +135,13 @@ static void flush(mk_speech *s) {
 
 static void on_begin(void *arg, const mk_job_start *st) {
     mk_speech *s = arg;
+    uint64_t refused = mk_alloc_refused_thread();
     s->usage.n_prompt = st->n_prompt;
     s->usage.n_cached = st->n_cached;
     s->usage.queue_ms = st->queue_ms;
     s->usage.prompt_ms = st->prompt_ms;
     send(s, &(mk_answer_event){.kind = MK_AE_START, .usage = s->usage});
+    check_memory(s, refused);
 }
 
 static void send_token(mk_speech *s, const mk_job_token *t) {
@@ -181,6 +192,10 @@ static void advance_grammar(mk_speech *s, int32_t id) {
 
 static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
     mk_speech *s = arg;
+    if (s->failed) {
+        return MK_JOB_STOP;  // this token was chosen without the mask that could not be made
+    }
+    uint64_t refused = mk_alloc_refused_thread();
     s->n_reasoning += mk_parser_place(s->parser) == MK_PLACE_REASONING;
     if (grammar_holds(s)) {
         advance_grammar(s, t->id);
@@ -190,6 +205,7 @@ static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
         mk_parse_token(s->parser, s->detok, s->p->llm->tokenizer, t->id, &s->error) != MK_OK) {
         s->failed = true;
     }
+    check_memory(s, refused);
     return s->stopped || s->failed ? MK_JOB_STOP : MK_JOB_GO;
 }
 
@@ -293,7 +309,9 @@ static void on_done(void *arg, const mk_job_result *r) {
     s->job = NULL;
     pthread_mutex_unlock(&s->lock);
     if (r->end != MK_JOB_FAILED && !s->failed) {
+        uint64_t refused = mk_alloc_refused_thread();
         flush(s);
+        check_memory(s, refused);
     }
     const mk_err *error = r->end == MK_JOB_FAILED ? r->error : s->failed ? &s->error : NULL;
     s->usage.n_generated = r->n_generated;
@@ -342,6 +360,9 @@ static mk_status start_parts(mk_speech *s, const mk_speech_opts *o, mk_err *err)
     po.tools = s->tools;
     MK_TRY(mk_parser_create(&po, on_part, s, &s->parser, err));
     s->detok = mk_detok_create(p->llm->tokenizer, true);
+    if (!s->detok) {
+        return MK_FAIL(err, MK_ENOMEM, "no memory for the answer; try again later");
+    }
     if (!o->grammar) {
         return MK_OK;
     }

@@ -21,8 +21,6 @@
 // set, every suspended connection is resumed into a callback that refuses to go on, and
 // libmicrohttpd closes the rest.
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,38 +40,9 @@ enum {
     ACCEPT_PAUSE_MS = 100,
     ACCEPT_BATCH = 32,
     EVENTS = 64,
-    LINGER_S = 3,
-    MAX_LINGER = 256,
-    SCRATCH = 65536,
     SPARE_FILES = 256,  // descriptors for everything that is no connection
 };
-static const size_t linger_bytes = (size_t)128 << 20;
 #define NS_PER_MS UINT64_C(1000000)
-
-// --- the epoll set -------------------------------------------------------------------------------
-
-static bool set_add(mk_http *h, int fd, uint32_t events, mk_http_source *source) {
-    struct epoll_event e = {.events = events, .data.ptr = source};
-    return epoll_ctl(h->ep, EPOLL_CTL_ADD, fd, &e) == 0;
-}
-
-static void set_remove(mk_http *h, int fd) {
-    struct epoll_event e = {0};
-    epoll_ctl(h->ep, EPOLL_CTL_DEL, fd, &e);
-}
-
-void mk_http_watch(mk_http_conn *c) {
-    if (!c->watched) {
-        c->watched = set_add(c->h, c->fd, EPOLLRDHUP, &c->source);
-    }
-}
-
-static void unwatch(mk_http_conn *c) {
-    if (c->watched) {
-        set_remove(c->h, c->fd);
-        c->watched = false;
-    }
-}
 
 // --- other threads -------------------------------------------------------------------------------
 
@@ -116,161 +85,7 @@ static void resume_ready(mk_http *h) {
     }
 }
 
-// --- lingering -----------------------------------------------------------------------------------
-
-// Takes fd.
-static void linger(mk_http *h, int fd) {
-    if (h->n_lingers >= MAX_LINGER || h->stopping) {
-        close(fd);
-        return;
-    }
-    mk_http_linger *l = mk_zalloc(sizeof *l);
-    *l = (mk_http_linger){.source = MK_HTTP_SRC_LINGER,
-                          .next = h->lingers,
-                          .fd = fd,
-                          .deadline_ns = mk_now_ns() + LINGER_S * MK_HTTP_NS_PER_S,
-                          .left = linger_bytes};
-    if (!set_add(h, fd, EPOLLIN | EPOLLRDHUP, &l->source)) {
-        close(fd);
-        mk_free(l);
-        return;
-    }
-    h->lingers = l;
-    h->n_lingers++;
-}
-
-static void linger_end(mk_http *h, mk_http_linger *l) {
-    for (mk_http_linger **p = &h->lingers; *p; p = &(*p)->next) {
-        if (*p == l) {
-            *p = l->next;
-            break;
-        }
-    }
-    set_remove(h, l->fd);
-    close(l->fd);
-    mk_free(l);
-    h->n_lingers--;
-}
-
-static void linger_read(mk_http *h, mk_http_linger *l) {
-    char scratch[SCRATCH];
-    ssize_t n = recv(l->fd, scratch, sizeof scratch, MSG_DONTWAIT);
-    if (n > 0 && (size_t)n < l->left) {
-        l->left -= (size_t)n;
-    } else if (n >= 0 || (errno != EAGAIN && errno != EINTR)) {
-        linger_end(h, l);
-    }
-}
-
-// --- connections ---------------------------------------------------------------------------------
-
-static void name_peer(const struct sockaddr_storage *a, char out[MK_HTTP_PEER_MAX]) {
-    const void *all = a;
-    const char *name = NULL;
-    if (a->ss_family == AF_INET) {
-        name =
-            inet_ntop(AF_INET, &((const struct sockaddr_in *)all)->sin_addr, out, MK_HTTP_PEER_MAX);
-    } else if (a->ss_family == AF_INET6) {
-        const struct in6_addr *in6 = &((const struct sockaddr_in6 *)all)->sin6_addr;
-        bool mapped = IN6_IS_ADDR_V4MAPPED(in6);  // an IPv4 client of a socket for both
-        name = mapped ? inet_ntop(AF_INET, &in6->s6_addr[12], out, MK_HTTP_PEER_MAX)
-                      : inet_ntop(AF_INET6, in6, out, MK_HTTP_PEER_MAX);
-    }
-    if (!name) {
-        snprintf(out, MK_HTTP_PEER_MAX, "unix");
-    }
-}
-
-static int count_peer(const mk_http *h, const char *peer) {
-    int n = 0;
-    for (const mk_http_conn *c = h->conns; c; c = c->next) {
-        n += strcmp(c->peer, peer) == 0;
-    }
-    return n;
-}
-
-static void turn_away(mk_http *h, int fd, int status, const char *why) {
-    mk_http_refuse(fd, status, why);
-    shutdown(fd, SHUT_WR);
-    linger(h, fd);
-}
-
-static void set_socket(int fd) {
-    int on = 1, idle_s = 30, every_s = 10, times = 3;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // every token leaves at once
-    // a client whose machine has vanished is noticed within a minute
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
-}
-
-static void take_connection(mk_http *h, int fd, const struct sockaddr_storage *a, socklen_t n) {
-    char peer[MK_HTTP_PEER_MAX] = "";
-    name_peer(a, peer);
-    bool is_unix = h->unix_path != NULL;
-    if (h->n_conns >= h->o.max_connections) {
-        turn_away(h, fd, 503, "too many connections");
-        return;
-    }
-    if (!is_unix && h->o.max_per_address && count_peer(h, peer) >= h->o.max_per_address) {
-        turn_away(h, fd, 429, "too many connections from this address");
-        return;
-    }
-    if (!is_unix) {
-        set_socket(fd);
-    }
-    mk_http_conn *c = mk_zalloc(sizeof *c);
-    c->source = MK_HTTP_SRC_CONN;
-    c->h = h;
-    c->fd = fd;
-    memcpy(c->peer, peer, sizeof peer);
-    c->deadline_ns = mk_now_ns() + (uint64_t)(h->o.idle_s + h->o.body_s) * MK_HTTP_NS_PER_S;
-    h->accepting = c;
-    // Calls on_connection, which takes the connection; closes fd if it fails.
-    bool ok = MHD_add_connection(h->daemon, fd, (const struct sockaddr *)a, n) == MHD_YES;
-    if (h->accepting) {
-        MK_ASSERT(!ok);
-        mk_free(c);
-        h->accepting = NULL;
-    }
-}
-
-// libmicrohttpd has taken a connection, or is about to close it.
-static void on_connection(void *arg, struct MHD_Connection *mc, void **context,
-                          enum MHD_ConnectionNotificationCode code) {
-    mk_http *h = arg;
-    (void)mc;
-    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        mk_http_conn *c = h->accepting;
-        h->accepting = NULL;
-        *context = c;
-        c->next = h->conns;
-        if (c->next) {
-            c->next->prev = c;
-        }
-        h->conns = c;
-        h->n_conns++;
-        mk_http_watch(c);
-        return;
-    }
-    mk_http_conn *c = *context;
-    h->n_said_all -= c->said_all;
-    *(c->prev ? &c->prev->next : &h->conns) = c->next;
-    if (c->next) {
-        c->next->prev = c->prev;
-    }
-    h->n_conns--;
-    unwatch(c);
-    char byte;
-    ssize_t left = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    bool open = !c->broken && !h->stopping && (left > 0 || (left < 0 && errno == EAGAIN));
-    int copy = open ? fcntl(c->fd, F_DUPFD_CLOEXEC, 0) : -1;
-    if (copy >= 0) {
-        linger(h, copy);
-    }
-    mk_free(c);
-}
+// --- listening -----------------------------------------------------------------------------------
 
 static void accept_all(mk_http *h) {
     for (int i = 0; i < ACCEPT_BATCH && h->listen_fd >= 0; i++) {
@@ -278,11 +93,11 @@ static void accept_all(mk_http *h) {
         socklen_t n = sizeof a;
         int fd = accept4(h->listen_fd, (struct sockaddr *)&a, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
-            take_connection(h, fd, &a, n);
+            mk_http_take_connection(h, fd, &a, n);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             // The waiting client would wake us up at once, again and again.
             mk_log_msg(MK_LOG_WARN, "cannot accept a connection: %s", strerror(errno));
-            set_remove(h, h->listen_fd);
+            mk_http_set_remove(h, h->listen_fd);
             h->listen_again_ns = mk_now_ns() + ACCEPT_PAUSE_MS * NS_PER_MS;
             return;
         } else if (errno != EINTR && errno != ECONNABORTED) {
@@ -304,16 +119,6 @@ static void close_listener(mk_http *h) {
 
 // --- time ----------------------------------------------------------------------------------------
 
-static void late_request(mk_http_conn *c) {
-    // nothing is being sent: there is no whole request yet
-    if (c->x) {
-        mk_http_refuse(c->fd, 408, "the request took too long");
-    }
-    c->deadline_ns = 0;
-    c->broken = true;
-    shutdown(c->fd, SHUT_RDWR);  // libmicrohttpd reads the end of the connection and closes it
-}
-
 static void tick(mk_http *h) {
     uint64_t now = mk_now_ns();
     if (now < h->next_tick_ns) {
@@ -322,18 +127,18 @@ static void tick(mk_http *h) {
     h->next_tick_ns = now + TICK_MS * NS_PER_MS;
     for (mk_http_conn *c = h->conns; c; c = c->next) {
         if (c->deadline_ns && now >= c->deadline_ns) {
-            late_request(c);
+            mk_http_late(c);
         }
     }
     for (mk_http_linger *l = h->lingers, *next; l; l = next) {
         next = l->next;
         if (now >= l->deadline_ns) {
-            linger_end(h, l);
+            mk_http_linger_end(h, l);
         }
     }
     if (h->listen_again_ns && now >= h->listen_again_ns && h->listen_fd >= 0) {
         h->listen_again_ns = 0;
-        set_add(h, h->listen_fd, EPOLLIN, &h->src_listen);
+        mk_http_set_add(h, h->listen_fd, EPOLLIN, &h->src_listen);
     }
 }
 
@@ -345,31 +150,6 @@ static int wait_ms(mk_http *h) {
         ms = (int)daemon_ms;
     }
     return ms;
-}
-
-// --- the client's end ----------------------------------------------------------------------------
-
-// The client has closed its side, or all of the connection.
-static void client_said_all(mk_http *h, mk_http_conn *c) {
-    unwatch(c);  // it would be reported for ever
-    h->n_said_all += !c->said_all;
-    c->said_all = true;
-    if (c->x && c->x->asked) {
-        mk_http_hung_up(c->x);
-    }
-}
-
-// libmicrohttpd 0.9.75 waits for the next edge after a short read and so overlooks an end that came
-// together with the last bytes; such a connection would stay until it is idle for too long.
-static void close_ended(mk_http *h) {
-    for (mk_http_conn *c = h->n_said_all ? h->conns : NULL; c; c = c->next) {
-        char byte;
-        if (c->said_all && !c->broken && !(c->x && c->x->asked) &&
-            recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
-            c->broken = true;
-            shutdown(c->fd, SHUT_RDWR);  // an edge
-        }
-    }
 }
 
 // --- the loop ------------------------------------------------------------------------------------
@@ -390,10 +170,10 @@ static void handle_event(mk_http *h, mk_http_source *source) {
         accept_all(h);
         break;
     case MK_HTTP_SRC_CONN:
-        client_said_all(h, what);
+        mk_http_said_all(h, what);
         break;
     case MK_HTTP_SRC_LINGER:
-        linger_read(h, what);
+        mk_http_linger_read(h, what);
         break;
     }
 }
@@ -406,7 +186,7 @@ static void round_once(mk_http *h, int ms) {
     }
     resume_ready(h);
     MHD_run(h->daemon);
-    close_ended(h);
+    mk_http_close_ended(h);
     tick(h);
 }
 
@@ -454,7 +234,7 @@ static void shut_down(mk_http *h) {
     MK_ASSERT(!h->conns);
     resume_ready(h);  // drops what came in between; nothing waits any more
     while (h->lingers) {
-        linger_end(h, h->lingers);
+        mk_http_linger_end(h, h->lingers);
     }
 }
 
@@ -513,8 +293,8 @@ static mk_status start_daemon(mk_http *h, mk_err *err) {
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->o.max_connections + 16,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)h->o.idle_s, MHD_OPTION_URI_LOG_CALLBACK,
         mk_http_on_target, h, MHD_OPTION_NOTIFY_COMPLETED, mk_http_on_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-        MHD_OPTION_END);
+        MHD_OPTION_NOTIFY_CONNECTION, mk_http_on_connection, h, MHD_OPTION_SIGPIPE_HANDLED_BY_APP,
+        1, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info) {
@@ -525,9 +305,10 @@ static mk_status start_daemon(mk_http *h, mk_err *err) {
     h->src_daemon = MK_HTTP_SRC_DAEMON;
     h->src_wake = MK_HTTP_SRC_WAKE;
     h->src_listen = MK_HTTP_SRC_LISTEN;
-    if (h->ep < 0 || h->wake_fd < 0 || !set_add(h, info->epoll_fd, EPOLLIN, &h->src_daemon) ||
-        !set_add(h, h->wake_fd, EPOLLIN, &h->src_wake) ||
-        !set_add(h, h->listen_fd, EPOLLIN, &h->src_listen)) {
+    if (h->ep < 0 || h->wake_fd < 0 ||
+        !mk_http_set_add(h, info->epoll_fd, EPOLLIN, &h->src_daemon) ||
+        !mk_http_set_add(h, h->wake_fd, EPOLLIN, &h->src_wake) ||
+        !mk_http_set_add(h, h->listen_fd, EPOLLIN, &h->src_listen)) {
         return MK_FAIL(err, MK_EIO, "cannot start the HTTP server: %s", strerror(errno));
     }
     return MK_OK;

@@ -1,6 +1,7 @@
 // Private parts of the HTTP server.
 //
-// http.c            the server's thread: accepts, watches, resumes, counts time, stops
+// http.c            the server's thread: accepts, resumes, counts time, stops
+// http_conn.c       its connections: taken, watched, late, closed, drained
 // http_request.c    what libmicrohttpd hands in becomes an exchange; requests that are refused
 // http_exchange.c   the exchange's life and its answer, from any thread
 // http_target.c     the request target: path and query (pure)
@@ -160,8 +161,23 @@ void mk_http_hung_up(mk_http_exchange *x);
 void mk_http_exchange_over(mk_http_exchange *x, bool complete);
 void mk_http_resume(mk_http_exchange *x);  // if it waits
 
+// --- http_conn.c [loop] --------------------------------------------------------------------------
+bool mk_http_set_add(mk_http *h, int fd, uint32_t events, mk_http_source *source);
+void mk_http_set_remove(mk_http *h, int fd);
+// A client that was accepted, or is told that it is too many.  Takes fd.
+void mk_http_take_connection(mk_http *h, int fd, const struct sockaddr_storage *a, socklen_t n);
+// libmicrohttpd has taken a connection, or is about to close it.
+void mk_http_on_connection(void *h, struct MHD_Connection *mc, void **context,
+                           enum MHD_ConnectionNotificationCode code);
+void mk_http_watch(mk_http_conn *c);  // notice a hang-up
+// The client has closed its side, or all of the connection.
+void mk_http_said_all(mk_http *h, mk_http_conn *c);
+void mk_http_close_ended(mk_http *h);  // connections whose end libmicrohttpd overlooked
+void mk_http_late(mk_http_conn *c);    // its request took too long
+void mk_http_linger_read(mk_http *h, mk_http_linger *l);
+void mk_http_linger_end(mk_http *h, mk_http_linger *l);
+
 // --- http.c --------------------------------------------------------------------------------------
-void mk_http_watch(mk_http_conn *c);           // [loop] notice a hang-up
 void mk_http_push_ready(mk_http_exchange *x);  // any thread; x->lock is held
 void mk_http_unref(mk_http *h);
 

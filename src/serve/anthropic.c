@@ -387,7 +387,11 @@ static mk_status read_output_config(const mk_at *at, const json_t *v, void *to, 
 static char *tenant_of(const char *user) {
     json_t *v = NULL;
     mk_err err = {0};
-    if (user[0] == '{' && mk_json_parse(user, strlen(user), "user_id", &v, &err) == MK_OK) {
+    mk_status st = user[0] == '{' ? mk_json_parse(user, strlen(user), "user_id", &v, &err) : MK_EIO;
+    if (st == MK_ENOMEM) {
+        return NULL;
+    }
+    if (st == MK_OK) {
         mk_buf b;
         mk_buf_init(&b, SIZE_MAX - 1);
         (void)json_object_del(v, "session_id");

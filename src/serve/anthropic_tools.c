@@ -79,7 +79,8 @@ static mk_status has_name(const mk_at *at, const json_t *tools, const char *name
     const json_t *v;
     json_array_foreach(tools, i, v) {
         const json_t *f = json_object_get(v, "function");
-        if (strcmp(json_string_value(json_object_get(f, "name")), name) == 0) {
+        const char *text = json_string_value(json_object_get(f, "name"));
+        if (text && strcmp(text, name) == 0) {  // NULL: there was no memory for it
             return MK_OK;
         }
     }

@@ -86,8 +86,14 @@ mk_status mk_ask_add_tool(mk_ask *a, const mk_at *at, const json_t *function, co
     return st;
 }
 
+// Values that lack memory lack members: "" then, and the request fails in the end (answering.c).
+static const char *text_or_empty(const json_t *v) {
+    const char *text = json_string_value(v);
+    return text ? text : "";
+}
+
 static const char *tool_name(const json_t *tool) {
-    return json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
+    return text_or_empty(json_object_get(json_object_get(tool, "function"), "name"));
 }
 
 static bool has_tool(const mk_ask *a, const char *name) {
@@ -359,7 +365,7 @@ void mk_message_add_call(json_t *message, const char *id, const char *name, json
 }
 
 static const char *role_of(const json_t *m) {
-    return json_string_value(json_object_get(m, "role"));
+    return text_or_empty(json_object_get(m, "role"));
 }
 
 static mk_status merge_system(mk_ask *a, mk_err *err) {

@@ -117,8 +117,13 @@ mk_status mk_books_keep(mk_books *b, const mk_books_answer *a, mk_err *err) {
     const mk_ask *ask = a->info->ask;
     mk_status st = MK_OK;
     for (int i = 0; i < b->n && ask->messages && !a->lost; i++) {
+        uint64_t refused = mk_alloc_refused_thread();
         json_t *message = mk_heard_message(&b->heard[i]);
         mk_err why;
+        if (mk_alloc_refused_thread() != refused) {  // it is not what was said
+            json_decref(message);
+            return ask->keep ? MK_FAIL(err, MK_ENOMEM, "no memory to keep this answer") : MK_OK;
+        }
         if ((b->heard[i].text.len || b->heard[i].calls) &&
             mk_memory_learn(b->s->store, b->tenant, ask->messages, message, (int64_t)time(NULL),
                             MK_MEMORY_BYTES, &why) != MK_OK) {

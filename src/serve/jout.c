@@ -15,11 +15,13 @@ static bool is_blank(char c) {
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
 
-static bool is_object(const char *p, size_t n) {
+// Without memory to tell, b fails.
+static bool is_object(mk_buf *b, const char *p, size_t n) {
     json_t *v = NULL;
     mk_err err = {0};
-    bool ok = n <= ARGS_MAX_BYTES && mk_json_parse(p, n, "arguments", &v, &err) == MK_OK &&
-              json_is_object(v);
+    mk_status st = n <= ARGS_MAX_BYTES ? mk_json_parse(p, n, "arguments", &v, &err) : MK_ELIMIT;
+    bool ok = st == MK_OK && json_is_object(v);
+    b->failed = b->failed || st == MK_ENOMEM;
     json_decref(v);
     return ok;
 }
@@ -33,7 +35,7 @@ void mk_jout_args(mk_buf *b, const char *p, size_t n) {
         mk_buf_puts(b, "{}");
         return;
     }
-    if (p[0] != '{' || !is_object(p, n)) {
+    if (p[0] != '{' || !is_object(b, p, n)) {
         mk_buf_puts(b, "{\"INVALID_JSON\":");
         mk_wire_string(b, p, n);
         mk_buf_putc(b, '}');
@@ -96,6 +98,10 @@ static void add_array(mk_buf *b, const json_t *arr) {
 
 // As deep as the value is: what came through mk_json_parse has at most MK_JSON_MAX_DEPTH levels.
 void mk_jout_value(mk_buf *b, const json_t *v) {
+    if (!v) {
+        b->failed = true;
+        return;
+    }
     switch (json_typeof(v)) {
     case JSON_OBJECT:
         add_object(b, v);

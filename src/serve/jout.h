@@ -16,7 +16,8 @@
 // becomes {"INVALID_JSON": "the text"}.
 void mk_jout_args(mk_buf *b, const char *p, size_t n);
 
-// A value in one line, keys in the order they were set, reals exact.
+// A value in one line, keys in the order they were set, reals exact.  NULL is a value that there
+// was no memory for: the buffer fails.
 void mk_jout_value(mk_buf *b, const json_t *v);
 
 #endif

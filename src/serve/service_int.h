@@ -1,4 +1,5 @@
-// Private to the files of the service: service.c, models.c, routes.c, answering.c, plain*.c.
+// Private to the files of the service: service.c, models.c, routes.c, answering.c, turn*.c,
+// plain*.c.
 //
 // Locks, taken in this order: service.lock (list of turns, loading state), turn.lock, that of the
 // loader.  Models are only added at the start and never leave the list before the service ends, so
