@@ -10,15 +10,24 @@
 #include "ops/ops.h"
 
 enum {
-    BLOCK = 16,     // logits that are compared at once
-    STRETCH = 512,  // weights that are computed at once
-    TIER = 8        // the first candidates have e^-8 of the best one's weight or more
+    BLOCK = 32,       // logits that are compared at once; gcc makes no vectors of 16
+    STRETCH = 512,    // weights that are computed at once
+    N_TIER = 3,       // ranges of logits that are looked at one after the other
+    TIER = 8,         // the first candidates have e^-8 of the best one's weight or more
+    FEW = 4096,       // candidates of a tier that are sorted at once
+    N_BUCKET = 1024,  // parts of a tier with more
+    // further ones for what is not in the tier, so that additions do not wait for each other
+    N_OTHER = 16,
+    SHORT = 32  // candidates that are sorted by insertion
 };
 
+// What is known of some candidates before they are sorted.
 typedef struct {
-    float logit;
-    int32_t id;
-} candidate;
+    double sum;   // of their weights, added by ascending id
+    float low;    // the smallest logit
+    float least;  // the smallest weight
+    int32_t n;
+} bucket;
 
 struct mk_sampler {
     mk_sample_params p;
@@ -27,10 +36,15 @@ struct mk_sampler {
     int32_t *n_seen;   // [n_vocab] how often each id was generated
     int32_t *mark;     // [n_vocab] stamp of the last penalty pass that touched the id
     int32_t stamp;
-    float *work;      // [n_vocab] adjusted logits
-    candidate *heap;  // [n_vocab] the heap in front, taken candidates at the back
-    int64_t n_heap, n_taken;
-    float floor, step;  // what is below floor is not in the heap yet
+    float *work;  // [n_vocab] adjusted logits
+    float max;    // the largest of them
+    // Candidates with logits in [group_from, group_below), sorted, as keys (key_of).
+    uint64_t *group, *spare;  // [n_vocab + 1]: a place to write what is not kept
+    int64_t n_group;
+    float group_from, group_below;
+    // of the logits in [split_from, split_below); the last: all others
+    bucket bucket[N_BUCKET + N_OTHER];  // of the logits in [split_from, split_below), and others
+    float split_from, split_below;
 };
 
 // --- parameters ----------------------------------------------------------------------------------
@@ -82,8 +96,9 @@ mk_status mk_sampler_create(const mk_sample_params *p, int64_t n_vocab, int64_t 
     s->n_seen = mk_try_alloc((size_t)n_vocab, sizeof *s->n_seen);
     s->mark = mk_try_alloc((size_t)n_vocab, sizeof *s->mark);
     s->work = mk_try_alloc((size_t)n_vocab, sizeof *s->work);
-    s->heap = mk_try_alloc((size_t)n_vocab, sizeof *s->heap);
-    if (!s->history || !s->n_seen || !s->mark || !s->work || !s->heap) {
+    s->group = mk_try_alloc((size_t)n_vocab + 1, sizeof *s->group);
+    s->spare = mk_try_alloc((size_t)n_vocab + 1, sizeof *s->spare);
+    if (!s->history || !s->n_seen || !s->mark || !s->work || !s->group || !s->spare) {
         mk_sampler_destroy(s);
         return MK_FAIL(err, MK_ENOMEM, "no memory to sample from %lld tokens", (long long)n_vocab);
     }
@@ -99,7 +114,8 @@ void mk_sampler_destroy(mk_sampler *s) {
     mk_free(s->n_seen);
     mk_free(s->mark);
     mk_free(s->work);
-    mk_free(s->heap);
+    mk_free(s->group);
+    mk_free(s->spare);
     mk_free(s);
 }
 
@@ -205,41 +221,100 @@ static int32_t best(const float *logits, int64_t n) {
 
 // --- the candidates, ordered by (logit descending, id ascending) ---------------------------------
 //
-// Few of them are ever looked at: those near the best one go into a heap first, others, tier after
-// tier, when it is empty.
+// A walk takes them in this order and adds up their weights.  Few are ever looked at one by one:
+//
+// 1. Those near the best one are gathered and sorted first, others, tier after tier, when the walk
+//    gets there.
+// 2. A tier with many candidates (flat logits) is split into buckets by logit, and a bucket in
+//    which the walk cannot end is taken as a whole: where no sum rounds, order does not matter.
+// 3. No sum rounds while it is below 2^53 units of the last place of the smallest weight in it: all
+//    weights are multiples of that unit then, and so is every partial sum.  That holds for all
+//    weights of e^-8 or more if there are fewer than 180,000 of them.
 
-static bool before(candidate a, candidate b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+#define EXACT 0x1p29  // 2^53 units of the last place of w are more than 2^29 w
+
+// From a float's bits to a number that ascends when the float descends, and back.  No branch: signs
+// are random.
+static uint32_t turn(uint32_t u) {
+    return u ^ (0x7fffffffU & ((u >> 31) - 1));
 }
 
-static void sift_down(candidate *h, int64_t n, int64_t i) {
-    candidate c = h[i];
-    for (int64_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
-        if (child + 1 < n && before(h[child + 1], h[child])) {
-            child++;
+// Keys ascend in the order of candidates.
+static uint64_t key_of(float logit, int64_t id) {
+    uint32_t u = mk_f32_bits(logit + 0.0f);  // -0 is as good as 0
+    return (uint64_t)turn(u) << 32 | (uint64_t)id;
+}
+
+static float logit_of(uint64_t key) {
+    uint32_t u = (uint32_t)(key >> 32);
+    return mk_f32_from_bits(turn(u));
+}
+
+static void sort_few(uint64_t *a, int64_t n) {
+    for (int64_t i = 1; i < n; i++) {
+        uint64_t key = a[i];
+        int64_t k = i;
+        for (; k > 0 && a[k - 1] > key; k--) {
+            a[k] = a[k - 1];
         }
-        if (!before(h[child], c)) {
-            break;
-        }
-        h[i] = h[child];
-        i = child;
+        a[k] = key;
     }
-    h[i] = c;
 }
 
-// The ids [i, end) with logits in [from, below) join the heap's array.
+// Radix sort by the logits' bytes; it is stable, and the ids ascend already.
+static void sort_group(mk_sampler *s) {
+    if (s->n_group <= SHORT) {
+        sort_few(s->group, s->n_group);
+        return;
+    }
+    int64_t n = s->n_group, at[4][256] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        for (int b = 0; b < 4; b++) {
+            at[b][s->group[i] >> (32 + 8 * b) & 255]++;
+        }
+    }
+    for (int b = 0; b < 4; b++) {
+        int shift = 32 + 8 * b;
+        if (at[b][s->group[0] >> shift & 255] == n) {
+            continue;  // all alike
+        }
+        for (int64_t k = 0, sum = 0; k < 256; k++) {
+            int64_t here = at[b][k];
+            at[b][k] = sum;
+            sum += here;
+        }
+        for (int64_t i = 0; i < n; i++) {
+            s->spare[at[b][s->group[i] >> shift & 255]++] = s->group[i];
+        }
+        uint64_t *sorted = s->spare;
+        s->spare = s->group;
+        s->group = sorted;
+    }
+}
+
+// The ids [i, end) with logits in [from, below) join the group.
 static void gather_ids(mk_sampler *s, int64_t i, int64_t end, float from, float below) {
+    uint64_t *to = s->group;
+    int64_t n = s->n_group;
     for (; i < end; i++) {
-        if (s->work[i] >= from && s->work[i] < below) {
-            s->heap[s->n_heap++] = (candidate){s->work[i], (int32_t)i};
-        }
+        float l = s->work[i];
+        to[n] = key_of(l, i);
+        n += (l >= from) & (l < below);
     }
+    s->n_group = n;
 }
 
-static void gather(mk_sampler *s, float from, float below) {
+// Makes the group the candidates with logits in [from, below).  Returns false if they are more than
+// `most`.
+static bool gather(mk_sampler *s, float from, float below, int64_t most) {
+    if (s->group_from == from && s->group_below == below) {
+        return true;
+    }
     const float *l = s->work;
     int64_t i = 0;
-    for (; i + BLOCK <= s->n_vocab; i += BLOCK) {
+    s->n_group = 0;
+    s->group_from = s->group_below = NAN;
+    for (; i + BLOCK <= s->n_vocab && s->n_group <= most; i += BLOCK) {
         int any = 0;
         for (int k = 0; k < BLOCK; k++) {
             any |= (l[i + k] >= from) & (l[i + k] < below);
@@ -248,64 +323,127 @@ static void gather(mk_sampler *s, float from, float below) {
             gather_ids(s, i, i + BLOCK, from, below);
         }
     }
+    if (s->n_group > most) {
+        return false;
+    }
     gather_ids(s, i, s->n_vocab, from, below);
-    for (i = s->n_heap / 2 - 1; i >= 0; i--) {
-        sift_down(s->heap, s->n_heap, i);
+    sort_group(s);
+    s->group_from = from;
+    s->group_below = below;
+    return true;
+}
+
+// Splits the logits in [from, below) into buckets of 1 / scale each, the last one without an end.
+// A smaller logit never gets into an earlier bucket: every operation keeps the order.
+static void split(mk_sampler *s, float from, float below, float scale) {
+    _Alignas(64) float e[STRETCH];
+    int32_t at[STRETCH];
+    if (s->split_from == from && s->split_below == below) {
+        return;
     }
-}
-
-// Whether a candidate is left; heap[0] is the best one then.
-static bool fill(mk_sampler *s) {
-    while (s->n_heap == 0 && s->floor > -INFINITY) {
-        float below = s->floor;
-        // the last tier is all that is left, down to the largest negative number
-        s->floor = s->step > 2 * TIER * s->p.temperature ? -INFINITY : s->floor - s->step;
-        s->step *= 2;
-        gather(s, s->floor > -INFINITY ? s->floor : -FLT_MAX, below);
+    for (int k = 0; k < N_BUCKET + N_OTHER; k++) {
+        s->bucket[k] = (bucket){.low = INFINITY, .least = INFINITY};
     }
-    return s->n_heap > 0;
-}
-
-// Begins with candidates that are at most `max`, which is finite.
-static void first_candidates(mk_sampler *s, float max) {
-    s->n_heap = s->n_taken = 0;
-    s->step = TIER * s->p.temperature;
-    s->floor = max - s->step;
-    gather(s, s->floor, INFINITY);
-}
-
-// Takes heap[0].
-static candidate pop(mk_sampler *s) {
-    candidate top = s->heap[0];
-    s->heap[0] = s->heap[--s->n_heap];
-    sift_down(s->heap, s->n_heap, 0);
-    s->heap[s->n_vocab - ++s->n_taken] = top;
-    return top;
-}
-
-static candidate taken(const mk_sampler *s, int64_t k) {
-    return s->heap[s->n_vocab - 1 - k];
-}
-
-static double weight(const mk_sampler *s, float logit, float max) {
-    return (double)mk_expf((logit - max) / s->p.temperature);
-}
-
-// Takes the candidates that pass top-k, top-p and min-p; returns their weight.
-static double filter(mk_sampler *s, int64_t limit, float max, double total) {
-    double kept = 0;
-    while (s->n_taken < limit && fill(s)) {
-        double w = weight(s, s->heap[0].logit, max);
-        if (s->n_taken > 0 && w < (double)s->p.min_p) {  // the best one has weight 1
-            break;
+    const float top = below < INFINITY ? below : s->max, last = N_BUCKET - 1;
+    for (int64_t i = 0; i < s->n_vocab; i += STRETCH) {
+        const float *l = s->work + i;
+        int64_t left = s->n_vocab - i < STRETCH ? s->n_vocab - i : STRETCH;
+        mk_row_exp(e, l, left, s->max, s->p.temperature);
+        for (int64_t k = 0; k < left; k++) {
+            float v = (top - l[k]) * scale;
+            v = v < last ? v : last;  // NaN too: 0 times infinity
+            v = v > 0 ? v : 0;
+            at[k] = (l[k] >= from) & (l[k] < below) ? (int32_t)v : N_BUCKET + (int32_t)k % N_OTHER;
         }
-        kept += w;
-        pop(s);
-        if (kept >= (double)s->p.top_p * total) {
-            break;
+        for (int64_t k = 0; k < left; k++) {
+            bucket *b = &s->bucket[at[k]];
+            b->sum += (double)e[k];
+            b->low = l[k] < b->low ? l[k] : b->low;
+            b->least = e[k] < b->least ? e[k] : b->least;
+            b->n++;
         }
     }
-    return kept;
+    s->split_from = from;
+    s->split_below = below;
+}
+
+// --- walks ---------------------------------------------------------------------------------------
+
+typedef struct {
+    // ends behind `limit` candidates, behind the one with which their weights reach `enough`, or
+    // before the first whose weight is below min_p
+    int64_t limit;
+    double enough, min_p;
+    int64_t n;  // candidates taken
+    double sum;
+    float least;  // weight of those that were taken
+    int32_t id;   // the last of them
+    bool over;
+} walk;
+
+// Takes the group's candidates one by one.
+static void walk_group(const mk_sampler *s, walk *w) {
+    _Alignas(64) float e[STRETCH], l[STRETCH];
+    for (int64_t i = 0; i < s->n_group && !w->over; i += STRETCH) {
+        int64_t left = s->n_group - i < STRETCH ? s->n_group - i : STRETCH;
+        for (int64_t k = 0; k < left; k++) {
+            l[k] = logit_of(s->group[i + k]);
+        }
+        mk_row_exp(e, l, left, s->max, s->p.temperature);
+        for (int64_t k = 0; k < left && !w->over; k++) {
+            if (w->n > 0 && (double)e[k] < w->min_p) {  // the best one has weight 1
+                w->over = true;
+                break;
+            }
+            w->sum += (double)e[k];
+            w->n++;
+            w->id = (int32_t)(uint32_t)s->group[i + k];
+            w->least = e[k] < w->least ? e[k] : w->least;
+            w->over = w->n == w->limit || w->sum >= w->enough;
+        }
+    }
+}
+
+static void walk_buckets(mk_sampler *s, walk *w, float from, float below) {
+    for (const bucket *b = s->bucket; b < s->bucket + N_BUCKET && !w->over; b++) {
+        if (b->n == 0) {
+            continue;
+        }
+        double sum = w->sum + b->sum;
+        float least = w->least < b->least ? w->least : b->least;
+        if (!(sum < EXACT * (double)least)) {  // from here on in order
+            (void)gather(s, from, below, s->n_vocab);
+            walk_group(s, w);
+            return;
+        }
+        if (w->n + b->n < w->limit && sum < w->enough && (double)b->least >= w->min_p) {
+            w->n += b->n;
+            w->sum = sum;
+            w->least = least;
+        } else {
+            (void)gather(s, b->low, below, s->n_vocab);
+            walk_group(s, w);
+        }
+        below = b->low;
+    }
+}
+
+// At least one candidate is finite, none is more.  The last candidate is always taken by itself, so
+// that its id is known: no bucket is taken that reaches the limit.
+static void walk_all(mk_sampler *s, walk *w) {
+    float below = INFINITY, width = TIER * s->p.temperature;
+    for (int i = 0; i < N_TIER && !w->over; i++, width *= 2) {
+        float from = (i == 0 ? s->max : below) - width;
+        // the last tier is all that is left
+        from = i < N_TIER - 1 && from > -FLT_MAX ? from : -FLT_MAX;
+        if (gather(s, from, below, FEW)) {
+            walk_group(s, w);
+        } else {
+            split(s, from, below, N_BUCKET / width);
+            walk_buckets(s, w, from, below);
+        }
+        below = from;
+    }
 }
 
 static int64_t count_candidates(const mk_sampler *s) {
@@ -319,27 +457,28 @@ static int64_t count_candidates(const mk_sampler *s) {
 // Draws among the candidates that pass top-k, top-p and min-p.
 static int32_t draw(mk_sampler *s, int64_t pos) {
     int64_t n_all = count_candidates(s);
-    float max = mk_row_max(s->work, s->n_vocab);
-    if (n_all == 0 || max == INFINITY) {  // +inf leaves no choice
+    s->max = mk_row_max(s->work, s->n_vocab);
+    if (n_all == 0 || s->max == INFINITY) {  // +inf leaves no choice
         return best(s->work, s->n_vocab);
     }
-    first_candidates(s, max);
-    double total = sum_weights(s->work, s->n_vocab, max, s->p.temperature);
+    s->group_from = s->group_below = s->split_from = s->split_below = NAN;  // of other logits
+    double total = sum_weights(s->work, s->n_vocab, s->max, s->p.temperature);
     int64_t limit = s->p.top_k > 0 && s->p.top_k < n_all ? s->p.top_k : n_all;
-    bool filtered = limit < n_all || s->p.top_p < 1 || s->p.min_p > 0;
-    double sum = 0, u = mk_rng_unit(s->p.seed, (uint64_t)pos),
-           target = u * (filtered ? filter(s, limit, max, total) : total);
-    int32_t id = 0;
-    for (int64_t k = 0, n = filtered ? s->n_taken : n_all; k < n && (k < s->n_taken || fill(s));
-         k++) {
-        candidate c = k < s->n_taken ? taken(s, k) : pop(s);
-        sum += weight(s, c.logit, max);
-        id = c.id;
-        if (sum > target) {
-            break;
-        }
+    walk kept = {.limit = limit,
+                 .enough = (double)s->p.top_p * total,
+                 .min_p = (double)s->p.min_p,
+                 .least = INFINITY};
+    if (limit < n_all || s->p.top_p < 1 || s->p.min_p > 0) {
+        walk_all(s, &kept);
+    } else {
+        kept.n = n_all;
+        kept.sum = total;
     }
-    return id;
+    double target = mk_rng_unit(s->p.seed, (uint64_t)pos) * kept.sum;
+    // the first candidate with which the sum is above the target (nextafter is exact)
+    walk w = {.limit = kept.n, .enough = nextafter(target, INFINITY), .least = INFINITY};
+    walk_all(s, &w);
+    return w.id;
 }
 
 int32_t mk_sampler_choose(mk_sampler *s, const float *logits, int64_t pos) {

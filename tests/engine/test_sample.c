@@ -147,47 +147,72 @@ static int by_logit(const void *a, const void *b) {
                                 : (x->id > y->id) - (x->id < y->id);
 }
 
-static double exact_weight(const mk_sample_params *p, float logit, float max) {
-    return (double)mk_expf((logit - max) / p->temperature);
-}
+// A row of logits, sorted, with its weights at one temperature.
+typedef struct {
+    int n, n_all;     // all, and those above -inf
+    exact_row *rows;  // [n_all]
+    double *weight;   // [n_all]
+    double total;     // by ascending id
+} exact;
 
-// The sums in the order that sample.h states, everything sorted.
-static int32_t exact_choice(const mk_sample_params *p, const float *logits, int n, int64_t pos) {
-    exact_row *rows = mk_alloc((size_t)n * sizeof *rows);
-    int n_all = 0;
+static exact exact_sort(const float *logits, int n) {
+    exact e = {.n = n,
+               .rows = mk_alloc((size_t)n * sizeof *e.rows),
+               .weight = mk_alloc((size_t)n * sizeof *e.weight)};
     for (int i = 0; i < n; i++) {
         if (logits[i] > -INFINITY) {
-            rows[n_all++] = (exact_row){logits[i], i};
+            e.rows[e.n_all++] = (exact_row){logits[i], i};
         }
     }
-    qsort(rows, (size_t)n_all, sizeof *rows, by_logit);
-    int32_t id = n_all > 0 ? rows[0].id : 0;
-    if (n_all > 0 && rows[0].logit < INFINITY) {
-        double total = 0, kept = 0, sum = 0;
-        for (int i = 0; i < n; i++) {
-            total += logits[i] > -INFINITY ? exact_weight(p, logits[i], rows[0].logit) : 0;
-        }
-        int limit = p->top_k > 0 && p->top_k < n_all ? p->top_k : n_all, keep = 0;
-        bool filtered = limit < n_all || p->top_p < 1 || p->min_p > 0;
-        while (filtered && keep < limit) {
-            double w = exact_weight(p, rows[keep].logit, rows[0].logit);
-            if (keep > 0 && w < (double)p->min_p) {
-                break;
-            }
-            kept += w;
-            keep++;
-            if (kept >= (double)p->top_p * total) {
-                break;
-            }
-        }
-        keep = filtered ? keep : n_all;
-        double target = mk_rng_unit(p->seed, (uint64_t)pos) * (filtered ? kept : total);
-        for (int i = 0; i < keep && (i == 0 || sum <= target); i++) {
-            sum += exact_weight(p, rows[i].logit, rows[0].logit);
-            id = rows[i].id;
+    qsort(e.rows, (size_t)e.n_all, sizeof *e.rows, by_logit);
+    return e;
+}
+
+static void exact_weigh(exact *e, const float *logits, float temperature) {
+    e->total = 0;
+    for (int i = 0; e->n_all > 0 && i < e->n; i++) {
+        float x = (logits[i] - e->rows[0].logit) / temperature;
+        e->total += logits[i] > -INFINITY ? (double)mk_expf(x) : 0;
+    }
+    for (int i = 0; i < e->n_all; i++) {
+        float x = (e->rows[i].logit - e->rows[0].logit) / temperature;
+        e->weight[i] = (double)mk_expf(x);
+    }
+}
+
+static void exact_free(exact *e) {
+    mk_free(e->rows);
+    mk_free(e->weight);
+}
+
+// The sums in the order that sample.h states.
+static int32_t exact_draw(const exact *e, const mk_sample_params *p, int64_t pos) {
+    if (e->n_all == 0 || e->rows[0].logit == INFINITY) {
+        return e->n_all > 0 ? e->rows[0].id : 0;
+    }
+    int limit = p->top_k > 0 && p->top_k < e->n_all ? p->top_k : e->n_all, keep = 0;
+    bool filtered = limit < e->n_all || p->top_p < 1 || p->min_p > 0;
+    double kept = 0, sum = 0;
+    while (filtered && keep < limit && !(keep > 0 && e->weight[keep] < (double)p->min_p)) {
+        kept += e->weight[keep++];
+        if (kept >= (double)p->top_p * e->total) {
+            break;
         }
     }
-    mk_free(rows);
+    keep = filtered ? keep : e->n_all;
+    double target = mk_rng_unit(p->seed, (uint64_t)pos) * (filtered ? kept : e->total);
+    int i = 0;
+    do {
+        sum += e->weight[i++];
+    } while (i < keep && sum <= target);
+    return e->rows[i - 1].id;
+}
+
+static int32_t exact_choice(const mk_sample_params *p, const float *logits, int n, int64_t pos) {
+    exact e = exact_sort(logits, n);
+    exact_weigh(&e, logits, p->temperature);
+    int32_t id = exact_draw(&e, p, pos);
+    exact_free(&e);
     return id;
 }
 
@@ -231,6 +256,187 @@ static void test_exact(void **state) {
         assert_int_equal(mk_sampler_choose(s, logits, 0), exact_choice(&p, logits, n, 0));
         mk_sampler_destroy(s);
     }
+}
+
+// --- many candidates -----------------------------------------------------------------------------
+
+enum { N_MANY = 7000, N_SHAPE = 18, N_POS = 12 };
+
+static float normal(uint64_t seed, int i) {
+    double u = mk_rng_unit(seed, 2 * (uint64_t)i), v = mk_rng_unit(seed, 2 * (uint64_t)i + 1);
+    return (float)(sqrt(-2 * log(u + 1e-12)) * cos(6.283185307 * v));
+}
+
+// Logits of which many are near the best, or far from it but many, or the same.
+static float flat_logit(int shape, uint64_t seed, int i) {
+    static const float tiny[] = {0, -0.0f, 1e-40f, -1e-40f, 1e-37f, 0, -1};
+    float x = normal(seed, i), u = (float)mk_rng_unit(seed + 1, (uint64_t)i);
+    switch (shape) {
+    case 0:
+        return 0.001f * x;
+    case 1:
+        return 0.1f * x;
+    case 2:
+        return 0.5f * x - 100;
+    case 3:
+        return x;
+    case 4:
+        return 2.5f * x;
+    case 5:
+        return 12 * x;
+    case 6:
+        return rintf(4 * x) / 4;
+    case 7:
+        return -7;  // all equal
+    case 8:
+        return i % 2 ? 1 : -1;  // two values
+    case 9:
+        return i % 3 == 0 ? -INFINITY : 0.5f * x;  // a third forbidden
+    case 10:
+        return i % 50 ? -INFINITY : x;  // nearly all forbidden
+    case 11:
+        return i % 7 == 0 ? NAN : i % 7 == 1 ? -3e38f : x;
+    case 12:
+        return i == 4321 ? 0 : -11 - 2 * u;  // one, and many a little below
+    case 13:
+        return i == 4321 ? 0 : -20.5f - 2 * u;  // one, and many far below
+    case 14:
+        return 60 * u;
+    case 15:
+        return 3e38f * (2 * u - 1);  // differences overflow
+    case 16:
+        return tiny[mk_rng_u64(seed, (uint64_t)i) % 7];
+    default:
+        return i == 77 || i == 78 ? INFINITY : x;
+    }
+}
+
+// Numbers of draws, among them those with the largest and smallest random numbers of many: sums end
+// at the last and at the first candidates.
+static void find_positions(uint64_t seed, int64_t *pos) {
+    int64_t low = 0, high = 0;
+    for (int64_t i = 0; i < 1000000; i++) {
+        double u = mk_rng_unit(seed, (uint64_t)i);
+        low = u < mk_rng_unit(seed, (uint64_t)low) ? i : low;
+        high = u > mk_rng_unit(seed, (uint64_t)high) ? i : high;
+    }
+    assert_true(mk_rng_unit(seed, (uint64_t)high) > 1 - 1e-5);
+    for (int64_t i = 0; i < N_POS; i++) {
+        pos[i] = i;
+    }
+    pos[0] = low;
+    pos[1] = high;
+}
+
+// Every combination of filters, each with two draws, the last candidate's one and another.
+static int compare_filters(const exact *e, const float *logits, float temperature,
+                           const int64_t *positions) {
+    static const float top_p[] = {1, 0.99999f, 0.95f, 0.5f, 0},
+                       min_p[] = {0, 1e-7f, 0.001f, 0.3f, 1};
+    static const int top_k[] = {0, 1, 40, 5000, N_MANY - 1, N_MANY + 5};
+    int n_diff = 0;
+    for (int i = 0; i < 5 * 5 * 6; i++) {
+        mk_sample_params p = MK_SAMPLE_DEFAULTS;
+        p.temperature = temperature;
+        p.top_p = top_p[i % 5];
+        p.min_p = min_p[i / 5 % 5];
+        p.top_k = top_k[i / 25];
+        p.seed = 9;
+        mk_sampler *s = NULL;
+        mk_err err = {0};
+        assert_int_equal(mk_sampler_create(&p, e->n, 4, &s, &err), MK_OK);
+        const int64_t pos[] = {positions[1], positions[i % 11 == 0 ? 0 : 2 + i % (N_POS - 2)]};
+        for (int k = 0; k < 2; k++) {
+            n_diff += mk_sampler_choose(s, logits, pos[k]) != exact_draw(e, &p, pos[k]);
+        }
+        mk_sampler_destroy(s);
+    }
+    return n_diff;
+}
+
+static void test_many(void **state) {
+    (void)state;
+    static const float temperature[] = {0.6f, 1, 1.5f, 30};
+    static float logits[N_MANY], plain[N_MANY];
+    int64_t positions[N_POS];
+    find_positions(9, positions);
+    for (int i = 0; i < N_SHAPE * 4; i++) {
+        for (int k = 0; k < N_MANY; k++) {
+            logits[k] = flat_logit(i % N_SHAPE, 40 + (uint64_t)i, k);
+            plain[k] = isnan(logits[k]) ? -INFINITY : logits[k];
+        }
+        // engines flush subnormal numbers to zero, programs need not
+        bool flush = (i + i / N_SHAPE) % 2;
+        uint64_t old = flush ? mk_fpu_enter() : 0;
+        exact e = exact_sort(plain, N_MANY);
+        exact_weigh(&e, plain, temperature[i / N_SHAPE]);
+        int n_diff = compare_filters(&e, logits, temperature[i / N_SHAPE], positions);
+        if (flush) {
+            mk_fpu_leave(old);
+        }
+        exact_free(&e);
+        if (n_diff > 0) {
+            fail_msg("shape %d, temperature %g: %d choices differ", i % N_SHAPE,
+                     (double)temperature[i / N_SHAPE], n_diff);
+        }
+    }
+}
+
+// One row after another, with the same largest logit: nothing of the last row is left.
+static void test_rows_in_turn(void **state) {
+    (void)state;
+    static float row[2][N_MANY];
+    for (int few = 0; few < 2; few++) {
+        for (int k = 0; k < N_MANY; k++) {
+            for (int r = 0; r < 2; r++) {
+                row[r][k] =
+                    few && k % 8 ? -100 : -(float)mk_rng_unit(70 + (uint64_t)r, (uint64_t)k);
+            }
+        }
+        row[0][0] = row[1][0] = 1;
+        mk_sample_params p = MK_SAMPLE_DEFAULTS;
+        p.top_k = 0;
+        mk_sampler *s = NULL;
+        mk_err err = {0};
+        assert_int_equal(mk_sampler_create(&p, N_MANY, 4, &s, &err), MK_OK);
+        for (int pos = 0; pos < 10; pos++) {
+            const float *l = row[pos % 2];
+            assert_int_equal(mk_sampler_choose(s, l, pos), exact_choice(&p, l, N_MANY, pos));
+        }
+        mk_sampler_destroy(s);
+    }
+}
+
+// As many logits as large models have, where sums of buckets come near what a double holds exactly.
+static void test_vocabulary(void **state) {
+    (void)state;
+    enum { N = 200000 };
+    float *logits = mk_alloc(N * sizeof *logits);
+    for (int shape = 0; shape < 5; shape++) {
+        for (int k = 0; k < N; k++) {
+            // 4: more than half lie at the end of the first tier, so that sums are long and fine
+            logits[k] = shape < 4 ? flat_logit((int[]){1, 3, 4, 7}[shape], 90, k)
+                                  : -(float)(k % 2) * (7 + (float)mk_rng_unit(5, (uint64_t)k));
+        }
+        mk_sample_params p = MK_SAMPLE_DEFAULTS;
+        p.temperature = 1;
+        p.top_k = 0;
+        p.min_p = 0;
+        exact e = exact_sort(logits, N);
+        exact_weigh(&e, logits, p.temperature);
+        for (int i = 0; i < 3; i++) {
+            p.top_p = (float[]){0.95f, 0.999999f, 1}[i];
+            mk_sampler *s = NULL;
+            mk_err err = {0};
+            assert_int_equal(mk_sampler_create(&p, N, 4, &s, &err), MK_OK);
+            for (int pos = 0; pos < 8; pos++) {
+                assert_int_equal(mk_sampler_choose(s, logits, pos), exact_draw(&e, &p, pos));
+            }
+            mk_sampler_destroy(s);
+        }
+        exact_free(&e);
+    }
+    mk_free(logits);
 }
 
 static void test_forbidden(void **state) {
@@ -282,9 +488,11 @@ static void test_logprobs(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_definition), cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_edges),      cmocka_unit_test(test_exact),
-        cmocka_unit_test(test_forbidden),  cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_definition),   cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_edges),        cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_many),         cmocka_unit_test(test_vocabulary),
+        cmocka_unit_test(test_rows_in_turn), cmocka_unit_test(test_forbidden),
+        cmocka_unit_test(test_logprobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
