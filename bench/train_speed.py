@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 """Training speed against PyTorch: the same Llama shape, batch and optimiser, in turn.
 
-    bench/train_speed.py --python VENV/bin/python [--shape 124m,3.2m,0.8m] [--rounds 3] [--steps 8] [--threads 2] [--out NAME]
+    bench/train_speed.py --python VENV/bin/python [--llmc PROGRAM] [--shape 124m,3.2m,0.8m] [--rounds 3] [--steps 8]
+                         [--threads 2] [--out NAME]
 
-VENV needs torch and transformers (any recent ones); without --python minke is measured alone.  A round is one process of
-each after the other: a number of updates (forward, backward, clipping, AdamW) on one batch shape, of which the median counts
-without the first three.  NAME.md and NAME.json go to bench/results/.
+VENV needs torch and transformers (any recent ones); without --python minke is measured alone.  PROGRAM is the train_gpt2 that
+`make train_gpt2` builds in a clone of llm.c (github.com/karpathy/llm.c): it joins the shape 124m with GPT-2's own form of it,
+float32.  It finds its files by fixed names, so a checkpoint of random weights and a file of random tokens are written for it.
+A round is one process of each after the other: a number of updates (forward, backward, clipping, AdamW) on one batch shape,
+of which the median counts without the first three.  NAME.md and NAME.json go to bench/results/.
 """
 import argparse
+import array
 import json
+import os
 import pathlib
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -81,6 +87,52 @@ def torch(a, shape, bf16):
     return [float(x) for x in out.split()][SKIP:]
 
 
+def gpt2_floats(n_layer, d, n_vocab, n_pos):
+    """Parameters in the order of llm.c's checkpoint: (how many, deviation, or None for norms of 1)."""
+    matrix, norm = (n_layer * d, 0.02), [(n_layer * d, None), (n_layer * d, 0)]
+    return [(n_vocab * d, 0.02), (n_pos * d, 0.02), *norm, (3 * n_layer * d * d, 0.02), (3 * n_layer * d, 0),
+            (n_layer * d * d, 0.02), (n_layer * d, 0), *norm, (4 * n_layer * d * d, 0.02), (4 * n_layer * d, 0),
+            (4 * n_layer * d * d, 0.02), (n_layer * d, 0), (d, None), (d, 0)]
+
+
+def write_gpt2(folder, shape):
+    """What train_gpt2 opens: gpt2_124M.bin (version 3, float32) and token files, each behind 256 integers."""
+    n_layer, d, n_head, _, n_vocab, batch, n_tok = SHAPES[shape]
+    rng, n_pos = random.Random(1), 1024
+    noise = array.array("f", (rng.gauss(0, 1) for _ in range(1 << 16)))
+    with open(folder / "gpt2_124M.bin", "wb") as f:
+        head = [20240326, 3, n_pos, n_vocab, n_layer, n_head, d, n_vocab]
+        f.write(array.array("i", head + [0] * (256 - len(head))).tobytes())
+        for n, deviation in gpt2_floats(n_layer, d, n_vocab, n_pos):
+            one = [1.0] * len(noise) if deviation is None else [deviation * x for x in noise]
+            block = array.array("f", one).tobytes()
+            f.write(block * (n // len(noise)) + block[:4 * (n % len(noise))])
+    data = folder / "dev/data/tinyshakespeare"
+    data.mkdir(parents=True)
+    n = 64 * batch * n_tok + 1
+    for name in ("train", "val"):
+        ids = array.array("H", (rng.randrange(n_vocab) for _ in range(n)))
+        (data / f"tiny_shakespeare_{name}.bin").write_bytes(
+            array.array("i", [20240520, 1, n] + [0] * 253).tobytes() + ids.tobytes())
+
+
+def llmc(a, shape, folder):
+    if not (folder / "gpt2_124M.bin").exists():
+        write_gpt2(folder, shape)
+    seconds = []
+    with subprocess.Popen(["stdbuf", "-oL", a.llmc.resolve()], cwd=folder, stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": str(a.threads)}) as p:
+        for line in p.stdout:  # it does 40 steps and cannot be told otherwise
+            if m := re.match(r"step \d+: .*took ([0-9.]+) ms", line):
+                seconds.append(float(m[1]) / 1e3)
+            if len(seconds) == a.steps + SKIP:
+                p.terminate()
+                break
+    if len(seconds) < a.steps + SKIP:
+        sys.exit(f"{a.llmc} ended after {len(seconds)} steps")
+    return seconds[SKIP:]
+
+
 def peak(a):
     """FMA peak of all threads in float32, operations per second, as `minke bench` measures it."""
     out = subprocess.run([str(a.minke), "bench", "-m", str(ROOT / "models/thimble"), "-p", "8", "-n", "0", "-r", "1",
@@ -92,6 +144,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--minke", type=pathlib.Path, default=ROOT / "build/minke")
     p.add_argument("--python", help="interpreter that has torch and transformers")
+    p.add_argument("--llmc", type=pathlib.Path, help="llm.c's train_gpt2")
     p.add_argument("--shape", default="124m,3.2m,0.8m")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=8)
@@ -99,6 +152,12 @@ def main():
     p.add_argument("--out", help="name in bench/results, without ending")
     a = p.parse_args()
     rows = []
+    with tempfile.TemporaryDirectory() as d:
+        measure(a, rows, pathlib.Path(d))
+    report(a, rows)
+
+
+def measure(a, rows, gpt2):
     for shape in a.shape.split(","):
         found, limit = {}, []
         for _ in range(a.rounds):
@@ -108,12 +167,17 @@ def main():
                     found.setdefault(f"minke {precision}", []).extend(minke(a, shape, pathlib.Path(d), precision))
                 if a.python:
                     found.setdefault(f"torch {precision}", []).extend(torch(a, shape, precision == "bf16"))
+            if a.llmc and shape == "124m":
+                found.setdefault("llm.c f32", []).extend(llmc(a, shape, gpt2))
         n_tok = SHAPES[shape][5] * SHAPES[shape][6]
         for name, seconds in found.items():
             s = statistics.median(seconds)
             rate = 6 * n_param(shape) * n_tok / s
             rows.append({"shape": shape, "program": name, "seconds": s, "best": min(seconds), "tokens_per_second": n_tok / s,
                          "operations_per_second": rate, "of_f32_peak": rate / statistics.median(limit)})
+
+
+def report(a, rows):
     lines = ["| shape | program | s an update (best) | tokens/s | Gop/s (6 N) | of the f32 peak | minke of this precision is |",
              "|---|---|---|---|---|---|---|"]
     ours = {(r["shape"], r["program"].split()[1]): r["seconds"] for r in rows if r["program"].startswith("minke")}

@@ -95,7 +95,8 @@ typedef struct {
     const mk_rows *rows;
     mk_mat q, y;
     int64_t row_lo, row_hi, kv_head, head_lo, head_hi;
-    uint8_t *scratch;  // attention_scratch bytes, 64-byte aligned
+    const uint8_t *next;  // keys of the job that comes next, to be asked for early, or NULL
+    uint8_t *scratch;     // attention_scratch bytes, 64-byte aligned
 } mk_attn_job;
 
 // Gradients of a linear layer (docs/numerics.md; cpu/back_linear.c).  of weights: g += dy^T x;

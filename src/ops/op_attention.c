@@ -7,6 +7,12 @@
 #include "ops/kv_q8.h"
 #include "ops/tape_int.h"
 
+static size_t head_bytes(const mk_attn *a) {
+    size_t elem = a->type == MK_KV_F16 ? 2 : 4;
+    return a->type == MK_KV_Q8 ? mk_q8_shape_of(a).head_bytes
+                               : (size_t)MK_KV_BLOCK * (size_t)a->d_k * elem;
+}
+
 size_t mk_attn_block_bytes(const mk_attn *a) {
     if (a->type == MK_KV_Q8) {
         return (size_t)a->n_kv_head * mk_q8_shape_of(a).head_bytes;
@@ -35,6 +41,7 @@ typedef struct {
     const mk_rows *rows;
     mk_mat q, v, y;  // q is also k of kv_store
     job_shape shape;
+    size_t head_bytes;  // from the keys of a kv head to those of the next
     bool one_each;  // few jobs: each is one unit of cost, so that none falls to the wrong thread
     uint8_t *scratch;
     size_t scratch_bytes;
@@ -105,8 +112,24 @@ static int64_t job_cost(const mk_rows *rows, int64_t t, int64_t e) {
     return (e - t) * (rows->pos[e - 1] / MK_KV_BLOCK + 2);
 }
 
-static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64_t kv_head,
-                    int64_t range, uint8_t *mem) {
+// Where the keys of the rows from t on begin for a kv head.
+static const uint8_t *first_keys(const attn_work *w, int64_t t, int64_t kv_head) {
+    return w->kv.base + (size_t)w->rows->table[t][0] * w->kv.block_stride +
+           (size_t)kv_head * w->head_bytes;
+}
+
+// Those of the job behind job i of the rows [t, e).
+static const uint8_t *next_keys(const attn_work *w, int64_t t, int64_t e, int64_t i) {
+    int64_t n = w->a->n_kv_head * w->shape.n_range;
+    return i + 1 < n            ? first_keys(w, t, (i + 1) / w->shape.n_range)
+           : e < w->rows->n_tok ? first_keys(w, e, 0)
+                                : NULL;
+}
+
+// Job i of the rows [t, e).
+static void run_job(const attn_work *w, int64_t t, int64_t e, int64_t i, uint8_t *mem) {
+    const job_shape s = w->shape;
+    int64_t kv_head = i / s.n_range, range = i % s.n_range;
     int64_t group = w->a->n_head / w->a->n_kv_head;
     int64_t lo = range * s.heads, hi = lo + s.heads < group ? lo + s.heads : group;
     mk_attn_job job = {.a = w->a,
@@ -119,6 +142,7 @@ static void run_job(const attn_work *w, job_shape s, int64_t t, int64_t e, int64
                        .kv_head = kv_head,
                        .head_lo = kv_head * group + lo,
                        .head_hi = kv_head * group + hi,
+                       .next = next_keys(w, t, e, i),
                        .scratch = mem};
     w->k->attention(&job);
 }
@@ -133,7 +157,7 @@ static int64_t run_units(const attn_work *w, int64_t lo, int64_t hi, uint8_t *me
         int64_t cost = w->one_each ? 1 : job_cost(w->rows, t, e);
         for (int64_t i = 0; i < per_run; i++, at += cost) {
             if (at >= lo && at < hi) {
-                run_job(w, s, t, e, i / s.n_range, i % s.n_range, mem);
+                run_job(w, t, e, i, mem);
             }
         }
     }
@@ -174,6 +198,7 @@ void mk_op_attention(mk_ops *ops, mk_mat y, mk_mat q, const mk_attn *a, mk_kv_la
     MK_ASSERT(q.n_col == a->n_head * a->d_k && y.n_col == a->n_head * a->d_v);
     size_t mark = mk_op_mark(ops);
     attn_work w = {.k = ops->k, .a = a, .kv = kv, .rows = rows, .q = q, .y = y};
+    w.head_bytes = head_bytes(a);
     w.scratch_bytes = ops->k->attention_scratch(a);
     w.scratch = mk_ops_take(ops, w.scratch_bytes * (size_t)ops->n_thread);
     if (!ops->dry && rows->n_tok > 0) {

@@ -6,6 +6,10 @@
 #include "base/alloc.h"
 #include "base/mathx.h"
 
+// STRETCH: probabilities that are computed at once.  SERIAL_FLOATS: fewer logits are not worth
+// waking a thread.
+enum { STRETCH = 512, SERIAL_FLOATS = 8192 };
+
 typedef struct {
     mk_rollout_item *item;  // NULL: free
     int seq;
@@ -21,6 +25,8 @@ typedef struct {
     int32_t *chosen;  // [n_seq]
     float *lse, *logp;
     int64_t n_step, n_done, n;
+    mk_pool *pool;  // while tokens are chosen
+    mk_mat logits;
 } rollout;
 
 // --- choosing ------------------------------------------------------------------------------------
@@ -35,15 +41,22 @@ static int32_t best(const float *z, int64_t n) {
 
 // The first id whose cumulated probability passes u; ids ascending, sums in double.
 static int32_t draw(const float *z, int64_t n, float inverse, float lse, double u) {
+    _Alignas(64) float p[STRETCH];
     double sum = 0;
     int32_t last = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double p = (double)mk_expf(z[i] * inverse - lse);
-        if (p > 0) {
-            last = (int32_t)i;
-            sum += p;
-            if (sum > u) {
-                return last;
+    for (int64_t i = 0; i < n; i += STRETCH) {
+        int64_t left = n - i < STRETCH ? n - i : STRETCH;
+        for (int64_t k = 0; k < left; k++) {
+            p[k] = z[i + k] * inverse;
+        }
+        mk_row_exp(p, p, left, lse, 1);
+        for (int64_t k = 0; k < left; k++) {
+            if (p[k] > 0) {
+                last = (int32_t)(i + k);
+                sum += (double)p[k];
+                if (sum > u) {
+                    return last;
+                }
             }
         }
     }
@@ -58,6 +71,39 @@ static void forbid(const mk_rollout_opts *o, mk_mat logits) {
     }
 }
 
+static int32_t choose_one(const rollout *r, int64_t i) {
+    const mk_rollout_item *item = r->slot[r->of[i]].item;
+    const float *z = r->logits.p + i * r->logits.stride;
+    float t = r->o->temperature;
+    return t > 0 ? draw(z, r->o->n_token, 1 / t, r->lse[i],
+                        mk_rng_unit(item->seed, (uint64_t)item->n))
+                 : best(z, r->o->n_token);
+}
+
+static void choose_some(void *arg, int ith, int n_thread) {
+    rollout *r = arg;
+    int64_t lo, hi;
+    (void)n_thread;
+    while (mk_pool_take(r->pool, ith, &lo, &hi)) {
+        for (int64_t i = lo; i < hi; i++) {
+            r->chosen[i] = choose_one(r, i);
+        }
+    }
+}
+
+static void choose_all(rollout *r, mk_ops *ops, mk_mat logits) {
+    r->pool = mk_ops_pool(ops);
+    r->logits = logits;
+    if (r->n_step * r->o->n_token < SERIAL_FLOATS) {
+        for (int64_t i = 0; i < r->n_step; i++) {
+            r->chosen[i] = choose_one(r, i);
+        }
+        return;
+    }
+    mk_pool_share(r->pool, r->n_step, 1 + SERIAL_FLOATS / (4 * r->o->n_token));
+    mk_pool_run(r->pool, choose_some, r);
+}
+
 static mk_status choose(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
     rollout *r = arg;
     forbid(r->o, logits);
@@ -67,13 +113,7 @@ static mk_status choose(void *arg, mk_ops *ops, mk_mat logits, mk_err *err) {
         r->chosen[i] = 0;
     }
     mk_op_logprob(ops, r->logp, r->lse, logits, r->chosen, t);
-    for (int64_t i = 0; i < r->n_step; i++) {
-        const mk_rollout_item *item = r->slot[r->of[i]].item;
-        const float *z = logits.p + i * logits.stride;
-        r->chosen[i] = r->o->temperature > 0 ? draw(z, r->o->n_token, 1 / t, r->lse[i],
-                                                    mk_rng_unit(item->seed, (uint64_t)item->n))
-                                             : best(z, r->o->n_token);
-    }
+    choose_all(r, ops, logits);
     mk_op_logprob(ops, r->logp, NULL, logits, r->chosen, t);
     return MK_OK;
 }

@@ -30,7 +30,11 @@ typedef struct {
     float *keys;  // [4][d_k][16] of the current block: latent, or staged
     float *vals;  // [64][dv_pad] of the current block: staged
     bool staged;
-    ptrdiff_t ahead;  // bytes to the same place in the next block, 0 in the last
+    // A few latent queries: what comes next is asked for between the products of the scores, not
+    // all at once while the keys are transposed.
+    bool spread;
+    const uint8_t *block;  // keys of the current block, as they are in the cache
+    ptrdiff_t ahead;  // bytes to the same place in the next block or, in the last, of the next job
     float corr[WALK];
 } attn_state;
 
@@ -65,6 +69,7 @@ static void state_init(attn_state *s, const mk_attn_job *job) {
     layout(s, a, job->scratch);
     s->n_query = s->queries.n;
     s->staged = a->type == MK_KV_F16 && s->n_query >= STAGE_FROM;
+    s->spread = a->latent && s->n_query <= WALK;
     int64_t n_pad = (s->n_query + WALK - 1) / WALK * WALK;
     memset(s->q, 0, (size_t)(n_pad * a->d_k) * sizeof *s->q);
     memset(s->acc, 0, (size_t)(s->n_query * s->dv_pad) * sizeof *s->acc);
@@ -98,16 +103,17 @@ MK_INLINE void ask(const bool f16, const uint8_t *p, int64_t i, ptrdiff_t ahead)
 }
 
 // --- scores --------------------------------------------------------------------------------------
-// Keys of a block as the kernel reads them; ahead: see attn_state, 0 when not to be asked for.
+// Keys of a block as the kernel reads them, and from where on memory is asked for, in the same
+// order; elem: bytes of a number there.
 typedef struct {
-    const uint8_t *k;
+    const uint8_t *k, *ask;
+    size_t elem;
     int64_t d_k;
     float scale;
-    ptrdiff_t ahead;
 } key_tile;
 
 // Q queries against G groups of 16 keys: p[query][key] = scale * q.k.
-MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float *q,
+MK_INLINE void score_tile(const int Q, const int G, const bool f16, const bool asks, const float *q,
                           const key_tile *t, float *p) {
     v16f acc[8][4];
     const int64_t d_k = t->d_k;
@@ -120,8 +126,8 @@ MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float 
         v16f key[4];
         MK_UNROLL for (int g = 0; g < G; g++) {
             key[g] = load_kv(f16, t->k, (g * d_k + d) * 16);
-            if (Q < 8) {
-                ask(f16, t->k, (g * d_k + d) * 16, t->ahead);
+            if (asks) {
+                __builtin_prefetch(t->ask + (size_t)((g * d_k + d) * 16) * t->elem);
             }
         }
         MK_UNROLL for (int i = 0; i < Q; i++) {
@@ -139,11 +145,13 @@ MK_INLINE void score_tile(const int Q, const int G, const bool f16, const float 
     }
 }
 
-MK_INLINE void score_groups(const int Q, const int G, const bool f16, const attn_state *s,
-                            int64_t i, const float *q, key_tile t, int64_t n_group) {
+MK_INLINE void score_groups(const int Q, const int G, const bool f16, const bool asks,
+                            const attn_state *s, int64_t i, const float *q, key_tile t,
+                            int64_t n_group) {
     for (int64_t g = 0; g < n_group; g += G) {
-        score_tile(Q, G, f16, q + i, &t, s->p + i * MK_KV_BLOCK + 16 * g);
+        score_tile(Q, G, f16, asks, q + i, &t, s->p + i * MK_KV_BLOCK + 16 * g);
         t.k += (size_t)(G * t.d_k * 16) * (f16 ? 2 : 4);
+        t.ask += (size_t)(G * t.d_k * 16) * t.elem;
     }
 }
 
@@ -152,20 +160,25 @@ MK_INLINE void score_groups(const int Q, const int G, const bool f16, const attn
 MK_INLINE void scores(const bool f16, const attn_state *s, const float *q, const uint8_t *k,
                       int64_t n, int64_t n_group) {
     const mk_attn *a = s->job->a;
-    key_tile t = {k, a->d_k, a->scale, a->latent || s->staged ? 0 : s->ahead};
+    key_tile t = {k, s->staged && !a->latent ? k : s->block + s->ahead,
+                  a->type == MK_KV_F16 ? 2 : 4, a->d_k, a->scale};
     for (int64_t i = 0; i < n;) {
         int64_t left = n - i;
         if (MK_ATTN_Q == 8 && left >= 5) {
-            score_groups(8, 2, f16, s, i, q, t, n_group);
+            if (s->spread) {
+                score_groups(8, 2, f16, true, s, i, q, t, n_group);
+            } else {
+                score_groups(8, 2, f16, false, s, i, q, t, n_group);
+            }
             i += 8;
         } else if (MK_ATTN_Q == 8 && left >= 3) {
-            score_groups(4, 4, f16, s, i, q, t, n_group);
+            score_groups(4, 4, f16, true, s, i, q, t, n_group);
             i += 4;
         } else if (MK_ATTN_Q >= 2 && left >= 2) {
-            score_groups(2, MK_ATTN_Q == 8 ? 4 : 2, f16, s, i, q, t, n_group);
+            score_groups(2, MK_ATTN_Q == 8 ? 4 : 2, f16, true, s, i, q, t, n_group);
             i += 2;
         } else {
-            score_groups(1, MK_ATTN_Q == 1 ? 1 : 4, f16, s, i, q, t, n_group);
+            score_groups(1, MK_ATTN_Q == 1 ? 1 : 4, f16, true, s, i, q, t, n_group);
             i += 1;
         }
     }
@@ -313,13 +326,14 @@ MK_INLINE void walk(const bool f16_k, const bool f16_v, attn_state *s, int64_t i
 static void transpose_keys(const attn_state *s, const uint8_t *block, int64_t n_key) {
     int64_t d_k = s->job->a->d_k;
     bool f16 = s->job->a->type == MK_KV_F16;
+    ptrdiff_t ahead = s->spread ? 0 : s->ahead;
     for (int64_t j = 0; j < n_key; j += 16) {
         for (int64_t d = 0; d < d_k; d += 16) {
             v16f r[16];
             int64_t n = d_k - d < 16 ? d_k - d : 16;
             MK_UNROLL for (int i = 0; i < 16; i++) {
                 r[i] = load_kv_n(f16, block, (j + i) * d_k + d, n);
-                ask(f16, block, (j + i) * d_k + d, s->ahead);
+                ask(f16, block, (j + i) * d_k + d, ahead);
             }
             vf_transpose(r);
             MK_UNROLL for (int i = 0; i < 16; i++) {
@@ -369,6 +383,7 @@ static void one_block(attn_state *s, int64_t blk, const uint8_t *block, int64_t 
            v_bytes = (size_t)(MK_KV_BLOCK * a->d_v) * elem;
     const uint8_t *k = block;
     pv_job b = {.v = block, .stride = a->d_k, .d_v = a->d_v, .dv_pad = s->dv_pad};
+    s->block = block + (a->latent ? 0 : (size_t)s->job->kv_head * k_bytes);
     if (a->latent) {
         transpose_keys(s, block, n_key);
         k = (const uint8_t *)s->keys;
@@ -409,13 +424,16 @@ void MK_FN(attention)(const mk_attn_job *job) {
     state_init(&s, job);
     int64_t last = job->rows->pos[job->row_hi - 1];  // rows ascend
     const int32_t *table = job->rows->table[job->row_lo];
+    size_t head =
+        (size_t)(job->kv_head * MK_KV_BLOCK * job->a->d_k) * (job->a->type == MK_KV_F16 ? 2 : 4);
     for (int64_t blk = 0; blk <= last / MK_KV_BLOCK; blk++) {
         const uint8_t *block = job->kv.base + (size_t)table[blk] * job->kv.block_stride;
         int64_t n_key = last + 1 - blk * MK_KV_BLOCK;
         bool more = n_key > MK_KV_BLOCK;
         s.ahead = more ? ((ptrdiff_t)table[blk + 1] - (ptrdiff_t)table[blk]) *
                              (ptrdiff_t)job->kv.block_stride
-                       : 0;
+                  : job->next ? job->next - (block + head)
+                              : 0;
         one_block(&s, blk, block, more ? MK_KV_BLOCK : n_key);
     }
     finish(&s);

@@ -48,12 +48,51 @@ static void put_floats(float *dst, int64_t tb, const v16f x[2]) {
     }
 }
 
+// Without an instruction set that transposes in registers float by float is faster.
+#if defined(MK_ISA_AVX512)
+#define WHOLE_BLOCKS true
+#else
+#define WHOLE_BLOCKS false
+#endif
+
+// A whole block: x[t] and x[8 + t] are columns 0..15 and 16..31 of token t.  Transposed, x[c] is
+// two records, of columns c and 16 + c; whole vectors are stored so that the half in the wrong
+// place is overwritten by its owner.  Three to four times as fast as float by float.
+static void put_block(float *dst, v16f x[16]) {
+    vf_transpose(x);
+    MK_UNROLL for (int c = 15; c >= 0; c--) {
+        vf_store(dst + (15 + c) * MK_X_BLOCK, x[c]);
+    }
+    MK_UNROLL for (int c = 0; c < 15; c++) {
+        vf_store(dst + c * MK_X_BLOCK, x[c]);
+    }
+    vf_store_n(dst + 15 * MK_X_BLOCK, x[15], MK_X_BLOCK);
+}
+
+MK_INLINE void prep_block(const mk_prep_job *job, int64_t first, int64_t n_tok, int64_t chunk,
+                          mk_x_form form, float *dst) {
+    v16f x[16];
+    for (int t = 0; t < MK_X_BLOCK; t++) {
+        v16f two[2] = {vf_zero(), vf_zero()};
+        if (t < n_tok) {
+            load_chunk(job, first + t, chunk, two);
+        }
+        x[t] = form == MK_X_BF16 ? vf_round_bf16(two[0]) : two[0];
+        x[8 + t] = form == MK_X_BF16 ? vf_round_bf16(two[1]) : two[1];
+    }
+    put_block(dst, x);
+}
+
 MK_INLINE void prep_floats(const mk_prep_job *job, int64_t lo, int64_t hi, mk_x_form form) {
     int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
     for (int64_t u = lo; u < hi; u++) {
         x_block b = block_at(job, u / n_chunk, form);
         int64_t chunk = u % n_chunk;
         float *dst = (float *)b.dst + chunk * MK_X_CHUNK * b.tb;
+        if (WHOLE_BLOCKS && b.tb == MK_X_BLOCK) {
+            prep_block(job, b.first, b.n_tok, chunk, form, dst);
+            continue;
+        }
         for (int64_t t = 0; t < b.tb; t++) {
             v16f x[2] = {vf_zero(), vf_zero()};
             if (t < b.n_tok) {
@@ -77,26 +116,48 @@ void MK_FN(prep_bf16)(const mk_prep_job *job, int64_t lo, int64_t hi) {
 }
 
 #if defined(MK_ISA_AVX512)
-// Records are pairs of bf16: the upper halves of the rounded floats, even element low.
+// 32 columns as pairs: the upper halves of the rounded floats, even element low.
+MK_INLINE v16f bf16_pairs(const v16f x[2]) {
+    __m512i lo = _mm512_srli_epi32(_mm512_castps_si512(vf_round_bf16(x[0])), 16);
+    __m512i hi = _mm512_srli_epi32(_mm512_castps_si512(vf_round_bf16(x[1])), 16);
+    __m512i all = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(lo)),
+                                     _mm512_cvtepi32_epi16(hi), 1);
+    return _mm512_castsi512_ps(all);
+}
+
+// A whole block: transposed, x[c] is the record of pair c and, behind it, nothing.
+static void put_pairs(uint32_t *dst, v16f x[16]) {
+    vf_transpose(x);
+    MK_UNROLL for (int c = 0; c < 15; c++) {
+        vf_store((float *)dst + c * MK_X_BLOCK, x[c]);
+    }
+    vf_store_n((float *)dst + 15 * MK_X_BLOCK, x[15], MK_X_BLOCK);
+}
+
 void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
     int64_t n_chunk = (job->n_in + MK_X_CHUNK - 1) / MK_X_CHUNK;
     for (int64_t u = lo; u < hi; u++) {
         x_block b = block_at(job, u / n_chunk, MK_X_BF16);
         int64_t chunk = u % n_chunk;
         uint32_t *dst = (uint32_t *)b.dst + chunk * (MK_X_CHUNK / 2) * b.tb;
-        for (int64_t t = 0; t < b.tb; t++) {
-            v16f x[2] = {vf_zero(), vf_zero()};
+        v16f pairs[16];
+        for (int64_t t = 0; t < 16; t++) {
+            pairs[t] = vf_zero();
             if (t < b.n_tok) {
+                v16f x[2];
                 load_chunk(job, b.first + t, chunk, x);
+                pairs[t] = bf16_pairs(x);
             }
-            uint16_t tmp[MK_X_CHUNK];
-            for (int i = 0; i < 2; i++) {
-                __m512i r = _mm512_castps_si512(vf_round_bf16(x[i]));
-                _mm256_storeu_si256((__m256i *)(tmp + 16 * i),
-                                    _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
-            }
+        }
+        if (b.tb == MK_X_BLOCK) {
+            put_pairs(dst, pairs);
+            continue;
+        }
+        for (int64_t t = 0; t < b.tb; t++) {
+            uint32_t tmp[MK_X_CHUNK / 2];
+            vf_store((float *)tmp, pairs[t]);
             for (int i = 0; i < MK_X_CHUNK / 2; i++) {
-                memcpy(dst + i * b.tb + t, tmp + 2 * i, 4);
+                dst[i * b.tb + t] = tmp[i];
             }
         }
     }
