@@ -298,6 +298,48 @@ static void take_more(mk_call_frame *f, const mk_tokenizer *tok, const mk_buf *b
     f->max = same(b, next, b, last) ? 0 : 2;  // a number that counts up: as far as it was seen
 }
 
+// --- reading it back -----------------------------------------------------------------------------
+static void note_call(void *arg, const mk_answer_event *ev) {
+    bool *seen = arg;
+    *seen = *seen || (ev->kind == MK_AE_TOOL_BEGIN && strcmp(ev->name, MK_CALL_NAME) == 0);
+}
+
+// A spelled text as the model's tokens would reach the parser.
+static mk_status push_spelled(mk_parser *p, const mk_tokenizer *tok, const mk_buf *b, mk_err *err) {
+    size_t end = mk_call_turn_end(tok, b, 0);
+    for (size_t i = 0; i < end;) {
+        size_t n = 1;
+        if ((unsigned char)b->data[i] == MK_GRAMMAR_TOKEN) {
+            int32_t id = mk_grammar_spelled_token(b->data + i);
+            const char *piece = mk_tokenizer_piece(tok, id, &n);
+            bool wanted = mk_tokenizer_type(tok, id) != MK_TOKEN_CONTROL ||
+                          (piece && mk_parser_wants(p, piece, n));
+            MK_TRY(piece && wanted ? mk_parser_push(p, piece, n, err) : MK_OK);
+            n = MK_GRAMMAR_TOKEN_BYTES;
+        } else {
+            MK_TRY(mk_parser_push(p, b->data + i, n, err));
+        }
+        i += n;
+    }
+    return mk_parser_finish(p, err);
+}
+
+// Is what the template writes a call to the parser, too?  What is not would be forced upon the
+// model and then be given out as text.
+static mk_status reads_back(const mk_chat_template *t, const mk_tokenizer *tok, const mk_buf *b,
+                            bool *ok, mk_err *err) {
+    json_t *tools = marked_tools();
+    mk_parse_opts po = {.tools = tools, .no_reasoning = true};
+    mk_parser *p = NULL;
+    *ok = false;
+    mk_parse_detect(mk_chat_template_text_for(t, tools), &po);
+    mk_status st = mk_parser_create(&po, note_call, ok, &p, err);
+    st = st == MK_OK ? push_spelled(p, tok, b, err) : st;
+    mk_parser_destroy(p);
+    json_decref(tools);
+    return st;
+}
+
 // --- the frame -----------------------------------------------------------------------------------
 static mk_status try_how(const mk_chat_template *t, const mk_tokenizer *tok, how h,
                          mk_call_frame *f, mk_err *err) {
@@ -305,7 +347,13 @@ static mk_status try_how(const mk_chat_template *t, const mk_tokenizer *tok, how
     mk_buf_init(&text, MK_CALL_TEXT_MAX);
     h.n_call = 1;
     mk_status st = mk_call_spelled(t, tok, &h, &text, err);
-    if (st == MK_OK && take_one(f, tok, &text)) {
+    bool taken = st == MK_OK && take_one(f, tok, &text), read = taken;
+    st = taken ? reads_back(t, tok, &text, &read, err) : st;
+    if (taken && !read) {
+        f->kind = MK_CALLS_OPEN;
+        f->why_not =
+            "calls in the way that the model's chat template writes them are not read here";
+    } else if (st == MK_OK && taken) {
         h.n_call = MAX_CALLS;
         st = mk_call_spelled(t, tok, &h, &text, err);
         if (st == MK_OK) {

@@ -102,6 +102,7 @@ typedef struct {
     const json_t *template_kwargs;  // object with more variables for the template; NULL
     // The last of `messages`, an assistant's, is the beginning of the answer.
     bool continue_last;
+    bool open_end;  // without the template's words that begin an answer
     // how
     mk_sample_params sample;
     int64_t n_predict;        // tokens at most; < 0 = until the window is full

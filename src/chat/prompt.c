@@ -232,6 +232,7 @@ void mk_llm_probe_calls(mk_llm *llm) {
 static mk_status render(const mk_llm *llm, const mk_request *r, const json_t *messages,
                         mk_prompt *p, mk_err *err) {
     mk_chat_render_opts o = MK_CHAT_RENDER_DEFAULTS;
+    o.add_generation_prompt = !r->open_end;
     o.enable_thinking = r->think == MK_THINK_DEFAULT ? -1 : r->think == MK_THINK_ON;
     o.reasoning_effort = r->effort;
     o.extra = r->template_kwargs;

@@ -23,6 +23,7 @@ mk_request mk_service_request(const mk_ask *ask) {
         .effort = ask->effort,
         .template_kwargs = ask->template_kwargs,
         .continue_last = ask->continue_last,
+        .open_end = ask->open_end,
     };
 }
 

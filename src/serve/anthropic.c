@@ -429,6 +429,9 @@ static mk_status read_tool_choice(const mk_at *at, const json_t *v, void *to, mk
 
 // In the order in which they depend on each other: system before messages, tools before the choice.
 static const mk_field body_rows[] = {
+    // first: its messages are a part, and no conversation by themselves
+    {"thread", MK_F_REFUSE, .why = "no conversation is held here, send all of it"},
+    {"compaction", MK_F_REFUSE, .why = "this server makes no summaries"},
     {"model", MK_F_TEXT, 1, MAX_NAME, .at = offsetof(mk_ask, model)},
     {"max_tokens", MK_F_I64, 0, MAX_TOKENS, .at = offsetof(mk_ask, n_predict)},
     {"system", MK_F_READ, .read = read_system},

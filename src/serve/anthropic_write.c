@@ -384,5 +384,8 @@ void mk_anthropic_error(int http_status, const mk_err *err, mk_buf *out) {
     }
     mk_buf_printf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", type);
     mk_wire_text(out, err->msg);
+    if (strncmp(err->msg, "/thread: ", 9) == 0) {  // clients then send the whole conversation
+        mk_buf_puts(out, ",\"details\":{\"error_code\":\"thread_unsupported_request\"}");
+    }
     mk_buf_puts(out, "}}");
 }

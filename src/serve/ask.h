@@ -42,6 +42,7 @@ typedef struct {
     int64_t n_ids;
     bool echo;                // text completion: give the prompt back, too
     bool continue_last;       // the last assistant message is the beginning of the answer
+    bool open_end;            // the template's words that begin an answer are left out
     json_t *template_kwargs;  // more variables for the template; NULL
 
     mk_tool_choice tool_choice;

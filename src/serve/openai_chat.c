@@ -192,6 +192,15 @@ static mk_status read_continue(const mk_at *at, const json_t *v, void *ask, mk_e
     return MK_OK;
 }
 
+static mk_status read_generation_prompt(const mk_at *at, const json_t *v, void *ask, mk_err *err) {
+    mk_ask *a = ask;
+    if (!json_is_boolean(v)) {
+        return mk_at_expected(at, err, v, "true or false");
+    }
+    a->open_end = json_is_false(v);
+    return MK_OK;
+}
+
 static mk_status read_modalities(const mk_at *at, const json_t *v, void *ask, mk_err *err) {
     (void)ask;
     size_t i;
@@ -219,8 +228,8 @@ static const mk_field rows[] = {
     {"response_format", MK_F_READ, .read = mk_read_format},
     {"continue_final_message", MK_F_READ, .read = read_continue},
     {"modalities", MK_F_READ, .read = read_modalities},
-    MK_SKIP("add_generation_prompt"),  // follows from continue_final_message
-    MK_SKIP("store"),                  // chat completions are not kept
+    {"add_generation_prompt", MK_F_READ, .read = read_generation_prompt},
+    MK_SKIP("store"),  // chat completions are not kept
     MK_SKIP("metadata"),
     MK_SKIP("prediction"),  // may only make the answer faster
     {"functions", MK_F_REFUSE, 0, .why = "send \"tools\""},
@@ -236,6 +245,13 @@ mk_status mk_openai_chat_parse(const json_t *body, mk_ask *a, mk_err *err) {
         return mk_at_fail(MK_AT(NULL, "messages"), err, MK_EUSAGE,
                           "expected an array of at least one message, got nothing");
     }
+    if (json_is_true(json_object_get(body, "add_generation_prompt")) &&
+        json_is_true(json_object_get(body, "continue_final_message"))) {
+        return mk_at_fail(MK_AT(NULL, "add_generation_prompt"), err, MK_EUSAGE,
+                          "expected false or nothing with continue_final_message: an answer is "
+                          "begun or continued, not both");
+    }
+    a->open_end = a->open_end && !a->continue_last;
     const json_t *last = json_array_get(a->messages, json_array_size(a->messages) - 1);
     const char *role = json_string_value(json_object_get(last, "role"));
     if (a->continue_last && strcmp(role, "assistant") != 0) {

@@ -164,6 +164,20 @@ static const char *error_type(int http_status) {
     return http_status >= 500 ? "server_error" : "invalid_request_error";
 }
 
+// What is missing has codes by which clients tell what to do about it.
+static const char *missing_code(const mk_err *err) {
+    static const char *const rows[][2] = {
+        {"there is no model", "model_not_found"},
+        {"/previous_response_id: no answer", "previous_response_not_found"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (strncmp(err->msg, rows[i][0], strlen(rows[i][0])) == 0) {
+            return rows[i][1];
+        }
+    }
+    return NULL;
+}
+
 const char *mk_openai_error_code(int http_status, const mk_err *err) {
     if (http_status == 401) {
         return "invalid_api_key";
@@ -171,11 +185,13 @@ const char *mk_openai_error_code(int http_status, const mk_err *err) {
     if (http_status == 429) {
         return "rate_limit_exceeded";
     }
+    const char *missing = missing_code(err);
+    if (missing) {
+        return missing;
+    }
     switch (err->code) {
     case MK_ECONTEXT:
         return "context_length_exceeded";
-    case MK_ENOTFOUND:
-        return "model_not_found";
     case MK_EUNSUPPORTED:
         return "unsupported_parameter";
     case MK_EUSAGE:

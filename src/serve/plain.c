@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "chat/encode.h"
 #include "serve/books.h"
 
@@ -204,15 +205,41 @@ static json_t *ids_json(const mk_ids *ids) {
     return a;
 }
 
-static mk_status tokenize(mk_service *s, const json_t *o, mk_ids *ids, mk_err *err) {
+// The text of one token, or its bytes where they are no text by themselves.
+static json_t *piece_json(const mk_tokenizer *t, int32_t id) {
+    size_t n = 0;
+    const char *p = mk_tokenizer_piece(t, id, &n);
+    if (p && mk_utf8_valid(p, n)) {
+        return mk_json_text(p, n);
+    }
+    json_t *bytes = json_array();
+    for (size_t i = 0; p && i < n; i++) {
+        json_array_append_new(bytes, json_integer((unsigned char)p[i]));
+    }
+    return bytes;
+}
+
+// {"id", "piece"} instead of each id.
+static json_t *pieces_json(const mk_tokenizer *t, const mk_ids *ids) {
+    json_t *a = json_array();
+    for (int64_t i = 0; i < ids->n; i++) {
+        json_array_append_new(a, json_pack("{s:i, s:o}", "id", (int)ids->data[i], "piece",
+                                           piece_json(t, ids->data[i])));
+    }
+    return a;
+}
+
+static mk_status tokenize(mk_service *s, const json_t *o, mk_ids *ids, json_t **tokens,
+                          mk_err *err) {
     const char *text = NULL, *name = NULL;
-    bool special = false, bos = false;
+    bool special = false, bos = false, pieces = false;
     MK_TRY(mk_json_get_str(o, "content", &text, err));
     MK_TRY(text ? MK_OK : mk_json_get_str(o, "prompt", &text, err));
     MK_TRY(text ? MK_OK : mk_json_get_str(o, "text", &text, err));
     MK_TRY(mk_json_get_str(o, "model", &name, err));
     MK_TRY(mk_json_get_bool(o, "parse_special", &special, err));
     MK_TRY(mk_json_get_bool(o, "add_special", &bos, err));
+    MK_TRY(mk_json_get_bool(o, "with_pieces", &pieces, err));
     if (!text) {
         return MK_FAIL(err, MK_EUSAGE, "/content: expected a text");
     }
@@ -221,20 +248,22 @@ static mk_status tokenize(mk_service *s, const json_t *o, mk_ids *ids, mk_err *e
         return err->code;
     }
     mk_encode_opts eo = {.add_special = bos, .parse_special = special};
-    return mk_tokenizer_encode(mk_llm_tokenizer(m->llm), text, strlen(text), eo, ids, err);
+    const mk_tokenizer *t = mk_llm_tokenizer(m->llm);
+    MK_TRY(mk_tokenizer_encode(t, text, strlen(text), eo, ids, err));
+    *tokens = pieces ? pieces_json(t, ids) : ids_json(ids);
+    return MK_OK;
 }
 
 HANDLER(tokenize) {
     (void)c;
     mk_err err = {0};
-    json_t *o = NULL;
+    json_t *o = NULL, *tokens = NULL;
     mk_ids ids = {0};
     mk_status st = body_json(x, &o, &err);
-    st = st == MK_OK ? tokenize(s, o, &ids, &err) : st;
+    st = st == MK_OK ? tokenize(s, o, &ids, &tokens, &err) : st;
     if (st == MK_OK) {
-        mk_service_json(
-            s, x, 200,
-            json_pack("{s:o, s:I}", "tokens", ids_json(&ids), "count", (json_int_t)ids.n));
+        mk_service_json(s, x, 200,
+                        json_pack("{s:o, s:I}", "tokens", tokens, "count", (json_int_t)ids.n));
     } else {
         fail(s, x, r, &err);
     }
@@ -346,7 +375,11 @@ HANDLER(count_tokens) {
     mk_err err = {0};
     dry_run d;
     if (dry_run_make(&d, s, x, r->dialect, c, &err) == MK_OK) {
-        mk_service_json(s, x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)d.p.ids.n));
+        json_t *v = json_pack("{s:I}", "input_tokens", (json_int_t)d.p.ids.n);
+        if (r->dialect == &mk_dialect_openai_responses) {
+            (void)json_object_set_new(v, "object", json_string("response.input_tokens"));
+        }
+        mk_service_json(s, x, 200, v);
     } else {
         fail(s, x, r, &err);
     }

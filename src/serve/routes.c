@@ -19,6 +19,11 @@
     }
 #define PLAIN(method_, path_, name_)                                                               \
     { .method = method_, .path = path_, .handle = mk_plain_##name_, .worker = true }
+#define COUNT(path_, dialect_)                                                                     \
+    {                                                                                              \
+        .method = "POST", .path = path_, .dialect = &dialect_, .handle = mk_plain_count_tokens,    \
+        .worker = true                                                                             \
+    }
 #define OLLAMA(method_, path_, name_)                                                              \
     {                                                                                              \
         .method = method_, .path = path_, .dialect = &mk_dialect_ollama_chat,                      \
@@ -34,11 +39,9 @@ static const route routes[] = {
     ANSWER("/v1/messages", mk_dialect_anthropic),
     ANSWER("/api/chat", mk_dialect_ollama_chat),
     ANSWER("/api/generate", mk_dialect_ollama_generate),
-    {.method = "POST",
-     .path = "/v1/messages/count_tokens",
-     .dialect = &mk_dialect_anthropic,
-     .handle = mk_plain_count_tokens,
-     .worker = true},
+    COUNT("/v1/messages/count_tokens", mk_dialect_anthropic),
+    COUNT("/v1/chat/completions/input_tokens", mk_dialect_openai_chat),
+    COUNT("/v1/responses/input_tokens", mk_dialect_openai_responses),
     PLAIN("GET", "/v1/models", models),
     PLAIN("GET", "/v1/models/*", model),
     PLAIN("POST", "/tokenize", tokenize),

@@ -108,6 +108,21 @@ static void templates_without_calls(void **state) {
     mk_tokenizer_destroy(tok);
 }
 
+// What the parser would not know for a call is not demanded of a model.
+static void calls_that_are_not_read(void **state) {
+    (void)state;
+    mk_tokenizer *tok = load("qwen2", true);
+    mk_chat_template *t = read_template("meetkai-functionary-medium-v3.2");
+    mk_call_frame f;
+    find_frame(t, tok, &f);
+    assert_true(f.has_calls);
+    assert_int_equal(f.kind, MK_CALLS_OPEN);
+    assert_non_null(strstr(f.why_not, "not read"));
+    mk_call_frame_free(&f);
+    mk_chat_template_destroy(t);
+    mk_tokenizer_destroy(tok);
+}
+
 static void drive_all(const char *name, bool with_marks, mk_grammar_calls c, totals *sum) {
     mk_err err = {0};
     mk_tokenizer *tok = load(name, with_marks);
@@ -248,10 +263,15 @@ static void errors_name_the_tool(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(frames_are_found),     cmocka_unit_test(templates_without_calls),
-        cmocka_unit_test(required_calls),       cmocka_unit_test(one_call_at_most),
-        cmocka_unit_test(text_or_calls),        cmocka_unit_test(form_or_calls),
-        cmocka_unit_test(marks_in_letters),     cmocka_unit_test(open_calls),
+        cmocka_unit_test(frames_are_found),
+        cmocka_unit_test(templates_without_calls),
+        cmocka_unit_test(calls_that_are_not_read),
+        cmocka_unit_test(required_calls),
+        cmocka_unit_test(one_call_at_most),
+        cmocka_unit_test(text_or_calls),
+        cmocka_unit_test(form_or_calls),
+        cmocka_unit_test(marks_in_letters),
+        cmocka_unit_test(open_calls),
         cmocka_unit_test(errors_name_the_tool),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,3 +83,30 @@ def served(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("served"), "--parallel", 8)
     yield server
     assert server.stop() == 0, server.errors
+
+
+# What the model of `agent` learned, and all it knows.
+TOOL_QUESTION, TOOL_RESULT, TOOL_ANSWER = "How warm is it in Oslo?", "7 degrees", "7 degrees in Oslo."
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory):
+    """`minke serve` of a model that calls tools of its own accord: it learned one conversation by heart."""
+    from serving import Server
+    home = tmp_path_factory.mktemp("agent")
+    template = ROOT / "tests/cli/tools.jinja"
+    shape = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 48, "intermediate_size": 96,
+             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 24, "max_position_embeddings": 1024,
+             "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "initializer_range": 0.02, "tie_word_embeddings": True, "vocab_size": 304,
+             "eos_token_id": 298, "dtype": "float32"}
+    call = {"id": "call_0", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
+    talk = {"tools": [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}],
+            "messages": [{"role": "user", "content": TOOL_QUESTION}, {"role": "assistant", "content": "", "tool_calls": [call]},
+                         {"role": "tool", "tool_call_id": "call_0", "content": TOOL_RESULT}, {"role": "assistant", "content": TOOL_ANSWER}]}
+    (home / "config.json").write_text(json.dumps(shape))
+    (home / "talk.jsonl").write_text(json.dumps(talk) + "\n")
+    subprocess.run([MINKE, "train", "pretrain", "--config", home / "config.json", "--tokenizer", ROOT / "models/thimble/tokenizer",
+                    "--template", template, "-o", home / "run", "--steps", "100", "--batch-tokens", "256", "--lr", "1e-2", "--warmup", "5",
+                    "-q", home / "talk.jsonl"], check=True)
+    with Server(home, "--template", template, model=str(home / "run/model")) as server:
+        yield server

@@ -1,10 +1,12 @@
 """Anthropic's own client against a running `minke serve`."""
 import asyncio
+import json
 
 import anthropic
 import pytest
 from pydantic import BaseModel
 
+from conftest import TOOL_ANSWER, TOOL_QUESTION, TOOL_RESULT
 from serving import Server
 
 QUESTION = "What is (37+58)*6-129?"
@@ -136,6 +138,59 @@ def test_parse(client):
     assert isinstance(r.parsed_output, Value) and r.content[0].type == "thinking"
     with client.messages.stream(**ASK, output_format=Value) as stream:
         assert stream.get_final_message().parsed_output == r.parsed_output
+
+
+# --- tools ---------------------------------------------------------------------------------------------------------
+CITY = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Busan"]}}, "required": ["city"], "additionalProperties": False}
+CALL = ASK | {"messages": [{"role": "user", "content": TOOL_QUESTION}],
+              "tools": [{"name": "get_weather", "description": "of a city", "input_schema": CITY}]}
+
+
+@pytest.fixture(scope="module")
+def caller(agent):
+    with anthropic.Anthropic(base_url=agent.url, api_key="any", max_retries=0, timeout=60) as c:
+        yield c
+
+
+@pytest.mark.parametrize("choice", [{"type": "auto"}, {"type": "any"}, {"type": "tool", "name": "get_weather"}], ids=lambda c: c["type"])
+def test_tool_use(caller, choice):
+    """A call, whole and streamed; its result goes back, and the model answers."""
+    ask = CALL | {"tool_choice": choice | {"disable_parallel_tool_use": True}}
+    r = caller.messages.create(**ask)
+    [use] = r.content
+    assert (r.stop_reason, use.type, use.name, use.input) == ("tool_use", "tool_use", "get_weather", {"city": "Oslo"})
+
+    with caller.messages.stream(**ask) as stream:
+        pieces = [e.partial_json for e in stream if e.type == "input_json"]
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.content[0].name, final.content[0].input) == ("tool_use", use.name, use.input)
+    assert json.loads("".join(pieces)) == use.input
+
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use.id, "content": TOOL_RESULT}]}
+    back = CALL | {"messages": [*CALL["messages"], {"role": "assistant", "content": r.content}, result]}
+    end = caller.messages.create(**back)
+    assert blocks(end) == [("text", TOOL_ANSWER)] and end.stop_reason == "end_turn"
+    counted = caller.messages.count_tokens(model="m", messages=back["messages"], tools=CALL["tools"]).input_tokens
+    assert prompt_tokens(end.usage) == counted > prompt_tokens(r.usage)
+    with caller.messages.stream(**back) as stream:
+        assert blocks(stream.get_final_message()) == blocks(end)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tool_runner(caller, stream):
+    """The client's own loop: it runs what the model calls, sends back what came of it, and ends when the model answers."""
+    ran = []
+
+    @anthropic.beta_tool(input_schema=CITY)
+    def get_weather(city: str) -> str:
+        """Of a city."""
+        ran.append(city)
+        return TOOL_RESULT
+
+    runner = caller.beta.messages.tool_runner(**CALL | {"tools": [get_weather]}, max_iterations=5, stream=stream)
+    messages = [turn.get_final_message() if stream else turn for turn in runner]
+    assert [m.stop_reason for m in messages] == ["tool_use", "end_turn"] and ran == ["Oslo"]
+    assert messages[1].content[0].text == TOOL_ANSWER
 
 
 def test_models(client):

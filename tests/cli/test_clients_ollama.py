@@ -5,6 +5,8 @@ import json
 import ollama
 import pytest
 
+from conftest import TOOL_ANSWER, TOOL_QUESTION, TOOL_RESULT
+
 QUESTION = "What is (37+58)*6-129?"
 USER = [{"role": "user", "content": QUESTION}]
 SCHEMA = {"type": "object", "properties": {"value": {"type": "integer", "minimum": 100, "maximum": 199}},
@@ -92,6 +94,30 @@ def test_forms(client):
     assert streamed == r.message.content
     assert isinstance(json.loads(client.generate("thimble", QUESTION, format="json", options={"num_predict": 200,
                                                                                               "seed": 1}).response), dict)
+
+
+def get_weather(city: str) -> str:
+    """Of a city.
+
+    Args:
+        city: its name
+    """
+    return {"Oslo": TOOL_RESULT}[city]
+
+
+def test_tool_call(agent):
+    """A call of the model's own accord, whole and streamed; its result goes back, and the model answers."""
+    client = ollama.Client(host=agent.url, timeout=60)
+    messages = [{"role": "user", "content": TOOL_QUESTION}]
+    r = client.chat("model", messages, tools=[get_weather])
+    [call] = r.message.tool_calls
+    assert (call.function.name, call.function.arguments, r.message.content) == ("get_weather", {"city": "Oslo"}, "")
+    streamed = [c for p in client.chat("model", messages, tools=[get_weather], stream=True) for c in p.message.tool_calls or []]
+    assert streamed == [call]
+    messages += [r.message, {"role": "tool", "tool_name": call.function.name, "content": get_weather(**call.function.arguments)}]
+    end = client.chat("model", messages, tools=[get_weather])
+    assert (end.message.content, end.message.tool_calls, end.done_reason) == (TOOL_ANSWER, None, "stop")
+    assert "".join(p.message.content or "" for p in client.chat("model", messages, tools=[get_weather], stream=True)) == TOOL_ANSWER
 
 
 def test_embeddings(client):

@@ -1,21 +1,21 @@
 """OpenAI's own client against a running `minke serve`: what a program written for the hosted service gets here."""
 import asyncio
 import concurrent.futures
+import json
 import math
 import time
+from typing import Literal
 
 import openai
 import pydantic
 import pytest
 from pydantic import BaseModel, Field
 
-from conftest import ROOT
+from conftest import ROOT, TOOL_ANSWER, TOOL_QUESTION, TOOL_RESULT
 from serving import Server, cancels
 
 QUESTION = "What is (37+58)*6-129?"
 PROMPT = "<|user|>2+3<|assistant|>"
-WEATHER = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Oslo", "Busan"]}}, "required": ["city"],
-           "additionalProperties": False}
 
 
 class Value(BaseModel):
@@ -175,6 +175,96 @@ def test_a_schema_that_cannot_be_kept(client):
         client.chat.completions.create(model="thimble", messages=user("2+3"), response_format=form)
 
 
+# --- tools ---------------------------------------------------------------------------------------------------------
+class Weather(BaseModel):
+    city: Literal["Oslo", "Busan"]
+
+
+class Wind(BaseModel):
+    days: int = Field(ge=1, le=14)
+
+
+WEATHER = openai.pydantic_function_tool(Weather, name="get_weather")
+WIND = openai.pydantic_function_tool(Wind, name="get_wind")
+CALL = {"model": "model", "messages": user(TOOL_QUESTION), "tools": [WEATHER], "parallel_tool_calls": False}
+# of its own accord; because it must; another tool than it knows
+CHOICES = [{}, {"tool_choice": "required"}, {"tools": [WEATHER, WIND], "tool_choice": {"type": "function", "function": {"name": "get_wind"}}}]
+
+
+def call_of(choice):
+    [call] = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and call.id and call.type == "function" and not choice.message.content
+    return call
+
+
+@pytest.fixture(scope="module")
+def caller(agent):
+    with openai.OpenAI(base_url=agent.url + "/v1", api_key="any", max_retries=0, timeout=60) as c:
+        yield c
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=["auto", "required", "named"])
+def test_tool_call(caller, choice):
+    """A call, whole and streamed; its result goes back, and the model answers."""
+    ask = CALL | choice
+    r = caller.chat.completions.parse(**ask)
+    call = call_of(r.choices[0])
+    if "tools" in choice:
+        assert call.function.name == "get_wind" and isinstance(call.function.parsed_arguments, Wind)
+    else:
+        assert call.function.name == "get_weather" and call.function.parsed_arguments == Weather(city="Oslo")
+
+    with caller.chat.completions.stream(**ask) as stream:
+        done = [e for e in stream if e.type == "tool_calls.function.arguments.done"]
+        assert call_of(stream.get_final_completion().choices[0]).function == call.function
+    assert [(e.name, e.arguments) for e in done] == [(call.function.name, call.function.arguments)]
+    parts = [d for c in caller.chat.completions.create(**ask, stream=True) for x in c.choices for d in x.delta.tool_calls or []]
+    assert parts[0].id and parts[0].function.name == call.function.name and all(d.function.name is None for d in parts[1:])
+    assert "".join(d.function.arguments or "" for d in parts) == call.function.arguments
+
+    said = r.choices[0].message.to_dict() | {"tool_calls": [call.to_dict()]}
+    back = CALL | {"messages": [*CALL["messages"], said, {"role": "tool", "tool_call_id": call.id, "content": TOOL_RESULT}]}
+    end = caller.chat.completions.create(**back, max_tokens=100)
+    assert end.usage.prompt_tokens > r.usage.prompt_tokens
+    assert "tools" in choice or (end.choices[0].message.content, end.choices[0].finish_reason) == (TOOL_ANSWER, "stop")
+    text = [c.choices[0].delta.content or "" for c in caller.chat.completions.create(**back, max_tokens=100, stream=True)]
+    assert "".join(text) == end.choices[0].message.content
+
+
+def test_tool_call_async(agent):
+    async def work(c):
+        async def one(stream):
+            if not stream:
+                return call_of((await c.chat.completions.create(**CALL)).choices[0]).function
+            async with c.chat.completions.stream(**CALL) as s:
+                return call_of((await s.get_final_completion()).choices[0]).function
+
+        return await asyncio.gather(*(one(i % 2) for i in range(4)))
+
+    assert {(f.name, f.arguments) for f in in_parallel(agent, work)} == {("get_weather", '{"city": "Oslo"}')}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "name": "get_weather"}], ids=["auto", "required", "named"])
+def test_response_tool_call(caller, choice):
+    """The same by Responses: the call is an item, its result another, and the server remembers what was between them."""
+    tool = {"type": "function", **WEATHER["function"]}
+    ask = {"model": "model", "input": TOOL_QUESTION, "tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+    r = caller.responses.create(**ask)
+    [call] = r.output
+    assert (call.type, call.status, call.name, json.loads(call.arguments)) == ("function_call", "completed", "get_weather", {"city": "Oslo"})
+    events = list(caller.responses.create(**ask, stream=True))
+    assert "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta") == call.arguments
+    assert [(e.name, e.arguments) for e in events if e.type == "response.function_call_arguments.done"] == [(call.name, call.arguments)]
+    kinds = [(e.type, e.item.type) for e in events if e.type.startswith("response.output_item.")]
+    assert kinds == [("response.output_item.added", "function_call"), ("response.output_item.done", "function_call")]
+    found = {"type": "function_call_output", "call_id": call.call_id, "output": TOOL_RESULT}
+    ask |= {"tool_choice": "auto"}
+    end = caller.responses.create(**ask | {"previous_response_id": r.id, "input": [found]})
+    assert (end.status, end.output_text) == ("completed", TOOL_ANSWER)
+    spelled = caller.responses.create(**ask | {"input": [*user(TOOL_QUESTION), *(o.to_dict() for o in r.output), found]})
+    assert (spelled.output_text, spelled.usage.input_tokens) == (end.output_text, end.usage.input_tokens)
+
+
 # --- text, embeddings ----------------------------------------------------------------------------------------------
 def test_completions(served, client):
     r = client.completions.create(model="thimble", prompt=PROMPT, logprobs=2)
@@ -222,6 +312,12 @@ def test_response_stream(client, answer):
         assert stream.get_final_response().output_text == text
 
 
+def test_a_prompt_is_counted(client):
+    r = client.responses.create(model="thimble", input=QUESTION, instructions="Be short.", max_output_tokens=1)
+    counted = client.responses.input_tokens.count(model="thimble", input=QUESTION, instructions="Be short.")
+    assert (counted.input_tokens, counted.object) == (r.usage.input_tokens, "response.input_tokens")
+
+
 def test_response_parse(served, client):
     want = client.responses.parse(model="thimble", input=QUESTION, text_format=Value).output_parsed
     assert isinstance(want, Value)
@@ -245,8 +341,9 @@ def test_responses_remember(tmp_path):
             assert second.usage.input_tokens == spelled.usage.input_tokens > 6
             assert second.output_text == spelled.output_text
             forgotten = client.responses.create(**ask, input="2+3", store=False)
-            with pytest.raises(openai.APIStatusError, match="resp_"):
+            with pytest.raises(openai.BadRequestError, match="resp_") as e:
                 client.responses.create(**ask, input="4+5", previous_response_id=forgotten.id)
+            assert (e.value.code, e.value.param) == ("previous_response_not_found", "previous_response_id")
 
 
 def test_what_a_response_answered(tmp_path):
@@ -300,8 +397,9 @@ def test_errors(served, client):
         list(chat(model="thimble", messages=user("7" * 2000), stream=True))
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.create(model="thimble", input="2+3", background=True)
-    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
+    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions") as e:
         client.images.generate(prompt="a cat", model="thimble")
+    assert e.value.code is None  # not a model that is missing
 
 
 def test_unknown_fields_are_named(client):

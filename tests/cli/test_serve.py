@@ -67,7 +67,12 @@ def test_text_completion(server):
 def test_tokens_go_there_and_back(server):
     ids = server.post("/tokenize", {"content": "Make 24 from 3 5 7"})["tokens"]
     assert server.post("/detokenize", {"tokens": ids})["content"] == "Make 24 from 3 5 7"
+    pieces = server.post("/tokenize", {"content": "né", "with_pieces": True})["tokens"]
+    assert [p["id"] for p in pieces] == server.post("/tokenize", {"content": "né"})["tokens"]
+    assert [p["piece"] for p in pieces] == ["n", [0xC3], [0xA9]]  # half a character is no text
     prompt = server.post("/apply-template", {"messages": [{"role": "user", "content": "2+3"}]})
+    bare = server.post("/apply-template", {"messages": [{"role": "user", "content": "2+3"}], "add_generation_prompt": False})
+    assert prompt["prompt"] == bare["prompt"] + "<|assistant|>"
     assert prompt["prompt"] == "<|user|>2+3<|assistant|>"
     n = server.post("/v1/messages/count_tokens?beta=true", {"model": "x", "messages": [{"role": "user", "content": "2+3"}]})
     assert n["input_tokens"] == prompt["count"]

@@ -125,6 +125,7 @@ static inline json_t *wire_ask_json(const mk_ask *a) {
     wire_text(o, "suffix", a->suffix);
     wire_true(o, "echo", a->echo);
     wire_true(o, "continue_last", a->continue_last);
+    wire_true(o, "open_end", a->open_end);
     wire_json(o, "template_kwargs", a->template_kwargs);
     wire_text(o, "tool_name", a->tool_name);
     wire_text(o, "effort", a->effort);
