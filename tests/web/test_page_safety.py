@@ -34,7 +34,7 @@ ATTACKS = [
     "&lt;img src=x onerror=window.hacked=1&gt; &#60;script&#62;window.hacked=1&#60;/script&#62;",
     "<b><i></b><img src=x onerror=window.hacked=1></i>",
 ]
-FORBIDDEN = "img, script, svg:not(.katex svg), iframe, style, form, input:not([type=checkbox]), meta, base, object, embed, [onerror], [onload], [onclick], [srcdoc]"
+FORBIDDEN = "img, script, svg:not(.katex svg, button > svg.sign), iframe, style, form, input:not([type=checkbox]), meta, base, object, embed, [onerror], [onload], [onclick], [srcdoc]"
 
 
 def test_attacks_in_an_answer_do_nothing(page, scripted):

@@ -3,6 +3,7 @@ import * as api from "./api.js";
 import { $, confirmed, make, openDialog, say } from "./dom.js";
 import * as history from "./history.js";
 import { number, setLanguage, t } from "./i18n.js";
+import { drawIcons } from "./icons.js";
 import { Message } from "./message.js";
 import { Run } from "./run.js";
 import { applyTheme, openSettings, settings } from "./settings.js";
@@ -137,9 +138,13 @@ function showGauge(run = running()) {
   $("gauge").hidden = !size;
   if (!size) return;
   const used = Math.min((last?.usage.total_tokens ?? 0) + (run && run.node !== last ? run.n : 0), size), part = used / size;
+  const portion = `${number(100 * part, part < 0.0995 ? 1 : 0)} %`;
   const speed = run && run.n > 1 ? " · " + t("speed", number(run.n / (performance.now() - run.started) * 1000, 0)) : "";
   $("gauge").setAttribute("aria-valuemax", size);
   $("gauge").setAttribute("aria-valuenow", used);
+  $("gauge").setAttribute("aria-valuetext", `${number(used)} / ${number(size)}`);
+  $("gauge").title = `${t("context")}: ${number(used)} / ${number(size)} (${portion})`;
+  $("gauge").dataset.portion = portion;  // where there is no room for more
   $("gauge").classList.toggle("full", part > 0.85);
   $("gauge-fill").style.width = 100 * part + "%";
   $("gauge-text").textContent = `${number(used)} / ${number(size)}${speed}`;
@@ -155,6 +160,7 @@ function toEnd(always) {
 function scrolled() {
   const s = $("scroll");
   following = s.scrollHeight - s.scrollTop - s.clientHeight < 60;
+  $("main").classList.toggle("scrolled", s.scrollTop > 4);
   $("down").hidden = following;
 }
 
@@ -309,9 +315,12 @@ function sideIsOpen() {
 const KEYS = [["Enter", "k_send"], ["Shift Enter", "k_line"], ["Esc", "k_stop"], ["Ctrl K", "k_search"], ["Ctrl Shift O", "k_new"],
   ["↑", "k_edit"], ["Ctrl ,", "k_settings"]];
 
+const APPLE = /Mac|iPhone|iPad/.test(navigator.platform);
+const keySigns = keys => keys.split(" ").map(k => make("kbd", {}, APPLE && k === "Ctrl" ? "⌘" : k));
+
 function showSettings() {
   $("keys").replaceChildren(...KEYS.flatMap(([k, name]) =>
-    [make("dt", {}, ...k.split(" ").map(x => make("kbd", {}, x))), make("dd", {}, t(name))]));
+    [make("dt", {}, ...keySigns(k)), make("dd", {}, t(name))]));
   if (Object.keys(conversation.nodes).length) settings.system = conversation.system;
   openSettings(() => model()?.sampling, name => {
     if (name === "theme") applyTheme();
@@ -389,6 +398,8 @@ function escape() {
 
 function start() {
   applyTheme();
+  drawIcons(document);
+  for (const e of document.querySelectorAll("[data-keys]")) e.replaceChildren(...keySigns(e.dataset.keys));
   setLanguage(settings.lang);
   history.start({ current: () => conversation.id, open, notice,
     deleted: id => {
@@ -403,11 +414,11 @@ function start() {
   $("input").onkeydown = inputKey;
   $("input").oninput = grow;
   $("stop").onclick = () => running()?.stop();
-  $("new").onclick = startNew;
+  $("new").onclick = $("new-here").onclick = startNew;
   $("open-settings").onclick = showSettings;
   $("side-open").onclick = () => side(!sideIsOpen());
   $("side-close").onclick = () => side(false);
-  $("main").onpointerdown = e => $("side-open").contains(e.target) || narrow(false);
+  $("scrim").onclick = () => side(false);
   $("scroll").onscroll = scrolled;
   $("down").onclick = () => toEnd(true);
   new ResizeObserver(() => toEnd(false)).observe($("messages"));  // formulas and colours come later than their text

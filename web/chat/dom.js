@@ -49,15 +49,3 @@ export async function copy(text) {
   document.execCommand("copy");
   area.remove();
 }
-
-// Makes a copy button that says for a while that it has done it.
-export function copyButton(text, getText, copied) {
-  const b = make("button", { type: "button", className: "tool" }, text);
-  b.onclick = async () => {
-    await copy(getText());
-    b.textContent = copied;
-    say(copied);
-    setTimeout(() => { b.textContent = text; }, 1500);
-  };
-  return b;
-}

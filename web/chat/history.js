@@ -1,6 +1,7 @@
 // The list of conversations beside the chat: search, rename, delete, export, import.
 import { $, confirmed, download, make } from "./dom.js";
 import { t } from "./i18n.js";
+import { iconButton } from "./icons.js";
 import * as store from "./store.js";
 
 let actions = null;  // {current(), open(id), deleted(id), notice(text), saved(conversation)}
@@ -16,8 +17,8 @@ function item(row) {
   const open = make("button", { className: "open", onclick: () => actions.open(row.id) },
     make("span", { className: "title" }, row.title || t("untitled")), row.excerpt ? make("small", {}, row.excerpt) : null);
   const li = make("li", { className: "item" }, open);
-  const tool = (sign, name, onclick) => make("button", { className: "icon", onclick, ariaLabel: `${t(name)}: ${row.title}`, title: t(name) }, sign);
-  li.append(tool("✎", "rename", () => rename(li, row)), tool("✕", "delete", () => remove(row)));
+  const tool = (sign, name, onclick) => iconButton(sign, `${t(name)}: ${row.title}`, onclick, { className: "icon", title: t(name) });
+  li.append(tool("pencil", "rename", () => rename(li, row)), tool("trash", "delete", () => remove(row)));
   li.dataset.id = row.id;
   if (row.id === actions.current()) open.setAttribute("aria-current", "true");
   return li;

@@ -5,8 +5,9 @@
 // without attributes; links lead to the web or to a mail address or are no links; pictures are links, since nothing is
 // fetched for an answer.  There is nothing to sanitise, and the page's policy refuses every text that would become HTML.
 import "./vendor/marked.js";
-import { copyButton, make } from "./dom.js";
+import { make } from "./dom.js";
 import { t } from "./i18n.js";
+import { copyButton } from "./icons.js";
 
 const { marked } = window;
 

@@ -1,6 +1,7 @@
 // One message on the page: question or answer with its thinking, its figures and what can be done with it.
-import { copyButton, make } from "./dom.js";
+import { make } from "./dom.js";
 import { number, seconds, t } from "./i18n.js";
+import { copyButton, iconButton } from "./icons.js";
 import { Markdown } from "./markdown.js";
 import { settings } from "./settings.js";
 import { tokenSpans } from "./tokens.js";
@@ -110,20 +111,20 @@ export class Message {
     this.tools.hidden = live;
     if (live) return;
     if (list.length > 1) {
-      const step = (by, sign, label) => Object.assign(button(sign, label, () => actions.go(list[i + by])), { disabled: !list[i + by] });
-      parts.push(make("span", { className: "branch", role: "group", ariaLabel: t("branch", i + 1, list.length) }, step(-1, "‹", t("previous")),
-        make("span", {}, `${i + 1}/${list.length}`), step(1, "›", t("next"))));
+      const step = (by, sign, label) => iconButton(sign, label, () => actions.go(list[i + by]), { disabled: !list[i + by] });
+      parts.push(make("span", { className: "branch", role: "group", ariaLabel: t("branch", i + 1, list.length) }, step(-1, "left", t("previous")),
+        make("span", {}, `${i + 1}/${list.length}`), step(1, "right", t("next"))));
     }
-    parts.push(copyButton(t("copy"), () => node.content, t("copied")));
-    if (node.role === "user") parts.push(button(t("edit"), "", () => this.edit()));
-    else parts.push(button(t("regenerate"), "", () => actions.regenerate(node)));
+    if (node.content) parts.push(copyButton(t("copy"), () => node.content, t("copied"), true));
+    if (node.role === "user") parts.push(iconButton("pencil", t("edit"), () => this.edit()));
+    else parts.push(iconButton("again", t("regenerate"), () => actions.regenerate(node)));
     if (node.logprobs?.length) {
       const b = button(t("tokens"), t("show_tokens"), () => { this.asTokens = !this.asTokens; this.update(); });
       b.ariaPressed = String(this.asTokens);
       parts.push(b);
     }
-    parts.push(button(t("delete"), "", () => actions.remove(node)));
-    if (node.role === "assistant") parts.push(make("span", { className: "figures" }, figures(node)));
+    parts.push(iconButton("trash", t("delete"), () => actions.remove(node)));
+    if (node.role === "assistant") parts.push(make("span", { className: "figures", title: node.model ?? "" }, figures(node)));
     this.tools.replaceChildren(...parts);
   }
 
