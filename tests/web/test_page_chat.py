@@ -57,7 +57,7 @@ def test_stop_keeps_what_came_and_leaves_the_server(page, scripted):
         expect(answer(page).locator(".body")).to_have_text("as far as this")
         how()
         settled(page)
-        expect(answer(page).locator(".note")).to_have_text("Stopped")
+        expect(answer(page).locator(".note span")).to_have_text("Stopped")
         expect(answer(page).locator(".body")).to_have_text("as far as this")
         expect(page.locator("#live")).to_have_text("Answer stopped")
         assert scripted.left.wait(3), "the server was not told"
@@ -101,6 +101,7 @@ def test_regenerate_keeps_the_other_answer(page, scripted):
     expect(answer(page).locator(".body")).to_have_text("tails")
     settled(page)
     assert scripted.asked[0]["messages"] == scripted.asked[1]["messages"]
+    assert scripted.asked[0]["seed"] != scripted.asked[1]["seed"]  # or it would be the same answer
     expect(answer(page).locator(".branch")).to_have_text("2/2")
     answer(page).get_by_role("button", name="Previous version").click()
     expect(answer(page).locator(".body")).to_have_text("heads")
@@ -199,7 +200,7 @@ def test_settings_are_sent(page, scripted):
     page.keyboard.press("Escape")
     ask(page, "Again")
     settled(page)
-    assert set(scripted.asked[1]) == {"model", "messages", "stream", "stream_options"}
+    assert set(scripted.asked[1]) == {"model", "messages", "stream", "stream_options", "seed"}
     assert json.dumps(scripted.asked[1]["messages"][0]) == '{"role": "system", "content": "Be brief."}'
 
 

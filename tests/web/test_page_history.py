@@ -1,10 +1,9 @@
 """Conversations stay in the browser: reload, search, rename, delete, export and import."""
 import json
-import threading
 
 from pages import answer, ask, settled
 from playwright.sync_api import expect
-from scripted import Gate, say
+from scripted import say
 
 
 def talk(page, scripted, *pairs):
@@ -43,18 +42,6 @@ def test_branches_survive_a_reload(page, scripted):
     expect(answer(page).locator(".body")).to_have_text("tails")
     answer(page).get_by_role("button", name="Previous version").click()
     expect(answer(page).locator(".body")).to_have_text("heads")
-
-
-def test_what_had_arrived_survives_a_reload(page, scripted):
-    later = Gate()
-    threading.Timer(1.2, later.open.set).start()
-    scripted.scripts[:] = [(say("Half of "), later, say("this"), Gate())]
-    ask(page, "Long")
-    expect(answer(page).locator(".body")).to_have_text("Half of this")
-    page.wait_for_timeout(300)
-    page.reload()
-    expect(answer(page).locator(".body")).to_have_text("Half of this")
-    expect(page.locator("#send")).to_be_visible()
 
 
 def test_search(page, scripted):

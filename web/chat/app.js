@@ -5,8 +5,8 @@ import * as history from "./history.js";
 import { number, setLanguage, t } from "./i18n.js";
 import { drawIcons } from "./icons.js";
 import { Message } from "./message.js";
-import { Run } from "./run.js";
-import { applyTheme, openSettings, settings } from "./settings.js";
+import { canLock, isOpen, Run } from "./run.js";
+import { applyTheme, openSettings, requestFields, settings } from "./settings.js";
 import * as store from "./store.js";
 import { startTips } from "./tokens.js";
 import * as tree from "./tree.js";
@@ -37,11 +37,14 @@ const actions = {
   },
   edit: (node, text) => text && ask(text, node.parent),
   regenerate: node => answer(node.parent),
+  isOpen,
+  goOn,
   async retry(node, error) {
     if (error.kind === "e_key" && !await askKey()) return;
+    if (node.request && (node.content || node.reasoning)) return goOn(node);
     const { parent } = node;
     if (!node.content && !node.reasoning) tree.remove(conversation, node);
-    await answer(parent);
+    return answer(parent);
   },
   async remove(node) {
     if (running() || !await confirmed(t("sure_delete_message"))) return;
@@ -69,7 +72,7 @@ function show() {
     if (!shown.has(node.id)) shown.set(node.id, new Message(node, actions));
     const view = shown.get(node.id);
     $("messages").append(view.element);  // in the order of the path
-    view.update(run?.node === node);
+    view.update(run?.node === node, run?.behind);
   }
   $("empty").hidden = nodes.length > 0;
   $("stop").hidden = !run;
@@ -95,21 +98,42 @@ async function ask(text, parent = conversation.leaf) {
 async function answer(parent) {
   if (running()) return;
   if (!model()) await refresh();
-  const node = tree.add(conversation, parent, { role: "assistant", model: model()?.id });
-  const run = new Run(conversation, node, model() ?? {}, runChanged);
+  await write(tree.add(conversation, parent, { role: "assistant", model: model()?.id, request: requestFields() }), false);
+}
+
+// Takes up an answer that broke off.
+async function goOn(node) {
+  if (running()) return;
+  if (!model()) await refresh();
+  if (model() && !models.some(m => m.id === node.model)) node.model = model().id;
+  if (!running() && conversation.nodes[node.id] === node) await write(node, true);
+}
+
+async function write(node, resumed) {
+  const run = new Run(conversation, node, models.find(m => m.id === node.model) ?? {}, runChanged, resumed);
   runs.set(conversation.id, run);
-  await keepAndShow();
-  toEnd(true);
+  show();
+  toEnd(!resumed);
   showWait();
   pollAgain();
-  await run.start();
+  await run.start(async () => {
+    if (resumed) say(t("live_resumed"));
+    await store.save(run.conversation);
+    history.show();
+  });
   runs.delete(run.conversation.id);
   ended(run);
 }
 
+// A conversation that is opened may wait for an answer: a reload broke it off, or another tab is writing it.
+function pickUp() {
+  const last = conversation.nodes[conversation.leaf];
+  if (last && isOpen(last)) goOn(last);
+}
+
 function runChanged(run) {
   if (run.conversation !== conversation) return;
-  shown.get(run.node.id)?.update(true);
+  shown.get(run.node.id)?.update(true, run.behind);
   if (run.node.reasoning && !run.node.content && !run.told) {
     run.told = true;
     say(t("live_thinking"));
@@ -123,7 +147,7 @@ function ended(run) {
   if (run.conversation === conversation) {
     show();
     toEnd(false);
-    say(node.error ? actions.errorText(node.error) : node.finish === "stopped" ? t("live_stopped") : t("live_done", node.content));
+    say(node.error ? actions.errorText(node.error) : node.finish === "stopped" || isOpen(node) ? t("live_stopped") : t("live_done", node.content));
   }
   history.show();
   if (node.error || models.some(m => !isThere(m))) refresh();
@@ -175,6 +199,7 @@ async function open(id) {
   toEnd(true);
   narrow(false);
   remember();
+  pickUp();
   await history.show();
 }
 
@@ -403,7 +428,7 @@ function start() {
   setLanguage(settings.lang);
   history.start({ current: () => conversation.id, open, notice,
     deleted: id => {
-      runs.get(id)?.stop();
+      runs.get(id)?.drop();
       if (id === conversation.id) startNew();
     },
     saved: c => {
@@ -429,7 +454,7 @@ function start() {
   window.addEventListener("popstate", fromAddress);
   store.onChange(async id => {
     history.show();
-    if (id === conversation.id && !running()) await reloadFromOther(id);
+    if (id === conversation.id && !running()?.writes) await reloadFromOther(id);
   });
   side(!isNarrow());
   show();
@@ -439,12 +464,18 @@ function start() {
   if (!isNarrow()) $("input").focus();
 }
 
-// Another tab has changed what is shown here.
+// Another tab has changed what is shown here.  Messages stay in their place; those that are being written grow.
 async function reloadFromOther(id) {
-  const c = await store.load(id);
-  if (!c || id !== conversation.id) return;
+  const c = await store.load(id), run = running();
+  if (!c || id !== conversation.id || run?.writes) return;
+  for (const [node, view] of shown) {
+    if (c.nodes[node]) view.node = c.nodes[node];
+  }
+  if (run) run.follow(c);
   conversation = c;
-  redraw();
+  show();
+  toEnd(false);
+  if (canLock) pickUp();
 }
 
 start();

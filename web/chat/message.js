@@ -23,7 +23,7 @@ function figures(node) {
 }
 
 // Shows a node and follows it while it grows.  `actions`: {siblings, go(node), edit(node, text), regenerate(node),
-// remove(node), retry(node, error), errorText(error)}.
+// remove(node), retry(node, error), errorText(error), isOpen(node), goOn(node)}.
 export class Message {
   constructor(node, actions) {
     this.node = node;
@@ -47,24 +47,28 @@ export class Message {
     this.thinkLabel = make("span", {});
     const summary = make("summary", { onclick: () => { this.byHand = true; } }, this.thinkLabel);
     this.think = make("details", { className: "think", hidden: true }, summary, this.thinkText);
-    this.wait = make("p", { className: "wait", hidden: true }, t("waiting"));
+    this.wait = make("p", { className: "wait", hidden: true });
+    this.waiting = t("waiting");
+    this.behind = null;
     this.body = make("div", { className: "body" });
     this.markdown = new Markdown(this.body);
     this.tokens = make("div", { className: "as-tokens", hidden: true });
     this.note = make("div", { className: "note", hidden: true });
-    this.element.append(this.think, this.wait, this.body, this.tokens, this.note);
+    this.element.append(this.think, this.body, this.tokens, this.wait, this.note);
   }
 
   // What a silent answer waits for.
   waitsFor(text) {
-    this.wait.textContent = text;
+    this.waiting = text;
+    if (this.behind === null) this.wait.textContent = text;
   }
 
-  // live: the answer is still arriving
-  update(live = false) {
+  // live: the answer is still arriving; behind: so far its words are those that are there already (0 to 1), or null
+  update(live = false, behind = null) {
     if (this.node.role === "assistant") {
       this.#showThinking(live);
       this.#showText(live);
+      this.#showWait(live, behind);
       this.#showNote(live);
     }
     this.#showTools(live);
@@ -85,8 +89,7 @@ export class Message {
   }
 
   #showText(live) {
-    const { content, reasoning, logprobs } = this.node;
-    this.wait.hidden = !live || Boolean(content || reasoning);
+    const { content, logprobs } = this.node;
     const asTokens = this.asTokens && !live && logprobs?.length > 0;
     this.body.hidden = asTokens;
     this.tokens.hidden = !asTokens;
@@ -95,15 +98,25 @@ export class Message {
     this.body.classList.toggle("live", live);
   }
 
+  #showWait(live, behind) {
+    const { content, reasoning } = this.node;
+    this.behind = behind;
+    this.wait.hidden = !live || (behind === null && Boolean(content || reasoning));
+    this.wait.textContent = behind === null ? this.waiting : t("behind", Math.floor(100 * behind));
+  }
+
   #showNote(live) {
-    const { error, finish } = this.node, { actions } = this;
-    const text = error ? actions.errorText(error) : finish === "length" ? t("cut_length") : finish === "stopped" ? t("stopped") : "";
+    const { node, actions } = this, { error, finish } = node, there = Boolean(node.content || node.reasoning);
+    const text = error ? actions.errorText(error) : finish === "length" ? t("cut_length") : finish === "stopped" ? t("stopped")
+      : actions.isOpen(node) ? t("interrupted") : "";
     this.note.hidden = live || !text;
     this.note.className = error ? "note error" : "note";
-    this.note.replaceChildren(text);
-    if (!error || live) return;
-    if (error.message) this.note.append(make("small", {}, error.message));
-    this.note.append(button(t(error.kind === "e_key" ? "give_key" : "retry"), "", () => actions.retry(this.node, error), "main"));
+    this.note.replaceChildren(make("span", {}, text));
+    if (live) return;
+    if (error?.message) this.note.append(make("small", {}, error.message));
+    const again = error?.kind === "e_key" ? "give_key" : node.request && there ? "go_on" : "retry";
+    if (error) this.note.append(button(t(again), "", () => actions.retry(node, error), ""));
+    else if (node.request) this.note.append(button(t("go_on"), "", () => actions.goOn(node), ""));
   }
 
   #showTools(live) {
@@ -124,7 +137,7 @@ export class Message {
       parts.push(b);
     }
     parts.push(iconButton("trash", t("delete"), () => actions.remove(node)));
-    if (node.role === "assistant") parts.push(make("span", { className: "figures", title: node.model ?? "" }, figures(node)));
+    if (node.role === "assistant") parts.push(make("span", { className: "figures", title: [node.model, node.seed !== undefined && `${t("s_seed")} ${node.seed}`].filter(Boolean).join(" · ") }, figures(node)));
     this.tools.replaceChildren(...parts);
   }
 

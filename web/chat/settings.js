@@ -1,6 +1,7 @@
 // Settings: what they are, where they are kept, the dialog that changes them, and what of them a request carries.
 //
-// An empty field is the server's default, which stands in it as a hint.  Only what was set is sent.
+// An empty field is the server's default, which stands in it as a hint.  Only what was set is sent, and a seed: without one the
+// server takes 0, and a question asked again would get the same answer again.
 import { $, make, openDialog } from "./dom.js";
 import { t } from "./i18n.js";
 
@@ -57,6 +58,7 @@ export function requestFields() {
   for (const r of groups[1][1]) {
     if (r.type === "number" && settings[r.name] !== null) out[r.name] = settings[r.name];
   }
+  out.seed ??= crypto.getRandomValues(new Uint32Array(1))[0];
   const stop = settings.stop.split("\n").filter(Boolean);
   if (stop.length) out.stop = stop;
   if (settings.think !== "default") out.thinking = { type: settings.think === "on" ? "enabled" : "disabled" };

@@ -100,6 +100,7 @@ export async function importText(text) {
   const there = new Set((await all()).map(c => c.id));
   for (const c of list) {
     const now = Date.now(), number = v => (Number.isFinite(v) ? v : now), string = v => (typeof v === "string" ? v : "");
+    for (const n of Object.values(c.nodes)) delete n.request;  // what was on its way elsewhere is not asked for here
     await save({ ...c, id: there.has(c.id) ? newId() : c.id, title: string(c.title), system: string(c.system),
       created: number(c.created), updated: number(c.updated) });
   }

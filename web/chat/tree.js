@@ -53,6 +53,15 @@ export function remove(conversation, node) {
   else conversation.leaf = node.parent;
 }
 
+// Makes what `node` says a branch of its own beside it, so that the node can say something else.
+export function setAside(conversation, node) {
+  const { request, ...said } = node;  // it will not be continued
+  const old = { ...said, id: newId(), created: node.created - 1, finish: "stopped" };
+  conversation.nodes[old.id] = old;
+  node.content = "";
+  for (const name of ["reasoning", "thoughtMs", "logprobs", "usage", "timings"]) delete node[name];
+}
+
 const TITLE = 60;
 
 export function titleOf(conversation) {
