@@ -38,6 +38,12 @@ export async function models() {
   return (await (await ask("/v1/models")).json()).data;
 }
 
+export async function countTokens(model, text) {
+  const body = JSON.stringify({ model, messages: [{ role: "user", content: text }] });
+  const r = await ask("/v1/messages/count_tokens", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  return (await r.json()).input_tokens;
+}
+
 // {status: "ok" | "loading" | "draining" | "gone" | ..., model, progress}; never throws.
 export async function health() {
   try {

@@ -1,6 +1,7 @@
 // The page: which conversation is shown, what runs, and what keys and buttons do.
 import * as api from "./api.js";
 import { $, confirmed, make, openDialog, say } from "./dom.js";
+import * as files from "./files.js";
 import * as history from "./history.js";
 import { number, setLanguage, t } from "./i18n.js";
 import { drawIcons } from "./icons.js";
@@ -35,7 +36,7 @@ const actions = {
     say(t("live_branch", list.indexOf(node) + 1, list.length));
     shown.get(node.id)?.element.querySelector(".branch button:not(:disabled)")?.focus();
   },
-  edit: (node, text) => text && ask(text, node.parent),
+  edit: (node, text, kept) => (text || kept.length) && ask(text, kept, node.parent),
   regenerate: node => answer(node.parent),
   isOpen,
   goOn,
@@ -88,10 +89,10 @@ function forget() {
 
 // --- asking --------------------------------------------------------------------------------------
 
-async function ask(text, parent = conversation.leaf) {
+async function ask(text, attached, parent = conversation.leaf) {
   if (running()) return;
   if (!Object.keys(conversation.nodes).length) conversation.system = settings.system.trim();
-  const node = tree.add(conversation, parent, { role: "user", content: text });
+  const node = tree.add(conversation, parent, { role: "user", content: text, ...(attached.length && { files: attached }) });
   await answer(node.id);
 }
 
@@ -156,21 +157,27 @@ function ended(run) {
 
 // --- gauge, scrolling ----------------------------------------------------------------------------
 
+// What the shown conversation has of the context, with what is being written and the files of the next question.
+function usedTokens(run = running()) {
+  const last = tree.path(conversation).reverse().find(n => n.usage);
+  return (last?.usage.total_tokens ?? 0) + (run && run.node !== last ? run.n : 0) + files.tokens();
+}
+
 function showGauge(run = running()) {
   const size = model()?.context_length;
-  const last = tree.path(conversation).reverse().find(n => n.usage);
   $("gauge").hidden = !size;
   if (!size) return;
-  const used = Math.min((last?.usage.total_tokens ?? 0) + (run && run.node !== last ? run.n : 0), size), part = used / size;
+  const used = usedTokens(run), part = used / size;
   const portion = `${number(100 * part, part < 0.0995 ? 1 : 0)} %`;
   const speed = run && run.n > 1 ? " · " + t("speed", number(run.n / (performance.now() - run.started) * 1000, 0)) : "";
   $("gauge").setAttribute("aria-valuemax", size);
-  $("gauge").setAttribute("aria-valuenow", used);
+  $("gauge").setAttribute("aria-valuenow", Math.min(used, size));
   $("gauge").setAttribute("aria-valuetext", `${number(used)} / ${number(size)}`);
   $("gauge").title = `${t("context")}: ${number(used)} / ${number(size)} (${portion})`;
   $("gauge").dataset.portion = portion;  // where there is no room for more
   $("gauge").classList.toggle("full", part > 0.85);
-  $("gauge-fill").style.width = 100 * part + "%";
+  $("gauge").classList.toggle("over", used > size);
+  $("gauge-fill").style.width = 100 * Math.min(part, 1) + "%";
   $("gauge-text").textContent = `${number(used)} / ${number(size)}${speed}`;
 }
 
@@ -379,11 +386,12 @@ function grow() {
 
 async function submit(e) {
   e?.preventDefault();
-  const text = $("input").value.trim();
-  if (!text || running()) return;
+  const text = $("input").value.trim(), size = model()?.context_length;
+  if ((!text && !files.pending()) || running()) return;
+  if (files.pending() && size && usedTokens() > size) return notice(t("files_full", number(usedTokens()), number(size)));
   $("input").value = "";
   grow();
-  const done = ask(text);
+  const done = ask(text, files.take());
   remember();
   await done;
 }
@@ -435,6 +443,7 @@ function start() {
       if (c.id === conversation.id) conversation.title = c.title;
       show();
     } });
+  files.start({ model, notice, changed: () => showGauge() });
   $("composer").onsubmit = submit;
   $("input").onkeydown = inputKey;
   $("input").oninput = grow;
@@ -447,7 +456,11 @@ function start() {
   $("scroll").onscroll = scrolled;
   $("down").onclick = () => toEnd(true);
   new ResizeObserver(() => toEnd(false)).observe($("messages"));  // formulas and colours come later than their text
-  $("model").onchange = () => { localStorage.setItem(LAST, $("model").value); showGauge(); };
+  $("model").onchange = () => {
+    localStorage.setItem(LAST, $("model").value);
+    showGauge();
+    files.recount();
+  };
   startTips($("messages"));
   document.addEventListener("keydown", pageKey);
   document.addEventListener("visibilitychange", poll);

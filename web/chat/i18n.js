@@ -22,6 +22,11 @@ const en = {
   first: "first after {0}",
   stopped: "Stopped", cut_length: "The answer reached its limit of tokens.", full: "The context is full.",
   live_done: "Answer complete: {0}", live_stopped: "Answer stopped", live_thinking: "The model is thinking", live_branch: "Version {0} of {1} is shown",
+  attach: "Attach text files", files: "Attached files", drop_here: "Drop text files here", remove_file: "Remove {0}", file_removed: "{0} removed",
+  file_added: "{0} attached", file_binary: "“{0}” is not a text file: notes, tables (CSV), JSON and source code can be attached.",
+  file_large: "“{0}” is too large: {1}, and at most {2} can be attached.", file_many: "At most {0} files can be attached.",
+  file_unread: "“{0}” cannot be read.", file_empty: "“{0}” is empty.",
+  files_full: "With the attached files the conversation has {0} tokens, but the context holds {1}. Remove a file, or start a new chat.",
   key_title: "This server asks for a key", key_text: "It was printed when the server started, or given to you by who runs it. It is kept until this tab is closed.",
   key_label: "Key", key_ok: "Use key",
   e_gone: "The server does not answer. Is minke serve still running?", e_cut: "The connection ended in the middle of the answer. What had arrived is kept.",
@@ -66,6 +71,11 @@ const ko = {
   first: "첫 토큰까지 {0}",
   stopped: "멈춤", cut_length: "답변이 토큰 한도에 도달했습니다.", full: "컨텍스트가 가득 찼습니다.",
   live_done: "답변 완료: {0}", live_stopped: "답변을 멈췄습니다", live_thinking: "모델이 생각하고 있습니다", live_branch: "{1}개 중 {0}번째 버전을 표시합니다",
+  attach: "텍스트 파일 첨부", files: "첨부한 파일", drop_here: "여기에 텍스트 파일을 놓으세요", remove_file: "{0} 빼기", file_removed: "{0} 첨부를 뺐습니다",
+  file_added: "{0} 첨부됨", file_binary: "“{0}”은(는) 텍스트 파일이 아닙니다. 메모, 표(CSV), JSON, 소스 코드를 첨부할 수 있습니다.",
+  file_large: "“{0}”은(는) 너무 큽니다({1}). 최대 {2}까지 첨부할 수 있습니다.", file_many: "파일은 최대 {0}개까지 첨부할 수 있습니다.",
+  file_unread: "“{0}” 파일을 읽을 수 없습니다.", file_empty: "“{0}”은(는) 빈 파일입니다.",
+  files_full: "첨부한 파일을 더하면 대화가 {0}토큰이 되어 컨텍스트 {1}토큰을 넘습니다. 파일을 빼거나 새 대화를 시작하세요.",
   key_title: "이 서버는 키가 필요합니다", key_text: "서버가 시작할 때 출력한 키, 또는 운영자에게 받은 키를 입력하세요. 이 탭을 닫을 때까지만 보관합니다.",
   key_label: "키", key_ok: "키 사용",
   e_gone: "서버가 응답하지 않습니다. minke serve가 실행 중인가요?", e_cut: "답변 도중에 연결이 끊겼습니다. 받은 내용은 저장했습니다.",
@@ -103,6 +113,7 @@ export function setLanguage(wanted) {
 export const language = () => lang;
 export const t = (name, ...args) => (table[name] ?? en[name] ?? name).replace(/\{(\d)\}/g, (_, i) => args[i]);
 export const number = (v, digits = 0) => v.toLocaleString(lang, { maximumFractionDigits: digits });
+export const bytes = n => (n < 1000 ? `${n} B` : n < 1e6 ? `${number(n / 1000, n < 9950 ? 1 : 0)} kB` : `${number(n / 1e6, 1)} MB`);
 export const seconds = ms => (ms < 95 ? `${number(ms)} ms` : `${number(ms / 1000, ms < 9950 ? 1 : 0)} ${lang === "ko" ? "초" : "s"}`);
 
 // Writes the texts of elements with data-t (content), data-t-label (name and tooltip), data-t-placeholder.

@@ -1,7 +1,8 @@
 // One message on the page: question or answer with its thinking, its figures and what can be done with it.
 import { make } from "./dom.js";
-import { number, seconds, t } from "./i18n.js";
-import { copyButton, iconButton } from "./icons.js";
+import { chip } from "./files.js";
+import { bytes, number, seconds, t } from "./i18n.js";
+import { copyButton, icon, iconButton } from "./icons.js";
 import { Markdown } from "./markdown.js";
 import { settings } from "./settings.js";
 import { tokenSpans } from "./tokens.js";
@@ -22,7 +23,14 @@ function figures(node) {
   return out.join(" · ");
 }
 
-// Shows a node and follows it while it grows.  `actions`: {siblings, go(node), edit(node, text), regenerate(node),
+// A file of a question, to be opened.
+function attached(file) {
+  const text = make("pre", { tabIndex: 0 });
+  return make("details", { className: "attached", ontoggle: () => { text.textContent = file.text; } },
+    make("summary", {}, icon("file"), make("span", { className: "chip-name" }, file.name), make("small", {}, bytes(file.size))), text);
+}
+
+// Shows a node and follows it while it grows.  `actions`: {siblings, go(node), edit(node, text, files), regenerate(node),
 // remove(node), retry(node, error), errorText(error), isOpen(node), goOn(node)}.
 export class Message {
   constructor(node, actions) {
@@ -38,7 +46,8 @@ export class Message {
   }
 
   #question() {
-    this.body = make("div", { className: "body plain" }, this.node.content);
+    const { content, files = [] } = this.node;
+    this.body = make("div", { className: "question" }, ...files.map(attached), content ? make("div", { className: "body plain" }, content) : null);
     this.element.append(this.body);
   }
 
@@ -144,8 +153,13 @@ export class Message {
   edit() {
     const area = make("textarea", { value: this.node.content, rows: Math.min(12, this.node.content.split("\n").length + 1), ariaLabel: t("edit") });
     const end = () => { form.replaceWith(this.body); this.tools.hidden = false; };
-    const send = () => { end(); this.actions.edit(this.node, area.value.trim()); };
-    const form = make("form", { className: "edit", onsubmit: e => { e.preventDefault(); send(); } }, area,
+    let kept = this.node.files ?? [];
+    const list = make("ul", { className: "files", ariaLabel: t("files") });
+    const drop = f => { kept = kept.filter(k => k !== f); drawFiles(); area.focus(); };
+    const drawFiles = () => { list.replaceChildren(...kept.map(f => chip(f, () => drop(f)))); list.hidden = !kept.length; };
+    const send = () => { end(); this.actions.edit(this.node, area.value.trim(), kept); };
+    drawFiles();
+    const form = make("form", { className: "edit", onsubmit: e => { e.preventDefault(); send(); } }, list, area,
       make("div", { className: "edit-foot" }, button(t("cancel"), "", end, ""), make("button", { className: "main" }, t("save_send"))));
     area.onkeydown = e => {
       if (e.key === "Escape") { e.stopPropagation(); end(); }

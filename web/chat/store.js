@@ -69,7 +69,7 @@ export async function search(query) {
   const rows = [];
   for (const c of await all()) {
     const title = titleOf(c);
-    const texts = [title, ...Object.values(c.nodes).map(n => n.content)];
+    const texts = [title, ...Object.values(c.nodes).flatMap(n => [n.content, ...(n.files ?? []).flatMap(f => [f.name, f.text])])];
     const lower = texts.map(t => t.toLocaleLowerCase());
     if (!words.every(w => lower.some(t => t.includes(w)))) continue;
     rows.push({ id: c.id, title, updated: c.updated, excerpt: words.length ? excerpt(texts.slice(1), lower.slice(1), words[0]) : "" });

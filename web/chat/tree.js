@@ -1,7 +1,7 @@
 // A conversation is a tree of messages: an edited question and a regenerated answer are branches beside the old ones.
 //
 // conversation: {id, title, system, created, updated, nodes: {id: node}, leaf}
-// node: {id, parent, role, content, reasoning, ...}; parent is null for the first message.  `leaf` is the end of the
+// node: {id, parent, role, content, reasoning, files, ...}; parent is null for the first message.  `leaf` is the end of the
 // branch that is shown.  Nothing here knows of the page or of storage.
 
 export const newId = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint32Array(4)), n => n.toString(36)).join("");
@@ -67,9 +67,18 @@ const TITLE = 60;
 export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
   const first = path(conversation).find(n => n.role === "user");
-  const text = (first ? first.content : "").replace(/\s+/g, " ").trim();
+  const text = (first?.content || first?.files?.map(f => f.name).join(", ") || "").replace(/\s+/g, " ").trim();
   return text.length > TITLE ? [...text].slice(0, TITLE - 1).join("") + "…" : text;
 }
+
+// A file as a model reads it: its name, and its text between fences longer than any inside.
+export function fileBlock({ name, text }) {
+  const inside = Math.max(2, ...[...text.matchAll(/`{3,}/g)].map(m => m[0].length)), fence = "`".repeat(inside + 1);
+  const kind = name.match(/\.(\w{1,12})$/)?.[1].toLowerCase() ?? "";
+  return `File: ${name.replace(/[\s`]+/g, " ")}\n${fence}${kind}\n${text}${text.endsWith("\n") ? "" : "\n"}${fence}`;
+}
+
+const textOf = node => [...(node.files ?? []).map(fileBlock), node.content].filter(Boolean).join("\n\n");
 
 // What the model is sent; past reasoning goes with it, its template decides what becomes of it.  An answer that failed
 // before its first word is left out; two questions in a row are one, since templates want roles that alternate.
@@ -78,9 +87,9 @@ export function messages(conversation, leaf) {
   for (const n of path(conversation, leaf)) {
     const last = list[list.length - 1];
     if (n.role === "user" && last?.role === "user") {
-      last.content += "\n\n" + n.content;
+      last.content += "\n\n" + textOf(n);
     } else if (n.role === "user" || n.content || n.reasoning) {
-      const m = { role: n.role, content: n.content };
+      const m = { role: n.role, content: textOf(n) };
       if (n.role === "assistant" && n.reasoning) m.reasoning_content = n.reasoning;
       list.push(m);
     }
@@ -93,6 +102,7 @@ export function isConversation(c) {
   const text = v => typeof v === "string";
   if (!c || !text(c.id) || typeof c.nodes !== "object" || c.nodes === null || Array.isArray(c.nodes)) return false;
   const ok = ([id, n]) => n && n.id === id && (n.role === "user" || n.role === "assistant") && text(n.content) &&
+    (n.files === undefined || (Array.isArray(n.files) && n.files.every(f => f && text(f.name) && text(f.text) && Number.isFinite(f.size)))) &&
     (n.parent === null || Object.hasOwn(c.nodes, n.parent)) && [n.reasoning, n.model].every(v => v === undefined || text(v));
   const ends = n => {  // a circle of parents would never end
     const seen = new Set();
