@@ -21,7 +21,7 @@ function(mk_page_library url package folder file)
 endfunction()
 
 file(GLOB page_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/web/chat/*.js ${CMAKE_SOURCE_DIR}/web/chat/*.css
-  ${CMAKE_SOURCE_DIR}/web/chat/*.svg)
+  ${CMAKE_SOURCE_DIR}/web/chat/*.svg ${CMAKE_SOURCE_DIR}/web/chat/*.png ${CMAKE_SOURCE_DIR}/web/chat/*.webmanifest)
 mk_page_add(/ ${CMAKE_SOURCE_DIR}/web/chat/index.html)
 foreach(f ${page_files})
   get_filename_component(n ${f} NAME)

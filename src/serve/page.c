@@ -10,7 +10,8 @@
 // writes has no way to run, even through a mistake in them.
 static const char policy[] =
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
+    "connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; "
+    "form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 static const mk_page_file *find(const char *path) {
@@ -30,6 +31,8 @@ static const char *type_of(const char *path) {
         {".css", "text/css; charset=utf-8"},
         {".txt", "text/plain; charset=utf-8"},
         {".svg", "image/svg+xml"},
+        {".png", "image/png"},
+        {".webmanifest", "application/manifest+json"},
         {".woff2", "font/woff2"},
         {"/", "text/html; charset=utf-8"},
     };

@@ -1,4 +1,7 @@
 """Text files beside a question: chosen, dropped, pasted, refused, sent, kept."""
+import json
+import urllib.request
+
 import pytest
 from pages import answer, ask, settled
 from playwright.sync_api import expect
@@ -177,3 +180,13 @@ def test_on_a_phone_long_names_do_not_widen_the_page(open_page, scripted):
     page.locator(".attached summary").first.click()
     assert page.evaluate(fits)
     expect(answer(page).locator(".body")).to_have_text("ok")
+
+
+def test_the_server_itself_counts_the_tokens(open_page, serve):
+    block = "File: a.csv\n```csv\nname,value\n1,2\n```"
+    body = json.dumps({"messages": [{"role": "user", "content": block}]}).encode()
+    with urllib.request.urlopen(urllib.request.Request(serve + "/v1/messages/count_tokens", body), timeout=20) as r:
+        n = json.load(r)["input_tokens"]
+    page = open_page(serve)
+    attach(page, ("a.csv", b"name,value\n1,2\n"))
+    expect(chips(page)).to_have_text(f"a.csv15 B · {n} tokens")

@@ -1,6 +1,7 @@
 """The files of the page as the server hands them out."""
 import json
 import re
+import struct
 
 from pages import ROOT, serving
 
@@ -17,7 +18,8 @@ def test_a_browser_gets_the_page_and_a_program_a_line(serve, fetch):
 
 
 def test_every_file_is_what_stands_in_the_source(serve, fetch):
-    types = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+    types = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
+             ".png": "image/png", ".webmanifest": "application/manifest+json"}
     files = [f for f in CHAT.iterdir() if f.name != "index.html"]
     assert len(files) > 10
     for f in files:
@@ -40,6 +42,23 @@ def test_everything_the_files_name_is_there(serve, fetch):
             assert fetch(f"{serve}/web/{name}")[0] == 200, (f.name, name)
     for name in re.findall(r'(?:src|href)="(/[^"]+)"', (CHAT / "index.html").read_text()):
         assert fetch(serve + name)[0] == 200, name
+
+
+def test_the_page_can_be_installed(open_page, serve, fetch):
+    """The browser's own word for it; the icons are as large as they say.  No service worker: nothing is kept outside the page."""
+    manifest = json.loads(fetch(serve + "/web/minke.webmanifest")[2])
+    for icon in manifest["icons"]:
+        status, headers, body = fetch(serve + icon["src"])
+        assert (status, headers["Content-Type"]) == (200, icon["type"])
+        if icon["type"] == "image/png":
+            assert "{}x{}".format(*struct.unpack(">II", body[16:24])) == icon["sizes"]
+    page = open_page(serve)
+    devtools = page.context.new_cdp_session(page)
+    found = devtools.send("Page.getAppManifest")
+    assert found["url"] == serve + "/web/minke.webmanifest" and found["errors"] == []
+    errors = [e["errorId"] for e in devtools.send("Page.getInstallabilityErrors")["installabilityErrors"]]
+    assert set(errors) <= {"in-incognito"}  # as every page of a test is
+    assert page.evaluate("navigator.serviceWorker.getRegistrations().then(r => r.length)") == 0
 
 
 def test_a_copy_that_is_still_right_is_not_sent_again(serve, fetch):

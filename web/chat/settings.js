@@ -47,9 +47,14 @@ function set(name, value) {
   changed(name);
 }
 
+const BEHIND = { light: "#ffffff", dark: "#12161c" };  // --page of chat.css
+
 export function applyTheme() {
   if (settings.theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = settings.theme;
+  for (const bar of document.querySelectorAll("meta[name=theme-color]")) {
+    bar.content = BEHIND[settings.theme] ?? BEHIND[bar.media.includes("dark") ? "dark" : "light"];
+  }
 }
 
 // Fields of a request for chat completions.
