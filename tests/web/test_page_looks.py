@@ -126,6 +126,8 @@ def test_texts_stand_out_from_what_is_behind_them(open_page, scripted, scheme):
     page = open_page(scripted.url, color_scheme=scheme)
     show(page, scripted)
     page.locator(".think summary").click()
+    page.set_input_files("#attach-file", {"name": "a.txt", "mimeType": "", "buffer": b"x" * 10})
+    page.locator("#files .chip").hover()
     bad = page.evaluate("""() => {
         const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
         const rgba = css => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css; canvas.fillRect(0, 0, 1, 1);

@@ -5,7 +5,7 @@ import urllib.request
 import pytest
 from pages import answer, ask, settled
 from playwright.sync_api import expect
-from scripted import Cut, Gate, Refuse, say, think
+from scripted import Cut, Gate, Refuse, say, think, token
 
 THOUGHT, FIRST, REST = "2*3 is 6,\nso 42.", "The answer is **forty", "-two**, as before."
 
@@ -124,6 +124,50 @@ def test_two_tabs_write_one_answer_once(page, scripted):
     page.close()  # the other one takes over
     is_whole(other)
     assert len(scripted.asked) == 2
+
+
+def test_another_tab_stops_the_answer(page, scripted):
+    scripted.scripts[:] = [half(Gate())]
+    ask(page, "2*3*7?")
+    shows_the_half(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    shows_the_half(other)
+    other.locator("#stop").click()
+    for p in (page, other):
+        expect(answer(p).locator(".note span")).to_have_text("Stopped")
+        expect(p.locator("#send")).to_be_visible()
+    assert scripted.left.wait(5), "the server was not told"
+    assert len(scripted.asked) == 1
+
+
+def test_deleting_in_another_tab_ends_the_answer(page, scripted):
+    scripted.scripts[:] = [half(Gate())]
+    ask(page, "2*3*7?")
+    shows_the_half(page)
+    other = page.context.new_page()
+    other.goto(scripted.url)
+    other.locator("#list .item").hover()
+    other.get_by_role("button", name="Delete: 2*3*7?").click()
+    other.locator("#confirm button.danger").click()
+    assert scripted.left.wait(5), "the server was not told"
+    other.reload()
+    expect(other.locator("#state.ok")).to_be_visible()
+    expect(other.locator("#list .open")).to_have_count(0)
+
+
+def test_token_probabilities_of_an_answer_that_goes_on(open_page, scripted):
+    first, second = token("six", -0.2, [("six", -0.2)]), token("ty", -3.5, [("ty", -3.5)])
+    scripted.scripts[:] = [(first, Gate()), (first, second)]
+    page = open_page(scripted.url)
+    page.evaluate("localStorage.setItem('minke.settings', JSON.stringify({logprobs: true}))")
+    page.reload()
+    ask(page, "How many?")
+    expect(answer(page).locator(".body")).to_have_text("six")
+    page.keyboard.press("Escape")
+    expect(page.locator(".token")).to_have_text(["six"])
+    answer(page).get_by_role("button", name="Continue").click()
+    expect(page.locator(".token")).to_have_text(["six", "ty"])
 
 
 def test_what_another_tab_has_finished_is_not_asked_again(page, scripted):

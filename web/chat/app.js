@@ -120,6 +120,7 @@ async function write(node, resumed) {
   await run.start(async () => {
     if (resumed) say(t("live_resumed"));
     await store.save(run.conversation);
+    runChanged(run);
     history.show();
   });
   runs.delete(run.conversation.id);
@@ -465,16 +466,20 @@ function start() {
   document.addEventListener("keydown", pageKey);
   document.addEventListener("visibilitychange", poll);
   window.addEventListener("popstate", fromAddress);
-  store.onChange(async id => {
-    history.show();
-    if (id === conversation.id && !running()?.writes) await reloadFromOther(id);
-  });
+  store.listen({ changed: changedByOther,
+    stop: id => runs.forEach(run => run.node.id === id && run.writes && run.stop()) });
   side(!isNarrow());
   show();
   history.show().then(() => store.kept || notice(t("not_kept")));
   fromAddress();
   poll();
   if (!isNarrow()) $("input").focus();
+}
+
+async function changedByOther(id) {
+  history.show();
+  if (runs.get(id)?.writes && !await store.load(id)) runs.get(id)?.drop();  // deleted there
+  if (id === conversation.id && !running()?.writes) await reloadFromOther(id);
 }
 
 // Another tab has changed what is shown here.  Messages stay in their place; those that are being written grow.

@@ -102,6 +102,7 @@ export class Message {
     const asTokens = this.asTokens && !live && logprobs?.length > 0;
     this.body.hidden = asTokens;
     this.tokens.hidden = !asTokens;
+    if (live) this.tokens.replaceChildren();
     if (asTokens && !this.tokens.firstChild) this.tokens.append(tokenSpans(logprobs));
     if (!asTokens) this.markdown.show(content, !live);
     this.body.classList.toggle("live", live);

@@ -56,15 +56,16 @@ export class Run {
     this.#begin();
   }
 
+  // Whoever writes it stops; those that wait find out when it is their turn.
   stop() {
-    this.#abort.abort();
+    if (this.writes || !canLock) this.#abort.abort(); else store.askToStop(this.node.id);
   }
 
   // Stops, and nothing of it is kept any more.
   drop() {
     this.#dropped = true;
     clearTimeout(this.#timer);
-    this.stop();
+    this.#abort.abort();
   }
 
   // Another tab has written: this one goes on from there when its turn comes.

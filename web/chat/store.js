@@ -59,9 +59,12 @@ export async function all() {
   return store ? done(store.getAll()) : [...memory.values()];
 }
 
-export function onChange(fn) {
-  channel?.addEventListener("message", e => fn(e.data));
+// Other tabs: changed(id of a conversation), stop(id of an answer that this one may be writing).
+export function listen({ changed, stop }) {
+  channel?.addEventListener("message", e => (e.data.stop ? stop(e.data.stop) : changed(e.data)));
 }
+
+export const askToStop = id => channel?.postMessage({ stop: id });
 
 // Those whose title or messages have every word of the query, newest first: [{id, title, updated, excerpt}].
 export async function search(query) {
