@@ -140,7 +140,7 @@ export class Message {
     }
     if (node.content) parts.push(copyButton(t("copy"), () => node.content, t("copied"), true));
     if (node.role === "user") parts.push(iconButton("pencil", t("edit"), () => this.edit()));
-    else parts.push(iconButton("again", t("regenerate"), () => actions.regenerate(node)));
+    else if (node.content || node.reasoning || !node.error) parts.push(iconButton("again", t("regenerate"), () => actions.regenerate(node)));
     if (node.logprobs?.length) {
       const b = button(t("tokens"), t("show_tokens"), () => { this.asTokens = !this.asTokens; this.update(); });
       b.ariaPressed = String(this.asTokens);
