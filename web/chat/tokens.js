@@ -18,10 +18,16 @@ export function tokenSpans(rows) {
   return box;
 }
 
+function bar(part) {
+  const fill = make("i");
+  fill.style.width = part + "%";
+  return make("span", { className: "bar", ariaHidden: "true" }, fill);
+}
+
 function fillTip(tip, row) {
   const [token, logprob, others] = row;
   const line = ([text, lp], chosen) => make("tr", { className: chosen ? "chosen" : "" }, make("td", {}, visible(text)),
-    make("td", {}, percentText(percent(lp))), make("td", {}, make("meter", { max: 100, value: percent(lp), ariaHidden: "true" })));
+    make("td", {}, percentText(percent(lp))), make("td", {}, bar(percent(lp))));
   const among = others.some(o => o[0] === token);
   tip.replaceChildren(make("table", {}, ...(among ? [] : [line([token, logprob], true)]),
     ...others.map(o => line(o, o[0] === token))));
