@@ -66,12 +66,15 @@ static const mk_opt opts[] = {
     {.name = "no-key",
      .type = MK_OPT_FLAG,
      .offset = offsetof(serve_args, no_key),
-     .help = "let everyone in, on an address that others can reach too"},
+     .help =
+         "let everyone in, on an address that others can reach too; then only calls by address, by "
+         "this machine's name or by one of --allow-host are answered"},
     {.name = "allow-host",
      .type = MK_OPT_LIST,
      .offset = offsetof(serve_args, hosts),
      .arg = "NAME",
-     .help = "name by which requests may call this server, beside localhost; may be repeated"},
+     .help =
+         "name by which requests may call this server, beside localhost; *: any; may be repeated"},
     {.name = "allow-origin",
      .type = MK_OPT_LIST,
      .offset = offsetof(serve_args, origins),
