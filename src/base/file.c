@@ -85,6 +85,16 @@ void mk_map_close(mk_map *map) {
     *map = (mk_map){0};
 }
 
+void mk_map_huge(const mk_map *map) {
+#ifdef MADV_HUGEPAGE
+    if (map->data) {
+        madvise((void *)(uintptr_t)map->data, map->n_bytes, MADV_HUGEPAGE);
+    }
+#else
+    (void)map;
+#endif
+}
+
 void mk_map_forget(const mk_map *map, size_t offset, size_t n_bytes) {
     if (!map->data || offset > map->n_bytes || n_bytes > map->n_bytes - offset) {
         return;

@@ -23,6 +23,9 @@ typedef struct {
 // Maps a regular file.  Errors: MK_ENOTFOUND, MK_EIO (not a regular file, mmap failed).
 mk_status mk_map_open(const char *path, mk_map *map, mk_err *err) MK_WARN_UNUSED;
 void mk_map_close(mk_map *map);
+// Asks for large pages, for files that are read over and over: a wish, which the system need not
+// grant.
+void mk_map_huge(const mk_map *map);
 // Tells the kernel that a range was read for the last time (weights that were repacked).  Whole
 // pages inside only.
 void mk_map_forget(const mk_map *map, size_t offset, size_t n_bytes);

@@ -194,6 +194,7 @@ mk_status mk_packfile_open(const char *path, mk_packfile **out, mk_err *err) {
         mk_free(f);
         return st;
     }
+    mk_map_huge(&f->map);
     f->what = f->map.path;
     f->data = f->map.data;
     f->n_bytes = f->map.n_bytes;
