@@ -2,7 +2,8 @@
 //
 // The (token, expert) pairs of a step are sorted by expert, so every expert's weights are read once
 // for all its rows:
-//   1. gather and prepare the rows of every expert    3. h = swiglu(gate, up), prepared for down
+//   1. prepare the rows and gather those of every     3. h = swiglu(gate, up), prepared for down
+//      expert
 //   2. gate and up of all experts                     4. down of all experts
 //   5. y[t] = sum of w * row, experts ascending (FMA from 0)
 // Each of these is one parallel region over all experts together.  Adapters of gate and up come
@@ -64,6 +65,7 @@ typedef struct {
     int32_t *count, *order, *rank;  // [n_expert], [n_pair], [n_pair] place of a pair in order
     int32_t *expert, *first;        // [n_active], [n_active + 1]
     size_t *x_at;                   // [n_active] where the prepared rows of an expert begin
+    uint8_t *rows;                  // int8: every token prepared once, one after the other
     uint8_t *prepared;
     mk_mat gate, up, out;  // rows in order
     mk_linear_item *item;  // [2 * n_active]
@@ -140,6 +142,49 @@ static void each_expert(const moe_work *w, int64_t lo, int64_t hi, expert_fn fn)
     }
 }
 
+// int8: rounding a row costs ten times what copying its codes does, and a row has several experts.
+static void run_prep_rows(void *arg, int ith, int64_t lo, int64_t hi) {
+    const moe_work *w = arg;
+    (void)ith;
+    for (int64_t t = lo; t < hi; t++) {
+        mk_prep_job job = {.x = w->x.p + t * w->x.stride,
+                           .stride = w->x.stride,
+                           .row_div = 1,
+                           .n_tok = 1,
+                           .n_in = w->n_in,
+                           .dst = w->rows + (size_t)t * mk_x_row_bytes(w->form, w->n_in)};
+        w->k->prep[w->form](&job, 0, mk_x_units(1, w->n_in));
+    }
+}
+
+// Chunk c of block b of the rows of expert a.
+static void gather_chunk(const moe_work *w, int64_t a, int64_t b, int64_t c) {
+    size_t row_bytes = mk_x_row_bytes(w->form, w->n_in), record = sizeof(mk_x_i8);
+    int64_t first = b * MK_X_BLOCK, left = n_rows(w, a) - first, tb = mk_x_tb(left);
+    const int32_t *pair = w->order + w->first[a] + first;
+    uint8_t *to = w->prepared + w->x_at[a] + (size_t)first * row_bytes + (size_t)(c * tb) * record;
+    for (int64_t t = 0; t < tb; t++, to += record) {
+        if (t < left) {
+            size_t token = (size_t)(pair[t] / w->m->n_used);
+            memcpy(to, w->rows + token * row_bytes + (size_t)c * record, record);
+        } else {
+            memset(to, 0, record);
+        }
+    }
+}
+
+static void gather_rows(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
+    int64_t chunks = mk_x_units(1, w->n_in);
+    for (int64_t u = lo; u < hi; u++) {
+        gather_chunk(w, a, u / chunks, u % chunks);
+    }
+}
+
+static void run_gather_rows(void *arg, int ith, int64_t lo, int64_t hi) {
+    (void)ith;
+    each_expert(arg, lo, hi, gather_rows);
+}
+
 static void prep_tokens(const moe_work *w, int64_t a, int64_t lo, int64_t hi) {
     mk_prep_job job = {.x = w->x.p,
                        .stride = w->x.stride,
@@ -183,10 +228,28 @@ static mk_linear_item expert_item(const moe_work *w, int64_t a, const mk_weight 
     return (mk_linear_item){job, mk_weight_tiles(m), (n_rows(w, a) + MK_X_BLOCK - 1) / MK_X_BLOCK};
 }
 
+#define PARALLEL_PREP 16384  // activations: a few microseconds
+
 // Prepares the rows of all experts for weights like m.
 static void prepare(mk_ops *ops, moe_work *w, const mk_weight *m, mk_ops_fn prep) {
     place_prepared(w, mk_weight_form(m), m->n_in);
-    mk_ops_run(ops, w->n_pair * m->n_in >= 16384, prep_units(w), MK_OPS_PREP_GRAIN, prep, w);
+    mk_ops_run(ops, w->n_pair * m->n_in >= PARALLEL_PREP, prep_units(w), MK_OPS_PREP_GRAIN, prep,
+               w);
+}
+
+static void prepare_tokens(mk_ops *ops, moe_work *w, const mk_weight *m) {
+    int64_t n_tok = w->x.n_row;
+    place_prepared(w, mk_weight_form(m), m->n_in);
+    if (w->n_active == w->n_pair && n_tok == 1) {  // all experts read the same row
+        memset(w->x_at, 0, (size_t)w->n_active * sizeof *w->x_at);
+        w->rows = w->prepared;
+        run_prep_rows(w, 0, 0, 1);
+    } else if (w->rows != NULL) {
+        mk_ops_run(ops, n_tok * m->n_in >= PARALLEL_PREP, n_tok, 1, run_prep_rows, w);
+        prepare(ops, w, m, run_gather_rows);
+    } else {
+        prepare(ops, w, m, run_prep_tokens);
+    }
 }
 
 typedef struct {
@@ -299,7 +362,7 @@ static void finish(mk_ops *ops, moe_work *w, const mk_moe_kept *k, int i) {
 static void run_experts(mk_ops *ops, moe_work *w, const mk_moe_kept *k) {
     const mk_moe *m = w->m;
     sort_pairs(w, m->gate->n_mat);
-    prepare(ops, w, m->gate, run_prep_tokens);
+    prepare_tokens(ops, w, m->gate);
     multiply(ops, w, (moe_linear[]){{m->gate, sum_of(k, 0, w->gate)}, {m->up, sum_of(k, 1, w->up)}},
              2);
     finish(ops, w, k, 0);
@@ -321,6 +384,9 @@ static void take_buffers(mk_ops *ops, moe_work *w, const mk_moe_kept *k) {
     size_t in = prepared_bytes(m->gate, k->n_pair, k->max_active),
            hidden = prepared_bytes(m->down, k->n_pair, k->max_active);
     w->prepared = mk_ops_take(ops, in > hidden ? in : hidden);
+    if (mk_weight_form(m->gate) == MK_X_I8) {
+        w->rows = mk_ops_take(ops, (size_t)k->x.n_row * mk_x_row_bytes(MK_X_I8, m->gate->n_in));
+    }
     if (m->down->adapter != NULL) {
         w->hidden = mk_op_new(ops, k->n_pair, m->down->n_in);
     }
