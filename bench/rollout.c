@@ -7,9 +7,9 @@
 // `rows` tokens of such sequences.
 //
 // Efficiency is operations of the matrix products (2 per weight and token, attention not counted)
-// per second over the arithmetic peak of the same minute: of sampling over all of its time, of
-// training over the time of its forward products alone.  Then the profile of both, a last
-// repetition of each.
+// per second over the arithmetic peak, which is measured before and after each repetition: of
+// sampling over all of its time, of training over the time of its forward products alone.  Medians;
+// then the profile of both in the last repetition.
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +45,9 @@ typedef struct {
     uint8_t *mask;          // [n_prompt + n_new]
     mk_data_seq *seq;       // [n_seq]
     int64_t n_train;        // sequences of a pass
-    double peak[MAX_REP + 1], roll_s[MAX_REP], pass_s[MAX_REP], update_s[MAX_REP];
+    double peak[MAX_REP + 1], kernel[MAX_REP + 1], roll_s[MAX_REP], pass_s[MAX_REP],
+        update_s[MAX_REP];
+    double sampling[MAX_REP], forward[MAX_REP], backward[MAX_REP], ratio[MAX_REP];  // efficiencies
 } bench;
 
 static void check(mk_status st, const mk_err *err) {
@@ -128,7 +130,7 @@ static void set_up(bench *b, const char *path) {
                          .n_seq = b->s.n_seq,
                          .optim = mk_optim_defaults()};
     check(mk_trainer_create(&o, &b->tr, &err), &err);
-    mk_limits_of what = {b->kernels, MK_DTYPE_F32, (size_t)64 << 20};
+    mk_limits_of what = {b->kernels, b->s.bf16 ? MK_DTYPE_BF16 : MK_DTYPE_F32, (size_t)64 << 20};
     check(mk_limits_open(b->pool, what, &b->probe, &err), &err);
     make_items(b);
 }
@@ -175,8 +177,10 @@ static double update(bench *b, int64_t step) {
     return seconds_since(t);
 }
 
-static double peak(bench *b) {
-    return mk_limits_burst(b->probe).ops_per_second[b->s.bf16 ? MK_ARITH_BF16 : MK_ARITH_F32];
+static void limits(bench *b, int64_t i) {
+    mk_limits l = mk_limits_burst(b->probe);
+    b->peak[i] = l.ops_per_second[b->s.bf16 ? MK_ARITH_BF16 : MK_ARITH_F32];
+    b->kernel[i] = l.kernel_ops_per_second;
 }
 
 // --- reporting -----------------------------------------------------------------------------------
@@ -211,6 +215,7 @@ static bool is_one_of(const char *name, const char *const *list) {
 
 static void sum_up(profile *p, mk_ops *ops) {
     static const char *const products[] = {"linear", "linear_heads", "moe", NULL};
+    p->forward_op = p->forward_s = p->back_op = p->back_s = 0;
     p->n = mk_ops_times(ops, p->op, MAX_OPS);
     for (int i = 0; i < p->n; i++) {
         double s = (double)p->op[i].ns / 1e9, n = all_ops(&p->op[i]);
@@ -244,25 +249,37 @@ static void print_profile(const char *what, profile *p) {
     printf("  %-14s %9.3f %5.1f %%\n", "(rest)", rest * 1e3, 100 * rest / p->seconds);
 }
 
+// The i-th repetition, which lies between two measurements of the peak.
+static void add_repetition(bench *b, int64_t i, const profile *r, const profile *t) {
+    double top = (b->peak[i] + b->peak[i + 1]) / 2;
+    b->roll_s[i] = r->seconds;
+    b->sampling[i] = r->forward_op / r->seconds / top;
+    b->forward[i] = t->forward_op / t->forward_s / top;
+    b->backward[i] = t->back_op > 0 ? t->back_op / t->back_s / top : 0;
+    b->ratio[i] = b->sampling[i] / b->forward[i];
+}
+
 static void report(bench *b, profile *r, profile *t) {
     const sizes *s = &b->s;
-    double top = median(b->peak, s->n_rep + 1), roll_s = median(b->roll_s, s->n_rep),
-           pass_s = median(b->pass_s, s->n_rep), update_s = median(b->update_s, s->n_rep);
+    int64_t n = s->n_rep;
+    double top = median(b->peak, n + 1), roll_s = median(b->roll_s, n),
+           pass_s = median(b->pass_s, n), update_s = median(b->update_s, n);
     double tokens = (double)(s->n_seq * s->n_new),
            rows = (double)(b->n_train * (s->n_prompt + s->n_new - 1));
-    double sampling = r->forward_op / roll_s / top, training = t->forward_op / t->forward_s / top;
-    double back = t->back_op > 0 ? t->back_op / t->back_s / top : 0;
-    printf("%s, %d threads, %s products; peak %.0f Gop/s; median of %lld\n",
+    printf("%s, %d threads, %s products; peak %.0f Gop/s, forward kernel in the cache %.0f %% of "
+           "it; median of %lld\n",
            mk_kernels_name(b->kernels), s->n_thread, s->bf16 ? "bf16" : "float32", top / 1e9,
-           (long long)s->n_rep);
+           100 * median(b->kernel, n + 1) / top, (long long)n);
     printf("sampling  %lld x (%lld + %lld): %.3f s, %.0f tok/s, %.1f %% of the peak\n",
            (long long)s->n_seq, (long long)s->n_prompt, (long long)s->n_new, roll_s,
-           tokens / roll_s, 100 * sampling);
+           tokens / roll_s, 100 * median(b->sampling, n));
     printf("training  %.0f rows: pass %.3f s, update %.3f s, %.0f tok/s; forward products %.1f %% "
            "of the peak, backward %.1f %%\n",
-           rows, pass_s, update_s, rows / (pass_s + update_s), 100 * training, 100 * back);
-    printf("sampling has %.0f %% of the efficiency of training's forward products\n",
-           100 * sampling / training);
+           rows, pass_s, update_s, rows / (pass_s + update_s), 100 * median(b->forward, n),
+           100 * median(b->backward, n));
+    double ratio = median(b->ratio, n);  // sorted by now
+    printf("sampling has %.0f %% of the efficiency of training's forward products (%.0f to %.0f)\n",
+           100 * ratio, 100 * b->ratio[0], 100 * b->ratio[n - 1]);
     print_profile("sampling", r);
     print_profile("training", t);
 }
@@ -275,20 +292,19 @@ static void run(bench *b) {
     (void)roll(b);  // pages are touched
     (void)pass(b);
     (void)update(b, 1);
+    limits(b, 0);
     for (int64_t i = 0; i < b->s.n_rep; i++) {
-        b->peak[i] = peak(b);
-        b->roll_s[i] = roll(b);
+        mk_ops_profile(ops, true);
+        r.seconds = roll(b);
+        sum_up(&r, ops);
+        mk_ops_profile(ops, true);
         b->pass_s[i] = pass(b);
         b->update_s[i] = update(b, i + 2);
+        t.seconds = b->pass_s[i] + b->update_s[i];
+        sum_up(&t, ops);
+        limits(b, i + 1);
+        add_repetition(b, i, &r, &t);
     }
-    b->peak[b->s.n_rep] = peak(b);
-    mk_ops_profile(ops, true);
-    r.seconds = roll(b);
-    sum_up(&r, ops);
-    mk_ops_profile(ops, true);
-    t.seconds = pass(b) + update(b, b->s.n_rep + 2);
-    sum_up(&t, ops);
-    mk_ops_profile(ops, false);
     report(b, &r, &t);
 }
 

@@ -112,13 +112,11 @@ typedef struct {
     const cmd_open_opts *how;
 } loading;
 
-static void show_loading(void *arg, uint64_t done, uint64_t total) {
+static bool show_loading(void *arg, uint64_t done, uint64_t total) {
     loading *l = arg;
     l->bar.total = total;
     mk_progress_update(&l->bar, done);
-    if (l->how->loading) {
-        l->how->loading(l->how->loading_arg, done, total);
-    }
+    return !l->how->loading || l->how->loading(l->how->loading_arg, done, total);
 }
 
 // The model's whole window, for --ctx max.

@@ -66,12 +66,15 @@ static const mk_opt opts[] = {
     {.name = "no-key",
      .type = MK_OPT_FLAG,
      .offset = offsetof(serve_args, no_key),
-     .help = "let everyone in, on an address that others can reach too"},
+     .help =
+         "let everyone in, on an address that others can reach too; then only calls by address, by "
+         "this machine's name or by one of --allow-host are answered"},
     {.name = "allow-host",
      .type = MK_OPT_LIST,
      .offset = offsetof(serve_args, hosts),
      .arg = "NAME",
-     .help = "name by which requests may call this server, beside localhost; may be repeated"},
+     .help =
+         "name by which requests may call this server, beside localhost; *: any; may be repeated"},
     {.name = "allow-origin",
      .type = MK_OPT_LIST,
      .offset = offsetof(serve_args, origins),
@@ -223,16 +226,24 @@ typedef struct {
     char name[64];
 } load_bar;
 
-static void draw_load(void *arg, const char *name, uint64_t done, uint64_t total) {
+// Signals wait for the main thread, which waits for these models: a first Ctrl-C ends their
+// loading.
+static bool is_interrupted(void) {
+    sigset_t set;
+    return sigpending(&set) == 0 && (sigismember(&set, SIGINT) || sigismember(&set, SIGTERM));
+}
+
+static bool draw_load(void *arg, const char *name, uint64_t done, uint64_t total) {
     load_bar *b = arg;
     if (atomic_load(&b->over)) {
-        return;
+        return true;
     }
     if (strncmp(b->name, name, sizeof b->name - 1) != 0) {
         snprintf(b->name, sizeof b->name, "%s", name);
         mk_progress_start(&b->bar, "load", "B", total);
     }
     mk_progress_update(&b->bar, done);
+    return !is_interrupted();
 }
 
 static void end_bar(load_bar *b) {

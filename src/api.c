@@ -63,6 +63,14 @@ static minke_status usage(minke_error *err, const char *what) {
 
 // --- models --------------------------------------------------------------------------------------
 
+static bool tell_progress(void *arg, uint64_t done, uint64_t total) {
+    const minke_options *o = arg;
+    if (o->progress) {
+        o->progress(o->progress_arg, done, total);
+    }
+    return true;
+}
+
 minke_status minke_open(const char *path, const minke_options *options, minke_model **out,
                         minke_error *err) {
     static const minke_options none;
@@ -74,8 +82,8 @@ minke_status minke_open(const char *path, const minke_options *options, minke_mo
     opts.isa = o->isa ? o->isa : opts.isa;
     opts.n_thread = o->n_thread;
     opts.n_ctx = o->n_ctx;
-    opts.progress = o->progress;
-    opts.progress_arg = o->progress_arg;
+    opts.progress = tell_progress;
+    opts.progress_arg = (void *)(uintptr_t)o;
     opts.adapter = o->adapter;
     if (!path) {
         return usage(err, "no path of a model; expected a .gguf file or a folder");

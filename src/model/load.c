@@ -158,8 +158,9 @@ static mk_status load_row(loader *l, int layer, int i, mk_err *err) {
         l->done += b->view[v]->n_bytes;
         forget(b->view[v]);
     }
-    if (l->progress) {
-        l->progress(l->arg, l->done, l->total);
+    if (l->progress && !l->progress(l->arg, l->done, l->total)) {
+        return MK_FAIL(err, MK_EINTR, "the load was ended after %llu of %llu bytes",
+                       (unsigned long long)l->done, (unsigned long long)l->total);
     }
     return MK_OK;
 }

@@ -245,9 +245,10 @@ static inline int64_t mk_model_n_layer(const mk_model *m) {
     return m->hp.n_layer + (m->mtp ? 1 : 0);
 }
 
-// Packs all weights (progress: called with bytes done and total; may be NULL).  Errors: MK_ENOMEM,
-// MK_EUNSUPPORTED.
-typedef void (*mk_load_progress)(void *arg, uint64_t done, uint64_t total);
+// Called while weights are packed, tensor by tensor, with bytes done and total; returns false to
+// end the load there (MK_EINTR).
+typedef bool (*mk_load_progress)(void *arg, uint64_t done, uint64_t total);
+// Packs all weights (progress: may be NULL).  Errors: MK_ENOMEM, MK_EUNSUPPORTED, MK_EINTR.
 mk_status mk_model_load(mk_model *m, mk_pool *pool, mk_load_progress progress, void *arg,
                         mk_err *err) MK_WARN_UNUSED;
 

@@ -13,6 +13,7 @@ struct mk_loader {
     pthread_mutex_t lock;
     pthread_cond_t work, over;  // for the two threads
     bool stop;
+    bool gives_up;  // the load in hand was told so
     bool has_loader, has_caller;
     pthread_t loader, caller;
 };
@@ -37,11 +38,14 @@ static void sleep_until(mk_loader *l, uint64_t at_ns) {
 
 static void load(mk_loader *l, const mk_residence_step *step) {
     mk_err err = {0};
+    l->gives_up = false;
     pthread_mutex_unlock(&l->lock);
     mk_status st = l->o.load(l->o.arg, step->slot, step->alone, &err);
     pthread_mutex_lock(&l->lock);
     if (st == MK_OK) {
         mk_residence_loaded(l->r, step->slot, mk_now_ns());
+    } else if (st == MK_EINTR && l->gives_up) {
+        mk_residence_gave_up(l->r, step->slot);
     } else {
         mk_residence_failed(l->r, step->slot, &err);
     }
@@ -236,6 +240,15 @@ void mk_loader_peeked(mk_loader *l, int slot) {
     mk_residence_peeked(l->r, slot);
     wake(l);
     pthread_mutex_unlock(&l->lock);
+}
+
+bool mk_loader_wanted(mk_loader *l, int slot) {
+    pthread_mutex_lock(&l->lock);
+    bool wanted = mk_residence_wanted(l->r, slot);
+    l->gives_up = l->gives_up || !wanted;
+    wanted = !l->gives_up;
+    pthread_mutex_unlock(&l->lock);
+    return wanted;
 }
 
 void mk_loader_dismiss(mk_loader *l, int slot) {

@@ -18,7 +18,8 @@
 typedef struct mk_loader mk_loader;
 
 typedef struct {
-    // Both on the loader's thread.  alone: as in mk_residence_step.
+    // Both on the loader's thread.  alone: as in mk_residence_step.  A load asks mk_loader_wanted
+    // now and then, and returns MK_EINTR when it is not.
     mk_status (*load)(void *arg, int slot, bool alone, mk_err *err);
     void (*unload)(void *arg, int slot);
     void *arg;
@@ -52,6 +53,9 @@ mk_status mk_loader_load_now(mk_loader *l, int slot, mk_err *err) MK_WARN_UNUSED
 bool mk_loader_peek(mk_loader *l, int slot);  // as mk_residence_peek
 void mk_loader_peeked(mk_loader *l, int slot);
 void mk_loader_dismiss(mk_loader *l, int slot);
+// While the slot is loaded, for who loads it: false: nobody waits for it any more, and its load
+// shall end.  Who asks for it from then on waits for another load.
+bool mk_loader_wanted(mk_loader *l, int slot);
 mk_residence_info mk_loader_read(mk_loader *l, int slot);
 
 #endif

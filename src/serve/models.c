@@ -47,7 +47,7 @@ int mk_service_lease_status(mk_err *err) {
 
 // --- coming and going: the loader's thread -------------------------------------------------------
 
-static void on_progress(void *arg, uint64_t done, uint64_t total) {
+static bool on_progress(void *arg, uint64_t done, uint64_t total) {
     served_model *m = arg;
     mk_service *s = m->s;
     pthread_mutex_lock(&s->lock);
@@ -57,9 +57,8 @@ static void on_progress(void *arg, uint64_t done, uint64_t total) {
     pthread_mutex_unlock(&s->lock);
     atomic_store(&m->load_total, total);
     atomic_store(&m->load_done, done);
-    if (s->o.loading) {
-        s->o.loading(s->o.loading_arg, m->name, done, total);
-    }
+    return (!s->o.loading || s->o.loading(s->o.loading_arg, m->name, done, total)) &&
+           mk_loader_wanted(s->loader, m->slot);
 }
 
 // What models in memory will still take: blocks of the cache are the system's until they are first
@@ -111,7 +110,7 @@ static mk_status load(void *arg, int slot, bool alone, mk_err *err) {
     st = st == MK_OK ? open_provider(m, err) : st;
     if (st != MK_OK) {
         (void)mk_err_prefix(err, "the model '%s' could not be loaded", m->name);
-        mk_log_msg(MK_LOG_WARN, "%s", err->msg);
+        mk_log_msg(st == MK_EINTR ? MK_LOG_INFO : MK_LOG_WARN, "%s", err->msg);
         return st;
     }
     mk_memory_plan plan = {0};

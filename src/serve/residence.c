@@ -385,6 +385,17 @@ void mk_residence_failed(mk_residence *r, int slot, const mk_err *why) {
     end_all_waits(r, s, why);
 }
 
+bool mk_residence_wanted(const mk_residence *r, int slot) {
+    const slot_state *s = slot_at((mk_residence *)(uintptr_t)r, slot);
+    return s->state != MK_MODEL_LOADING || s->waiting.first;
+}
+
+void mk_residence_gave_up(mk_residence *r, int slot) {
+    slot_state *s = slot_at(r, slot);
+    MK_ASSERT(s->state == MK_MODEL_LOADING);
+    s->state = MK_MODEL_UNLOADED;
+}
+
 void mk_residence_unloaded(mk_residence *r, int slot) {
     slot_state *s = slot_at(r, slot);
     MK_ASSERT(s->state == MK_MODEL_UNLOADING && s->n_use == 0);

@@ -4,7 +4,7 @@
 // Who drives it (serve/loader.h) loads and unloads, one at a time, and tells what became of it.
 //
 //     UNLOADED --next--> LOADING --loaded--> LOADED --next--> UNLOADING --unloaded--> UNLOADED
-//                           \--failed--> UNLOADED
+//                           \--failed, gave_up--> UNLOADED
 //
 // Invariants
 //  1. Only a LOADED slot is in use; UNLOADING begins when nobody uses it.
@@ -87,13 +87,17 @@ typedef struct {
     bool alone;      // LOAD: nothing else is loaded, so that memory will not get any emptier
     uint64_t at_ns;  // NONE: when to ask again at the latest, if nothing else happens
 } mk_residence_step;
-// What is to be done now.  After LOAD one of loaded and failed must follow, after UNLOAD unloaded,
-// before it is asked again.
+// What is to be done now.  After LOAD one of loaded, failed and gave_up must follow, after UNLOAD
+// unloaded, before it is asked again.
 mk_residence_step mk_residence_next(mk_residence *r, uint64_t now_ns);
 void mk_residence_loaded(mk_residence *r, int slot, uint64_t now_ns);
 // MK_ENOMEM while others are loaded: those that nobody uses make way, and it is tried again.
 void mk_residence_failed(mk_residence *r, int slot, const mk_err *why);
 void mk_residence_unloaded(mk_residence *r, int slot);
+// Does anybody still wait for what is being loaded?  If not the load may be given up, and then
+// gave_up follows instead of loaded and failed; who asked meanwhile waits for the next.
+bool mk_residence_wanted(const mk_residence *r, int slot);
+void mk_residence_gave_up(mk_residence *r, int slot);
 
 typedef struct {
     mk_model_state state;

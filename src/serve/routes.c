@@ -159,17 +159,50 @@ static size_t host_length(const char *h) {
     return strcspn(h, ":");
 }
 
-static bool host_allowed(const mk_service *s, const char *h) {
+static bool same_name(const char *name, const char *h, size_t n) {
+    return strlen(name) == n && strncasecmp(name, h, n) == 0;
+}
+
+// The machine's own name, as it is, without its domain, and as the local network finds it.
+static bool is_hostname(const mk_service *s, const char *h, size_t n) {
+    static const char local[] = ".local";
+    size_t first = strcspn(s->hostname, "."), more = sizeof local - 1;
+    return s->hostname[0] &&
+           (same_name(s->hostname, h, n) || (n == first && strncasecmp(s->hostname, h, n) == 0) ||
+            (n == first + more && strncasecmp(s->hostname, h, first) == 0 &&
+             strncasecmp(h + first, local, more) == 0));
+}
+
+static bool need_key(mk_service *s) {
+    return s->o.key || (!s->o.no_key && (!s->loopback || mk_keys_any(s->keys)));
+}
+
+// A page elsewhere can make a name of its own mean this machine, but neither an address nor a name
+// that is ours.  Beyond loopback a key protects as well; without one, names do.
+static bool host_allowed(mk_service *s, const char *h) {
     size_t n = host_length(h);
-    if (mk_is_loopback(h, n) || s->o.unix_path || !s->loopback) {
-        return true;  // beyond loopback a key is what protects
+    if (mk_is_loopback(h, n) || s->o.unix_path || (!s->loopback && need_key(s))) {
+        return true;
     }
     for (int i = 0; i < s->o.n_hosts; i++) {
-        if (strlen(s->o.hosts[i]) == n && strncasecmp(s->o.hosts[i], h, n) == 0) {
+        if (same_name(s->o.hosts[i], h, n) || strcmp(s->o.hosts[i], "*") == 0) {
             return true;
         }
     }
-    return false;
+    return !s->loopback && (mk_is_address(h, n) || is_hostname(s, h, n));
+}
+
+static mk_status refuse_host(const mk_service *s, const char *host, mk_err *err) {
+    return s->loopback
+               ? MK_FAIL(err, MK_EUSAGE,
+                         "this server answers to localhost only, not to '%.100s'; --allow-host "
+                         "adds a name",
+                         host)
+               : MK_FAIL(err, MK_EUSAGE,
+                         "this server asks for no key, so it answers to its addresses, localhost "
+                         "and '%.100s' only, not to '%.100s'; start it with a key, or add the name "
+                         "with --allow-host ('*': any)",
+                         s->hostname, host);
 }
 
 // A page may call us if it came from us, or from where it was allowed.
@@ -200,10 +233,6 @@ static const char *bearer(mk_http_exchange *x) {
     return mk_http_header(x, "x-api-key");
 }
 
-static bool need_key(mk_service *s) {
-    return s->o.key || (!s->o.no_key && (!s->loopback || mk_keys_any(s->keys)));
-}
-
 // The key given on the command line may do everything; those of the store have scopes.
 static bool find_key(mk_service *s, const char *given, caller *c) {
     mk_key k;
@@ -226,10 +255,7 @@ static mk_status check_caller(mk_service *s, mk_http_exchange *x, const route *r
     *c = (caller){.scopes = MK_SCOPE_INFER | MK_SCOPE_ADMIN};
     *status = 403;
     if (host && !host_allowed(s, host)) {
-        return MK_FAIL(err, MK_EUSAGE,
-                       "this server answers to localhost only, not to '%.100s'; --allow-host adds "
-                       "a name",
-                       host);
+        return refuse_host(s, host, err);
     }
     if (!origin_allowed(s, x)) {
         return MK_FAIL(err, MK_EUSAGE,

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
@@ -47,6 +48,9 @@ static void copy_options(mk_service *s, const mk_service_opts *o) {
     s->o.hosts = copy_list(o->hosts, o->n_hosts);
     s->o.origins = copy_list(o->origins, o->n_origins);
     s->loopback = is_loopback(o);
+    if (gethostname(s->hostname, sizeof s->hostname - 1) != 0) {
+        s->hostname[0] = 0;
+    }
 }
 
 // --- life ----------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ typedef struct {
     const char *reasoning_field;  // "reasoning_content", "reasoning", "both"
     int64_t max_waiting;          // requests in the queue of a model, and for models; more: 429
     int max_loaded;               // models in memory at once; 0: as many as fit
-    // Told how far a load is, on the loader's thread; NULL.
-    void (*loading)(void *arg, const char *name, uint64_t done, uint64_t total);
+    // Told how far a load is, on the loader's thread; false: it shall end (MK_EINTR).  NULL.
+    bool (*loading)(void *arg, const char *name, uint64_t done, uint64_t total);
     void *loading_arg;
     size_t max_body;
     bool page;  // serve the web page at /

@@ -44,7 +44,8 @@ typedef struct turn turn;
 struct mk_service {
     mk_service_opts o;  // texts are owned copies
     bool loopback;
-    mk_store *store;  // in memory without state_dir
+    char hostname[256];  // of this machine; "" if it has none
+    mk_store *store;     // in memory without state_dir
     mk_keys *keys;
     unsigned n_tick;
     mk_http *http;

@@ -8,7 +8,7 @@
 
 // STRETCH: probabilities that are computed at once.  SERIAL_FLOATS: fewer logits are not worth
 // waking a thread.
-enum { STRETCH = 512, SERIAL_FLOATS = 8192 };
+enum { STRETCH = 512, SERIAL_FLOATS = 4096 };
 
 typedef struct {
     mk_rollout_item *item;  // NULL: free

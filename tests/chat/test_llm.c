@@ -317,6 +317,32 @@ static void test_bad_requests(void **state) {
     assert_int_equal(mk_llm_open(&o, &llm, &err), MK_ENOTFOUND);
 }
 
+static bool end_half_way(void *arg, uint64_t done, uint64_t total) {
+    ++*(int *)arg;
+    return done < total / 2;
+}
+
+// A load that is ended gives back what it took, and the next one is as if it were the first.
+static void test_load_ended(void **state) {
+    (void)state;
+    mk_llm_opts o = MK_LLM_DEFAULTS;
+    o.model = DIR "llama";
+    o.n_thread = 1;
+    o.n_ctx = 128;
+    o.later = true;
+    mk_llm *llm = NULL;
+    mk_err err = {0};
+    int n = 0;
+    assert_int_equal(mk_llm_open(&o, &llm, &err), MK_OK);
+    int64_t live = mk_alloc_live();
+    mk_llm_load_opts how = {.progress = end_half_way, .progress_arg = &n};
+    assert_int_equal(mk_llm_load(llm, &how, &err), MK_EINTR);
+    assert_true(n > 1);
+    assert_int_equal(mk_alloc_live(), live);
+    assert_int_equal(mk_llm_load(llm, &(mk_llm_load_opts){0}, &err), MK_OK);
+    mk_llm_close(llm);
+}
+
 // Opening, answering and closing leaves nothing behind, threads included.
 static void test_nothing_left(void **state) {
     (void)state;
@@ -367,6 +393,7 @@ int main(void) {
         cmocka_unit_test(test_bias),
         cmocka_unit_test(test_user_text_is_text),
         cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_load_ended),
         cmocka_unit_test(test_nothing_left),
         cmocka_unit_test(test_plan),
     };

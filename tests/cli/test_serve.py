@@ -253,6 +253,21 @@ def test_beyond_loopback_there_is_a_key(tmp_path):
     assert s.stop() == 0
 
 
+def test_without_key_beyond_loopback_names_are_compared(tmp_path):
+    """A page elsewhere can give this machine a name of its own, so a name that is not known is refused."""
+    own = socket.gethostname()
+    with Server(tmp_path, "--host", "0.0.0.0", "--no-key", "--allow-host", "models.lan", "--load", "none") as s:
+        for host in ("192.168.1.7", f"10.0.0.1:{s.port}", "[2001:db8::1]:80", "localhost", "127.0.0.1", "models.lan", "MODELS.LAN:8484", own,
+                     own.split(".")[0].upper() + ".local"):
+            assert s.request("GET", "/v1/models", headers={"Host": host})[0] == 200, host
+        for host in ("rebound.example", "evil.models.lan", f"{own}.evil.example", f"{own}.localx", "1.2.3.4.evil.example", "3232235777", ""):
+            status, _, body = s.request("GET", "/v1/models", headers={"Host": host})
+            assert status == 403 and "--allow-host" in json.loads(body)["error"]["message"], (host, status, body)
+        assert s.request("POST", "/api/chat", {"model": "thimble"}, headers={"Host": "rebound.example"})[0] == 403
+    with Server(tmp_path, "--host", "0.0.0.0", "--no-key", "--allow-host", "*", "--load", "none") as s:
+        assert s.request("GET", "/v1/models", headers={"Host": "any.example"})[0] == 200
+
+
 def test_models_have_the_names_that_are_announced(tmp_path):
     """A file's name, a folder's with a slash behind it, and that of the file in a folder."""
     (tmp_path / "folder").mkdir()

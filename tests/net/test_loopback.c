@@ -79,10 +79,31 @@ static void test_lengths(void **state) {
     assert_false(mk_is_loopback("localhost\0", 10));
 }
 
+static void test_what_is_an_address(void **state) {
+    (void)state;
+    static const char *const yes[] = {"192.168.1.7", "10.0.0.1",      "127.0.0.1", "0.0.0.0",
+                                      "fe80::1",     "[2001:db8::1]", "::"};
+    static const char *const no[] = {
+        "",          "localhost",    "a.b",        "1.2.3",    "1.2.3.4.evil.example",
+        "[1.2.3.4]", "3232235777",   "0x7f.0.0.1", "1.2.3.4.", "[]",
+        "[::1",      "fe80::1%eth0", "1.2.3.256"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        if (!mk_is_address(yes[i], strlen(yes[i]))) {
+            fail_msg("%s is an address", yes[i]);
+        }
+    }
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
+        if (mk_is_address(no[i], strlen(no[i]))) {
+            fail_msg("%s is no address", no[i]);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_what_is_an_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

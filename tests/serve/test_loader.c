@@ -3,6 +3,7 @@
 #include "cmocka_all.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "base/alloc.h"
@@ -155,6 +156,126 @@ static void test_a_long_load(void **state) {
     assert_int_equal(atomic_load(&f.n_loaded), 0);
 }
 
+// --- given up ------------------------------------------------------------------------------------
+
+typedef struct {
+    mk_loader *l;
+    atomic_int n_begun, n_loaded;
+    atomic_bool goes_on;  // a load ends well as soon as this is set
+} patient;
+
+static mk_status load_on(void *arg, int slot, bool alone, mk_err *err) {
+    patient *p = arg;
+    (void)alone;
+    atomic_fetch_add(&p->n_begun, 1);
+    while (!atomic_load(&p->goes_on)) {
+        if (!mk_loader_wanted(p->l, slot)) {
+            return MK_FAIL(err, MK_EINTR, "not wanted");
+        }
+        sched_yield();
+    }
+    atomic_fetch_add(&p->n_loaded, 1);
+    return MK_OK;
+}
+
+static void unload_one(void *arg, int slot) {
+    (void)slot;
+    atomic_fetch_sub(&((patient *)arg)->n_loaded, 1);
+}
+
+static void start_patient(patient *p) {
+    mk_loader_opts o = {
+        .load = load_on, .unload = unload_one, .arg = p, .rules = {.max_waiting = 100}};
+    mk_err err = {0};
+    assert_int_equal(mk_loader_start(&o, &p->l, &err), MK_OK);
+    assert_int_equal(mk_loader_add(p->l, MK_KEEP_FOREVER), 0);
+}
+
+static void wait_for_state(patient *p, mk_model_state state) {
+    while (mk_loader_read(p->l, 0).state != state) {
+        sched_yield();
+    }
+}
+
+// The load goes on while one of two still waits, ends when both have left, counts as no failure,
+// and the next who asks has another.
+static void test_nobody_waits(void **state) {
+    (void)state;
+    int64_t live = mk_alloc_live();
+    patient p = {.l = NULL};
+    start_patient(&p);
+    bell b = BELL;
+    mk_lease lease[3] = {
+        {.ready = ring, .arg = &b}, {.ready = ring, .arg = &b}, {.ready = ring, .arg = &b}};
+    bool now = false;
+    mk_err err = {0};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(mk_loader_lease(p.l, 0, &lease[i], &now, &err), MK_OK);
+    }
+    wait_for_state(&p, MK_MODEL_LOADING);
+    mk_loader_cancel(p.l, &lease[0]);
+    wait_for(&b, 1);
+    assert_true(mk_loader_wanted(p.l, 0));
+    mk_loader_cancel(p.l, &lease[1]);
+    wait_for_state(&p, MK_MODEL_UNLOADED);
+    assert_int_equal(mk_loader_read(p.l, 0).n_failed, 0);
+    assert_int_equal(atomic_load(&p.n_loaded), 0);
+    atomic_store(&p.goes_on, true);
+    assert_int_equal(mk_loader_lease(p.l, 0, &lease[2], &now, &err), MK_OK);
+    wait_for(&b, 3);
+    assert_int_equal(lease[2].w.end.code, MK_OK);
+    assert_int_equal(atomic_load(&p.n_begun), 2);
+    mk_loader_return(p.l, 0, NULL);
+    mk_loader_stop(p.l);
+    assert_int_equal(atomic_load(&p.n_loaded), 0);
+    assert_int_equal(mk_alloc_live(), live);
+}
+
+// Who asks when the load has been told to end, and has not ended yet, gets the next one.
+static void test_asked_too_late(void **state) {
+    (void)state;
+    patient p = {.l = NULL};
+    start_patient(&p);
+    bell b = BELL;
+    mk_lease lease[2] = {{.ready = ring, .arg = &b}, {.ready = ring, .arg = &b}};
+    bool now = false;
+    mk_err err = {0};
+    assert_int_equal(mk_loader_lease(p.l, 0, &lease[0], &now, &err), MK_OK);
+    wait_for_state(&p, MK_MODEL_LOADING);
+    mk_loader_cancel(p.l, &lease[0]);
+    while (atomic_load(&p.n_begun) > 0 && mk_loader_wanted(p.l, 0) &&
+           mk_loader_read(p.l, 0).state == MK_MODEL_LOADING) {
+        sched_yield();
+    }
+    assert_int_equal(mk_loader_lease(p.l, 0, &lease[1], &now, &err), MK_OK);
+    while (atomic_load(&p.n_begun) < 2) {
+        sched_yield();
+    }
+    atomic_store(&p.goes_on, true);
+    wait_for(&b, 2);
+    assert_int_equal(lease[1].w.end.code, MK_OK);
+    mk_loader_return(p.l, 0, NULL);
+    mk_loader_stop(p.l);
+}
+
+// The end of the server does not wait for a load.
+static void test_closed_while_it_loads(void **state) {
+    (void)state;
+    patient p = {.l = NULL};
+    start_patient(&p);
+    bell b = BELL;
+    mk_lease lease = {.ready = ring, .arg = &b};
+    bool now = false;
+    mk_err err = {0};
+    assert_int_equal(mk_loader_lease(p.l, 0, &lease, &now, &err), MK_OK);
+    wait_for_state(&p, MK_MODEL_LOADING);
+    mk_loader_close(p.l);
+    wait_for(&b, 1);
+    assert_int_equal(lease.w.end.code, MK_EINTR);
+    mk_loader_stop(p.l);  // returns
+    assert_int_equal(atomic_load(&p.n_loaded), 0);
+}
+
 static void test_load_now(void **state) {
     (void)state;
     fake f;
@@ -179,6 +300,9 @@ static void test_load_now(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_many_visitors_at_two_places),
                                        cmocka_unit_test(test_a_long_load),
+                                       cmocka_unit_test(test_nobody_waits),
+                                       cmocka_unit_test(test_asked_too_late),
+                                       cmocka_unit_test(test_closed_while_it_loads),
                                        cmocka_unit_test(test_load_now)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
