@@ -1,8 +1,8 @@
 // One round of the scheduler: rows for a forward, the forward, tokens out of its logits.
 //
 // How many rows a round has decides about speed alone.  Answers come first.  While someone is being
-// answered, prompts get so many rows that the round takes about 1.6 times as long as without them,
-// but at least a few; otherwise all there are.
+// answered, prompts get so many rows that the round takes about 1.5 times as long as without them,
+// but at least two; otherwise all there are.
 #include <math.h>
 #include <string.h>
 
@@ -10,12 +10,12 @@
 #include "base/log.h"
 #include "engine/sched_int.h"
 
-// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.  READ_MS:
-// how long the thread waits for the disk when there is nothing else to do, until it looks for new
-// jobs.
-enum { ROW_TILE = 8, MIN_PROMPT_ROWS = 4, READ_MS = 5 };
+// Linear layers take rows by eights, so a round of 9 costs nearly what one of 16 does.  FEW_MORE:
+// less than this in the last tile is not worth a round.  READ_MS: how long the thread waits for the
+// disk when there is nothing else to do, until it looks for new jobs.
+enum { ROW_TILE = 8, FEW_MORE = 4, MIN_PROMPT_ROWS = 2, READ_MS = 5 };
 #define SMOOTH     0.2  // weight of a new measurement
-#define STALL_PART 0.6  // prompts may make a round longer by this part of itself
+#define STALL_PART 0.5  // prompts may make a round longer by this part of itself
 // a row of a few costs so much more than one of a full round, until measured
 #define FEW_ROWS 2.0
 
@@ -67,17 +67,19 @@ static int64_t rows_for_answers(mk_sched *s, feed *f) {
 }
 
 // Rows of prompts that fill the last tile behind the answers' rows, and more tiles while the round
-// stays short enough; deep rows are dear, by attention, and get down to the smallest number.
+// stays short enough.  Where a tile is too dear, because attention to thousands of keys costs more
+// than the tile, fewer: rows are hardly cheaper in company there.
 static int64_t prompt_budget(const mk_sched *s, int64_t answer_rows) {
     int64_t most = s->n_chunk - answer_rows;
     if (answer_rows == 0) {
         return most;
     }
     int64_t n = ROW_TILE - answer_rows % ROW_TILE;
-    n += n < MIN_PROMPT_ROWS ? ROW_TILE : 0;
+    n += n < FEW_MORE ? ROW_TILE : 0;
     if (s->answer_ms > 0 && s->row_ms > 0) {
         int64_t fit = (int64_t)(STALL_PART * s->answer_ms / s->row_ms);
-        n += fit > n ? (fit - n) / ROW_TILE * ROW_TILE : 0;
+        n = fit >= n ? n + (fit - n) / ROW_TILE * ROW_TILE : fit;
+        n = n > MIN_PROMPT_ROWS ? n : MIN_PROMPT_ROWS;
     }
     return n < most ? n : most;
 }
@@ -262,7 +264,9 @@ static void learn_times(mk_sched *s, double ms, int64_t answers, int64_t prompts
     } else if (answers == 0 && s->row_ms <= 0) {
         s->row_ms = FEW_ROWS * ms / (double)prompts;
     } else if (answers > 0 && ms > s->answer_ms) {
-        smooth(&s->row_ms, (ms - s->answer_ms) / (double)prompts);
+        // a round that took far too long was the machine's fault, not its rows'
+        double row = (ms - s->answer_ms) / (double)prompts;
+        smooth(&s->row_ms, s->row_ms <= 0 || row < 2 * s->row_ms ? row : 2 * s->row_ms);
     }
 }
 
