@@ -427,6 +427,9 @@ def test_errors(served, client):
     with pytest.raises(openai.NotFoundError, match="/v1/chat/completions") as e:
         client.images.generate(prompt="a cat", model="thimble")
     assert e.value.code is None  # not a model that is missing
+    with pytest.raises(openai.NotFoundError, match="/v1/responses/compact is not supported") as e:
+        client.responses.compact(model="thimble", input="2+3")
+    assert e.value.code is None and e.value.type == "invalid_request_error"
 
 
 def test_unknown_fields_are_named(client):
