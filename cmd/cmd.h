@@ -292,8 +292,10 @@ mk_status cmd_write_model(mk_llm *llm, const char *out, const char *type, const 
                           mk_err *err) MK_WARN_UNUSED;
 // Of a model from a GGUF file: tokenizer.json with its two companions and the chat template, into
 // the folder that the model is being written to, if the file carries a tokenizer.json; else warns.
-// Of a folder: nothing, mk_model_save_folder copies its files.
+// Of a folder, whose files mk_model_save_folder copies: the template, if --template gave another.
 mk_status cmd_save_words(const mk_llm *llm, const char *dir, mk_err *err) MK_WARN_UNUSED;
+// Makes `text` the chat template of the folder.
+mk_status cmd_save_template(const char *text, const char *dir, mk_err *err) MK_WARN_UNUSED;
 #define CMD_TYPE_CHOICES "keep|f32|f16|bf16|q8_0"
 
 // --- input, output, signals ----------------------------------------------------------------------

@@ -85,13 +85,27 @@ static mk_status take_params(const mk_params *ps, const mk_ckpt *c, mk_err *err)
     return MK_OK;
 }
 
-static mk_status add_words(void *arg, const char *dir, mk_err *err) {
-    const export_args *a = arg;
+static mk_status add_gguf_words(const export_args *a, const char *dir, mk_err *err) {
     mk_llm *llm = NULL;
     MK_TRY(cmd_open(&a->model, &(cmd_open_opts){.describe_only = true}, &llm, err));
     mk_status st = cmd_save_words(llm, dir, err);
     mk_llm_close(llm);
     return st;
+}
+
+typedef struct {
+    const export_args *a;
+    const mk_model *m;
+    const mk_ckpt *c;
+} word_sources;
+
+// The template is the one that the run was given, if it was.
+static mk_status add_words(void *arg, const char *dir, mk_err *err) {
+    const word_sources *w = arg;
+    const json_t *notes = json_object_get(mk_ckpt_get_head(w->c).run, "notes");
+    const char *template = json_string_value(json_object_get(notes, "template"));
+    MK_TRY(mk_source_is_gguf(w->m->src) ? add_gguf_words(w->a, dir, err) : MK_OK);
+    return template ? cmd_save_template(template, dir, err) : MK_OK;
 }
 
 // What the run began from says what else belongs to the model.
@@ -105,10 +119,11 @@ static mk_status write_model(const export_args *a, mk_model *m, mk_pool *pool, c
     MK_TRY(mk_params_create(m, &ps, err));
     mk_status st = take_params(ps, c, err);
     mk_params_destroy(ps);
+    word_sources words = {a, m, c};
     mk_save_opts o = {.type = strcmp(a->type, "bf16") == 0 ? MK_DTYPE_BF16 : MK_DTYPE_F32,
                       .pool = pool,
-                      .files = mk_source_is_gguf(m->src) ? add_words : NULL,
-                      .arg = (void *)(uintptr_t)a};
+                      .files = add_words,
+                      .arg = &words};
     return st == MK_OK ? mk_model_save_folder(m, out, &o, err) : st;
 }
 

@@ -385,6 +385,17 @@ static void add_common(const cmd_training *t, json_t *recipe) {
     json_decref(o);
 }
 
+// For minke train export, which has no --template.  Not in the recipe: the data's hash tells
+// another template.
+static json_t *notes_of(const cmd_training *t) {
+    const mk_chat_template *own = mk_llm_template(t->llm);
+    if (!own || !mk_chat_template_is_override(own)) {
+        return NULL;
+    }
+    const char *text = mk_chat_template_text(own);
+    return json_pack("{s:o}", "template", mk_json_text(text, strlen(text)));
+}
+
 mk_status cmd_training_run(cmd_training *t, const mk_method *method, void *method_arg,
                            json_t *recipe, const char *const *extra, mk_err *err) {
     const cmd_train_args *a = t->a;
@@ -410,6 +421,9 @@ mk_status cmd_training_run(cmd_training *t, const mk_method *method, void *metho
     add_common(t, recipe);
     cmd_catch_interrupt();
     MK_TRY(mk_schedule_parse(a->schedule, &run.schedule.kind, err));
-    MK_TRY(mk_run_train(&run, err));
-    return save_result(t, err);
+    json_t *notes = notes_of(t);
+    run.notes = notes;
+    mk_status st = mk_run_train(&run, err);
+    json_decref(notes);
+    return st == MK_OK ? save_result(t, err) : st;
 }

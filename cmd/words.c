@@ -1,4 +1,5 @@
-// The words of a GGUF file as files of a Hugging Face folder.
+// The words of a model as files of a Hugging Face folder: those of a GGUF file, and the template
+// that was given with --template.
 #include <math.h>
 #include <string.h>
 
@@ -8,6 +9,8 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cmd.h"
+
+#define CONFIG_MAX ((size_t)64 << 20)
 
 static mk_status write_file(const char *dir, const char *name, const char *text, size_t n,
                             mk_err *err) {
@@ -75,14 +78,10 @@ static json_t *generation_config(const mk_llm *llm) {
                      short_real(p.min_p), "repetition_penalty", short_real(p.repetition_penalty));
 }
 
-mk_status cmd_save_words(const mk_llm *llm, const char *dir, mk_err *err) {
-    if (!mk_source_is_gguf(mk_llm_model(llm)->src)) {
-        return MK_OK;
-    }
+static mk_status save_tokenizer(const mk_llm *llm, const char *dir, mk_err *err) {
     size_t n = 0;
     const mk_tokenizer *t = mk_llm_tokenizer(llm);
     const char *json = mk_tokenizer_json(t, &n);
-    const mk_chat_template *template = mk_llm_template(llm);
     if (!json) {
         mk_log_msg(MK_LOG_WARN,
                    "%s has no tokenizer.json: this GGUF file's tokenizer is not written", dir);
@@ -90,10 +89,34 @@ mk_status cmd_save_words(const mk_llm *llm, const char *dir, mk_err *err) {
     }
     MK_TRY(write_file(dir, "tokenizer.json", json, n, err));
     MK_TRY(write_json(dir, "tokenizer_config.json", tokenizer_config(t), err));
-    MK_TRY(write_json(dir, "generation_config.json", generation_config(llm), err));
-    if (template) {
-        const char *text = mk_chat_template_text(template);
-        MK_TRY(write_file(dir, "chat_template.jinja", text, strlen(text), err));
+    return write_json(dir, "generation_config.json", generation_config(llm), err);
+}
+
+// Some readers look into tokenizer_config.json before chat_template.jinja: what it says of a
+// template is another one now.
+static mk_status drop_old_template(const char *dir, mk_err *err) {
+    static const char name[] = "tokenizer_config.json";
+    char *path = mk_path_join(dir, name);
+    json_t *o = NULL;
+    mk_status st = mk_path_is_file(path) ? mk_json_file(path, CONFIG_MAX, &o, err) : MK_OK;
+    mk_free(path);
+    if (st == MK_OK && json_object_del(o, "chat_template") == 0) {
+        return write_json(dir, name, o, err);
     }
-    return MK_OK;
+    json_decref(o);
+    return st;
+}
+
+mk_status cmd_save_template(const char *text, const char *dir, mk_err *err) {
+    MK_TRY(write_file(dir, "chat_template.jinja", text, strlen(text), err));
+    return drop_old_template(dir, err);
+}
+
+mk_status cmd_save_words(const mk_llm *llm, const char *dir, mk_err *err) {
+    const mk_chat_template *t = mk_llm_template(llm);
+    bool gguf = mk_source_is_gguf(mk_llm_model(llm)->src);
+    MK_TRY(gguf ? save_tokenizer(llm, dir, err) : MK_OK);
+    return t && (gguf || mk_chat_template_is_override(t))
+               ? cmd_save_template(mk_chat_template_text(t), dir, err)
+               : MK_OK;
 }

@@ -7,6 +7,8 @@
 #include "base/alloc.h"
 #include "base/json.h"
 
+static const char override_origin[] = "--template";
+
 struct mk_chat_template {
     char *text, *tools_text, *origin;  // tools_text: of `tools`
     mk_jinja *main, *tools;  // tools: NULL unless the model brings a second template for them
@@ -116,7 +118,7 @@ static mk_status choose(const mk_chat_sources *src, const json_t *config, choice
     *ch = (choice){0};
     if (src->override_text != NULL) {
         ch->text = src->override_text;
-        ch->origin = "--template";
+        ch->origin = override_origin;
         return MK_OK;
     }
     if (src->file != NULL || src->file_tool_use != NULL) {
@@ -423,6 +425,10 @@ mk_status mk_chat_template_render(const mk_chat_template *t, const json_t *messa
 // --- facts ---------------------------------------------------------------------------------------
 const char *mk_chat_template_origin(const mk_chat_template *t) {
     return t->origin;
+}
+
+bool mk_chat_template_is_override(const mk_chat_template *t) {
+    return strcmp(t->origin, override_origin) == 0;
 }
 
 const char *mk_chat_template_text(const mk_chat_template *t) {

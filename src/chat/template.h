@@ -75,6 +75,7 @@ mk_status mk_chat_template_render(const mk_chat_template *t, const json_t *messa
 // Facts.  Borrowed, valid as long as t.
 const char *mk_chat_template_origin(
     const mk_chat_template *t);  // "chat_template.jinja", "built-in: chatml", ...
+bool mk_chat_template_is_override(const mk_chat_template *t);
 const char *mk_chat_template_text(const mk_chat_template *t);
 // The one that a request with these tools is rendered with.
 const char *mk_chat_template_text_for(const mk_chat_template *t, const json_t *tools);

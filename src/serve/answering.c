@@ -11,13 +11,14 @@
 
 // --- what to say ---------------------------------------------------------------------------------
 
-mk_request mk_service_request(const mk_ask *ask) {
+mk_request mk_service_request(const mk_ask *ask, int prompt) {
+    const mk_ask_prompt *p = &ask->prompt[prompt];
     return (mk_request){
         .messages = ask->messages,
-        .prompt = ask->prompt,
-        .ids = ask->ids,
-        .n_ids = ask->n_ids,
-        .raw = ask->prompt != NULL,
+        .prompt = p->text,
+        .ids = p->ids,
+        .n_ids = p->n_ids,
+        .raw = p->text != NULL,
         .tools = ask->tool_choice == MK_TOOLS_NONE ? NULL : ask->tools,
         .think = ask->think,
         .effort = ask->effort,
@@ -46,16 +47,24 @@ static mk_sample_params sampling_of(const mk_llm *llm, const mk_ask *a) {
 // --- the beginning -------------------------------------------------------------------------------
 
 typedef struct {
-    mk_prompt prompt;
+    mk_prompt prompt[MK_ASK_MAX_N];
     mk_grammar *grammar;
     bool nothing;  // is asked: the model is wanted in memory, where it is (Ollama)
 } beginning;
 
+// What is wrong with one prompt among several says which.
+static mk_status of_prompt(const mk_ask *a, int prompt, mk_status st, mk_err *err) {
+    bool own = st == MK_ECONTEXT || st == MK_EUSAGE;
+    return own && a->n_prompt > 1 ? mk_err_prefix(err, "/prompt/%d", prompt) : st;
+}
+
+// Nothing of an answer depends on those beside it: the seed counts answers to the same prompt.
 static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
     struct turn_choice *c = &t->choice[i];
+    int prompt = i / t->ask.n;
     *c = (struct turn_choice){.t = t, .index = i};
     mk_speech_opts o = {
-        .prompt = &b->prompt,
+        .prompt = &b->prompt[prompt],
         .sample = sampling_of(t->model->llm, &t->ask),
         .n_predict = t->ask.n_predict,
         .stop = (const char *const *)t->ask.stop,
@@ -68,16 +77,17 @@ static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
         .event = mk_service_turn_event,
         .arg = c,
     };
-    o.sample.seed += (uint64_t)i;
-    return mk_speech_begin(t->model->provider, &o, &c->speech, err);
+    o.sample.seed += (uint64_t)(i % t->ask.n);
+    mk_status st = mk_speech_begin(t->model->provider, &o, &c->speech, err);
+    return of_prompt(&t->ask, prompt, st, err);
 }
 
 // Events of choices that began wait at the lock for the headers.
 static void begin_all(turn *t, const beginning *b) {
     pthread_mutex_lock(&t->lock);
-    int n = 0;
+    int n = 0, all = mk_ask_choices(&t->ask);
     mk_status st = MK_OK;
-    for (; n < t->ask.n && st == MK_OK; n++) {
+    for (; n < all && st == MK_OK; n++) {
         st = begin_choice(t, n, b, &t->error);
     }
     n -= st != MK_OK;
@@ -107,7 +117,7 @@ static void answer_nothing(turn *t) {
     if (t->ask.stream && !t->streaming) {
         mk_service_turn_stream(t);
     }
-    for (int i = 0; i < t->ask.n; i++) {
+    for (int i = 0; i < mk_ask_choices(&t->ask); i++) {
         uint64_t refused = mk_alloc_refused_thread();
         mk_service_turn_write(t, i, &(mk_answer_event){.kind = MK_AE_START}, refused);
         mk_service_turn_write(t, i, &(mk_answer_event){.kind = MK_AE_DONE}, refused);
@@ -157,18 +167,29 @@ static mk_status limit_window(turn *t, int64_t n_prompt, mk_err *err) {
     return MK_OK;
 }
 
-static mk_status make_prompt(turn *t, beginning *b, mk_err *err) {
-    if (t->ask.suffix && t->ask.prompt) {
-        b->prompt.parse = (mk_parse_opts){.no_reasoning = true};
-        return mk_fim_encode(mk_llm_tokenizer(t->model->llm), t->ask.prompt, t->ask.suffix,
-                             &b->prompt.ids, err);
+static mk_status make_prompt(turn *t, int prompt, mk_prompt *p, mk_err *err) {
+    const char *text = t->ask.prompt[prompt].text;
+    if (t->ask.suffix && text) {
+        p->parse = (mk_parse_opts){.no_reasoning = true};
+        return mk_fim_encode(mk_llm_tokenizer(t->model->llm), text, t->ask.suffix, &p->ids, err);
     }
-    mk_request r = mk_service_request(&t->ask);
-    return mk_llm_make_prompt(t->model->llm, &r, &b->prompt, err);
+    mk_request r = mk_service_request(&t->ask, prompt);
+    return mk_llm_make_prompt(t->model->llm, &r, p, err);
+}
+
+static mk_status make_prompts(turn *t, beginning *b, mk_err *err) {
+    int n = mk_ask_choices(&t->ask) / t->ask.n;
+    mk_status st = MK_OK;
+    for (int i = 0; i < n && st == MK_OK; i++) {
+        st = make_prompt(t, i, &b->prompt[i], err);
+        st = st == MK_OK ? limit_window(t, b->prompt[i].ids.n, err) : st;
+        st = of_prompt(&t->ask, i, st, err);
+    }
+    return st;
 }
 
 static bool only_loads(const mk_ask *a) {
-    return !a->messages && !a->prompt && !a->ids;
+    return !a->messages && a->n_prompt == 0;
 }
 
 // Everything that can be refused is refused here, before an answer begins.
@@ -179,8 +200,7 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
         return limit_window(t, 0, err);
     }
     MK_TRY(mk_books_recall(t->s, &t->books.c, t->model->llm, &t->ask, &t->books.tenant, err));
-    MK_TRY(make_prompt(t, b, err));
-    return limit_window(t, b->prompt.ids.n, err);
+    return make_prompts(t, b, err);
 }
 
 static void token_text(void *arg, int32_t id, mk_buf *out) {
@@ -225,7 +245,9 @@ static void go_on(turn *t) {
         begin_all(t, &b);
     }
     mk_grammar_unref(b.grammar);
-    mk_ids_free(&b.prompt.ids);
+    for (int i = 0; i < MK_ASK_MAX_N; i++) {
+        mk_ids_free(&b.prompt[i].ids);
+    }
 }
 
 // There will be no model for this turn.
@@ -274,7 +296,7 @@ static mk_status read_turn(turn *t, mk_err *err) {
 
 static void start_turn(turn *t) {
     bool unloads = only_loads(&t->ask) && t->ask.has_keep_alive && t->ask.keep_alive_s == 0;
-    mk_books_expect(&t->books, t->ask.n);
+    mk_books_expect(&t->books, &t->ask);
     t->n_left = 1;
     t->waits = !unloads;
     mk_service_turn_list(t);

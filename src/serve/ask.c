@@ -10,7 +10,7 @@ void mk_ask_init(mk_ask *a) {
 }
 
 void mk_ask_free(mk_ask *a) {
-    char *const texts[] = {a->model,  a->tenant,  a->prompt,   a->suffix,         a->tool_name,
+    char *const texts[] = {a->model,  a->tenant,  a->suffix,   a->tool_name,
                            a->effort, a->pattern, a->previous, a->reasoning_field};
     json_t *const values[] = {a->messages, a->tools,   a->template_kwargs, a->schema,
                               a->given,    a->unknown, a->instructions,    a->input};
@@ -23,7 +23,14 @@ void mk_ask_free(mk_ask *a) {
     for (int i = 0; i < a->n_stop; i++) {
         mk_free(a->stop[i]);
     }
-    mk_free(a->ids);
+    for (int i = 0; i < a->n_prompt; i++) {
+        mk_free(a->prompt[i].text);
+        mk_free(a->prompt[i].ids);
+    }
     mk_free(a->bias);
     mk_ask_init(a);
+}
+
+int mk_ask_choices(const mk_ask *a) {
+    return a->n * (a->n_prompt > 1 ? a->n_prompt : 1);
 }

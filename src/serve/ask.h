@@ -26,20 +26,25 @@ typedef enum {
 } mk_answer_format;
 
 typedef struct {
+    char *text;    // or
+    int32_t *ids;  // n_ids
+    int64_t n_ids;
+} mk_ask_prompt;
+
+typedef struct {
     char *model;   // as the client named it; NULL: none named
     char *tenant;  // cache namespace below the key's own: user_id, user; NULL
 
-    // What to answer: messages or prompt.
+    // What to answer: messages or prompts.
     // messages: array in OpenAI's chat shape, brought to one form: role system|user|assistant|tool;
     // content a string or null; assistants may have reasoning_content and tool_calls
     // [{id, type: function, function: {name, arguments: string}}]; tools have tool_call_id and, if
     // known, name.
     json_t *messages;
     json_t *tools;  // [{type: function, function: {name, description, parameters, strict}}]; NULL
-    char *prompt;   // text completion, not templated
-    char *suffix;   // fill in the middle: what comes after; NULL
-    int32_t *ids;   // prompt as n_ids token ids
-    int64_t n_ids;
+    char *suffix;   // fill in the middle: what comes after each prompt; NULL
+    mk_ask_prompt prompt[MK_ASK_MAX_N];  // text completion, not templated
+    int n_prompt;
     bool echo;                // text completion: give the prompt back, too
     bool continue_last;       // the last assistant message is the beginning of the answer
     bool open_end;            // the template's words that begin an answer are left out
@@ -65,7 +70,7 @@ typedef struct {
     int64_t n_predict;    // -1: until the window is full
     char *stop[MK_ASK_MAX_STOP];
     int n_stop;
-    int n;          // answers to the same prompt
+    int n;          // answers to each prompt
     int n_logprob;  // -1: none; 0: the token's own; else best alternatives
     bool want_token_ids;
     bool ignore_eos;
@@ -92,5 +97,8 @@ typedef struct {
 // parallel_tools, sample with nothing set.
 void mk_ask_init(mk_ask *a);
 void mk_ask_free(mk_ask *a);
+
+// Answers in all, at most MK_ASK_MAX_N: choice i is one to prompt i / n.
+int mk_ask_choices(const mk_ask *a);
 
 #endif

@@ -1,6 +1,5 @@
 #include "serve/books.h"
 
-#include <math.h>
 #include <time.h>
 
 #include "base/alloc.h"
@@ -56,25 +55,13 @@ mk_status mk_books_recall(mk_service *s, const caller *c, mk_llm *llm, mk_ask *a
 
 // --- hearing -------------------------------------------------------------------------------------
 
-void mk_books_expect(mk_books *b, int n) {
+void mk_books_expect(mk_books *b, const mk_ask *ask) {
+    int n = mk_ask_choices(ask);
+    b->ask = ask;
     b->heard = mk_zalloc((size_t)n * sizeof *b->heard);
     for (; b->n < n; b->n++) {
         mk_heard_init(&b->heard[b->n]);
     }
-}
-
-// The prompt is the same for all choices.
-static void count(mk_books *b, const mk_usage *u) {
-    mk_usage *sum = &b->usage;
-    if (b->n_done++ == 0) {
-        sum->n_prompt = u->n_prompt;
-        sum->n_cached = u->n_cached;
-        sum->queue_ms = u->queue_ms;
-        sum->prompt_ms = u->prompt_ms;
-    }
-    sum->n_generated += u->n_generated;
-    sum->n_reasoning += u->n_reasoning;
-    sum->generation_ms = fmax(sum->generation_ms, u->generation_ms);
 }
 
 void mk_books_hear(mk_books *b, int choice, const mk_answer_event *ev) {
@@ -83,7 +70,7 @@ void mk_books_hear(mk_books *b, int choice, const mk_answer_event *ev) {
         mk_heard_event(&b->heard[choice], ev);
     }
     if (ev->kind == MK_AE_DONE) {
-        count(b, &ev->usage);
+        mk_tally_add(&b->total, b->ask, choice, &ev->usage);
         b->stop = choice == 0 || ev->stop == MK_STOP_CANCELLED ? ev->stop : b->stop;
     }
 }
@@ -150,12 +137,12 @@ void mk_books_close(mk_books *b, const mk_books_answer *a, int status) {
                              .key = b->c.key_id,
                              .model = a->info->model,
                              .dialect = a->dialect->name,
-                             .usage = b->usage,
+                             .usage = b->total.sum,
                              .status = a->lost ? 499 : status,
                              .stop = status >= 400 ? "error" : mk_stop_reason_name(b->stop)};
         add_row(b->s, &row);
     }
-    end_slot(b, b->usage.n_prompt + b->usage.n_generated);
+    end_slot(b, b->total.sum.n_prompt + b->total.sum.n_generated);
 }
 
 void mk_books_note(mk_service *s, const caller *c, const char *model, const char *what,

@@ -8,16 +8,18 @@
 
 #include "serve/heard.h"
 #include "serve/service_int.h"
+#include "serve/tally.h"
 
 typedef struct {
     mk_service *s;
     caller c;
     bool slot;        // one of the answers at once that the key may have
     uint64_t tenant;  // of the key and the user it names
+    const mk_ask *ask;
     mk_heard *heard;  // n
-    int n, n_done;
+    int n;
     bool started;
-    mk_usage usage;  // of all choices
+    mk_tally total;
     mk_stop_reason stop;
 } mk_books;
 
@@ -29,7 +31,7 @@ void mk_books_free(mk_books *b);
 // Errors: MK_EUSAGE (what it continues is not there).
 mk_status mk_books_recall(mk_service *s, const caller *c, mk_llm *llm, mk_ask *ask,
                           uint64_t *tenant, mk_err *err) MK_WARN_UNUSED;
-void mk_books_expect(mk_books *b, int n);  // answers
+void mk_books_expect(mk_books *b, const mk_ask *ask);  // which outlives the books
 void mk_books_hear(mk_books *b, int choice, const mk_answer_event *ev);
 
 typedef struct {

@@ -38,7 +38,7 @@ typedef struct mk_dialect {
     // what was expected and found: "/temperature: expected a number from 0 to 2, got \"hot\"".
     mk_status (*parse)(const json_t *body, mk_ask *ask, mk_err *err);
     mk_writer_state *(*open)(const mk_reply_info *info);
-    // choice: which of ask->n answers the event belongs to
+    // choice: which of the mk_ask_choices the event belongs to
     void (*event)(mk_writer_state *w, int choice, const mk_answer_event *ev, mk_buf *out);
     // After the DONE of every choice: usage chunk, [DONE], or the whole body.
     void (*finish)(mk_writer_state *w, mk_buf *out);

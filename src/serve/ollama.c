@@ -246,7 +246,8 @@ static mk_status take_raw(const generate *g, mk_ask *ask, mk_err *err) {
                           "has no place in a prompt that is taken as it is (raw or suffix)");
     }
     if (given(g->prompt) || given(g->suffix)) {
-        ask->prompt = mk_strdup(g->prompt ? g->prompt : "");
+        ask->prompt[0].text = mk_strdup(g->prompt ? g->prompt : "");
+        ask->n_prompt = 1;
     }
     if (given(g->suffix)) {
         ask->suffix = mk_strdup(g->suffix);

@@ -244,7 +244,7 @@ void mk_ollama_event(mk_writer_state *w, int choice, const mk_answer_event *ev, 
 // --- the end -------------------------------------------------------------------------------------
 
 static bool only_loads(const mk_ask *ask) {
-    return !ask->messages && !ask->prompt && !ask->ids;
+    return !ask->messages && ask->n_prompt == 0;
 }
 
 static const char *done_reason(const mk_writer_state *w) {

@@ -342,7 +342,7 @@ static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev
     case MK_AE_DONE:
         c->stop = ev->stop;
         c->stop_text = ev->stop == MK_STOP_TEXT && ev->stop_text ? mk_strdup(ev->stop_text) : NULL;
-        mk_openai_count(&w->frame.total, &ev->usage);
+        mk_tally_add(&w->frame.total, w->frame.info.ask, choice, &ev->usage);
         if (stream) {
             stream_done(w, choice, out);
         }

@@ -10,50 +10,51 @@ enum { MAX_PROMPT_IDS = 1 << 24, DEFAULT_TOKENS = 16 };  // OpenAI's own default
 
 // --- requests ------------------------------------------------------------------------------------
 
-static mk_status read_ids(const mk_at *at, const json_t *v, mk_ask *a, mk_err *err) {
+static mk_status read_ids(const mk_at *at, const json_t *v, mk_ask_prompt *p, mk_err *err) {
     size_t n = json_array_size(v);
     if (n > MAX_PROMPT_IDS) {
         return mk_at_fail(at, err, MK_EUSAGE, "expected at most %d token ids, got %zu",
                           MAX_PROMPT_IDS, n);
     }
-    a->ids = mk_try_alloc(n, sizeof *a->ids);
-    if (!a->ids) {
+    p->ids = mk_try_alloc(n, sizeof *p->ids);
+    if (!p->ids) {
         return mk_at_fail(at, err, MK_ENOMEM, "no memory for %zu token ids", n);
     }
     for (size_t i = 0; i < n; i++) {
         int64_t id;
         MK_TRY(mk_at_int(MK_NTH(at, i), json_array_get(v, i), 0, INT32_MAX, &id, err));
-        a->ids[i] = (int32_t)id;
-        a->n_ids = (int64_t)i + 1;
+        p->ids[i] = (int32_t)id;
+        p->n_ids = (int64_t)i + 1;
     }
     return MK_OK;
 }
 
-static mk_status read_prompt(const mk_at *at, const json_t *v, void *ask, mk_err *err) {
-    mk_ask *a = ask;
+static mk_status read_one(const mk_at *at, const json_t *v, mk_ask *a, mk_err *err) {
+    mk_ask_prompt *p = &a->prompt[a->n_prompt++];
     const char *s;
-    size_t n = json_array_size(v);
-    const json_t *first = json_array_get(v, 0);
-    if (json_is_array(v) && n > 0 && json_is_number(first)) {
-        return read_ids(at, v, a, err);
-    }
-    mk_at inner = {at, NULL, 0};
-    if (json_is_array(v)) {
-        if (n != 1) {
-            return mk_at_fail(at, err, MK_EUNSUPPORTED,
-                              "is not supported: %zu prompts; send one request for each", n);
-        }
-        if (json_is_array(first) && json_array_size(first) > 0) {
-            return read_ids(&inner, first, a, err);
-        }
-        at = &inner;
-        v = first;
+    if (json_array_size(v) > 0) {
+        return read_ids(at, v, p, err);
     }
     if (!json_is_string(v)) {
         return mk_at_expected(at, err, v, "a string or an array of token ids");
     }
     MK_TRY(mk_at_text(at, v, &s, err));
-    a->prompt = mk_strdup(s);
+    p->text = mk_strdup(s);
+    return MK_OK;
+}
+
+// One prompt, or an array of them.
+static mk_status read_prompt(const mk_at *at, const json_t *v, void *ask, mk_err *err) {
+    size_t n = json_array_size(v);
+    if (!json_is_array(v) || json_is_number(json_array_get(v, 0))) {
+        return read_one(at, v, ask, err);
+    }
+    if (n < 1 || n > MK_ASK_MAX_N) {
+        return mk_at_fail(at, err, MK_EUSAGE, "expected 1 to %d prompts, got %zu", MK_ASK_MAX_N, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        MK_TRY(read_one(MK_NTH(at, i), json_array_get(v, i), ask, err));
+    }
     return MK_OK;
 }
 
@@ -97,15 +98,24 @@ static const mk_field rows[] = {
 static mk_status completions_parse(const json_t *body, mk_ask *a, mk_err *err) {
     MK_TRY(
         mk_fields_read(body, NULL, &MK_FIELDS_AND(rows, &mk_openai_fields), a, &a->unknown, err));
-    if (!a->prompt && !a->ids) {
+    if (a->n_prompt == 0) {
         return mk_at_fail(MK_AT(NULL, "prompt"), err, MK_EUSAGE,
                           "expected a string or an array of token ids, got nothing");
+    }
+    if (mk_ask_choices(a) > MK_ASK_MAX_N) {
+        return mk_at_fail(MK_AT(NULL, "n"), err, MK_EUSAGE,
+                          "expected at most %d answers in all, got %d to each of %d prompts",
+                          MK_ASK_MAX_N, a->n, a->n_prompt);
     }
     if (a->suffix && a->suffix[0] == '\0') {
         mk_free(a->suffix);
         a->suffix = NULL;
     }
-    if (a->suffix && !a->prompt) {
+    bool ids = false;
+    for (int i = 0; i < a->n_prompt; i++) {
+        ids = ids || a->prompt[i].ids;
+    }
+    if (a->suffix && ids) {
         return mk_at_fail(MK_AT(NULL, "suffix"), err, MK_EUNSUPPORTED,
                           "is not supported with a prompt of token ids");
     }
@@ -142,7 +152,7 @@ typedef struct {
 
 struct mk_writer_state {
     mk_openai_frame frame;
-    text_choice *choice;  // [info.ask->n]
+    text_choice *choice;  // [mk_ask_choices(info.ask)]
 };
 
 static void lists_init(token_lists *l) {
@@ -174,8 +184,9 @@ static mk_writer_state *text_open(const mk_reply_info *info) {
                                  .object = "text_completion",
                                  .chunk_object = "text_completion",
                                  .add_choice = body_choice};
-    w->choice = mk_zalloc((size_t)info->ask->n * sizeof *w->choice);
-    for (int i = 0; i < info->ask->n; i++) {
+    int n = mk_ask_choices(info->ask);
+    w->choice = mk_zalloc((size_t)n * sizeof *w->choice);
+    for (int i = 0; i < n; i++) {
         text_choice *c = &w->choice[i];
         lists_init(&c->wait);
         lists_init(&c->kept);
@@ -186,7 +197,7 @@ static mk_writer_state *text_open(const mk_reply_info *info) {
 }
 
 static void text_close(mk_writer_state *w) {
-    for (int i = 0; w && i < w->frame.info.ask->n; i++) {
+    for (int i = 0; w && i < mk_ask_choices(w->frame.info.ask); i++) {
         text_choice *c = &w->choice[i];
         lists_free(&c->wait);
         lists_free(&c->kept);
@@ -327,14 +338,15 @@ static void give_text(const mk_writer_state *w, int index, const char *p, size_t
 
 static void echo(const mk_writer_state *w, int index, mk_buf *out) {
     const mk_ask *a = w->frame.info.ask;
-    if (a->prompt) {
-        give_text(w, index, a->prompt, strlen(a->prompt), out);
+    const mk_ask_prompt *p = &a->prompt[index / a->n];
+    if (p->text) {
+        give_text(w, index, p->text, strlen(p->text), out);
         return;
     }
     mk_buf text;
     mk_buf_init(&text, SIZE_MAX - 1);
-    for (int64_t i = 0; i < a->n_ids; i++) {
-        mk_openai_token_text(&w->frame.info, a->ids[i], &text);
+    for (int64_t i = 0; i < p->n_ids; i++) {
+        mk_openai_token_text(&w->frame.info, p->ids[i], &text);
     }
     give_text(w, index, text.data ? text.data : "", text.len, out);
     out->failed = out->failed || text.failed;
@@ -346,7 +358,7 @@ static void done(mk_writer_state *w, int index, const mk_answer_event *ev, mk_bu
     text_choice *c = &w->choice[index];
     c->stop = ev->stop;
     c->stop_text = ev->stop == MK_STOP_TEXT && ev->stop_text ? mk_strdup(ev->stop_text) : NULL;
-    mk_openai_count(&w->frame.total, &ev->usage);
+    mk_tally_add(&w->frame.total, w->frame.info.ask, index, &ev->usage);
     if (w->frame.info.ask->stream) {
         stream_chunk(w, index, &no_text, true, out);
     }

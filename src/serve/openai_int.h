@@ -4,18 +4,13 @@
 
 #include "serve/ask_read.h"
 #include "serve/dialect.h"
+#include "serve/tally.h"
 
 // Rows of sampling, reasoning and of what other servers added to OpenAI's requests.
 extern const mk_field_table mk_openai_fields;
 
 // --- pieces of answers ---------------------------------------------------------------------------
 
-// Sum over the choices of one request: a prompt counts once.
-typedef struct {
-    mk_usage sum;
-    int n_done;
-} mk_openai_total;
-void mk_openai_count(mk_openai_total *t, const mk_usage *u);
 // {"prompt_tokens": ...}
 void mk_openai_add_usage(mk_buf *b, const mk_usage *u);
 // {"cache_n": ...}, as llama.cpp has it
@@ -53,7 +48,7 @@ typedef struct {
     // Appends choice i of a whole body.
     void (*add_choice)(mk_writer_state *w, int i, mk_buf *out);
     bool failed;  // an error has been written: nothing may follow
-    mk_openai_total total;
+    mk_tally total;
 } mk_openai_frame;
 // {"id": ... "choices":[ of a body or, of a stream, of a chunk
 void mk_openai_add_head(const mk_openai_frame *f, mk_buf *out);

@@ -1,6 +1,5 @@
 // Pieces of answers that OpenAI's dialects share.
 #include <ctype.h>
-#include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -8,21 +7,6 @@
 #include "serve/wire.h"
 
 // --- usage ---------------------------------------------------------------------------------------
-
-void mk_openai_count(mk_openai_total *t, const mk_usage *u) {
-    mk_usage *s = &t->sum;
-    if (t->n_done++ == 0) {
-        s->n_prompt = u->n_prompt;
-        s->n_cached = u->n_cached;
-        s->queue_ms = u->queue_ms;
-        s->prompt_ms = u->prompt_ms;
-    }
-    s->n_generated += u->n_generated;
-    s->n_reasoning += u->n_reasoning;
-    s->n_drafted += u->n_drafted;
-    s->n_accepted += u->n_accepted;
-    s->generation_ms = fmax(s->generation_ms, u->generation_ms);
-}
 
 void mk_openai_add_usage(mk_buf *b, const mk_usage *u) {
     mk_buf_printf(b, "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,",
@@ -280,7 +264,7 @@ void mk_openai_finish(mk_openai_frame *f, mk_writer_state *w, mk_buf *out) {
     }
     if (!ask->stream) {
         mk_openai_add_head(f, out);
-        for (int i = 0; i < ask->n; i++) {
+        for (int i = 0; i < mk_ask_choices(ask); i++) {
             mk_buf_puts(out, i ? "," : "");
             f->add_choice(w, i, out);
         }

@@ -340,7 +340,7 @@ static mk_status dry_run_make(dry_run *d, mk_service *s, mk_http_exchange *x,
     }
     uint64_t tenant;
     MK_TRY(mk_books_recall(s, c, d->m->llm, &d->ask, &tenant, err));
-    mk_request q = mk_service_request(&d->ask);
+    mk_request q = mk_service_request(&d->ask, 0);
     return mk_llm_make_prompt(d->m->llm, &q, &d->p, err);
 }
 

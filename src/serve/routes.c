@@ -339,7 +339,32 @@ static const route *find_route(const char *method, const char *path, bool *path_
     return NULL;
 }
 
+// What clients know of, and would take for a route with a wildcard that wants another method.
+static const struct {
+    const char *method, *path, *advice;
+} unsupported[] = {
+    {"POST", "/v1/responses/compact",
+     "a conversation is not compacted here; send it as it is, or what is left of it"},
+};
+
+static bool refuse_unsupported(mk_service *s, mk_http_exchange *x, const char *path) {
+    for (size_t i = 0; i < sizeof unsupported / sizeof unsupported[0]; i++) {
+        if (strcmp(mk_http_method(x), unsupported[i].method) == 0 &&
+            strcmp(path, unsupported[i].path) == 0) {
+            mk_err err;
+            (void)MK_FAIL(&err, MK_ENOTFOUND, "%s %s is not supported: %s", unsupported[i].method,
+                          unsupported[i].path, unsupported[i].advice);
+            mk_service_fail(s, x, NULL, 404, &err);
+            return true;
+        }
+    }
+    return false;
+}
+
 static void no_route(mk_service *s, mk_http_exchange *x, const char *path, bool known) {
+    if (refuse_unsupported(s, x, path)) {
+        return;
+    }
     mk_buf list;
     mk_buf_init(&list, 1 << 14);
     for (int i = 0; i < N_ROUTE; i++) {

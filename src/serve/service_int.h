@@ -125,8 +125,8 @@ void mk_service_tick(mk_service *s);        // heartbeats
 void mk_service_cancel_all(mk_service *s);  // what runs, ends
 
 // What a request asks for, as the chat room wants it; the ask outlives it.  ask->sample over the
-// model's own.
-mk_request mk_service_request(const mk_ask *ask);
+// model's own.  prompt: which of them, where there are some.
+mk_request mk_service_request(const mk_ask *ask, int prompt);
 
 #define HANDLER(name)                                                                              \
     void mk_plain_##name(mk_service *s, mk_http_exchange *x, const route *r, const caller *c)

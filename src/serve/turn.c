@@ -34,7 +34,7 @@ void mk_service_turn_free(turn *t) {
 // --- the list ------------------------------------------------------------------------------------
 
 void mk_service_turn_cancel(turn *t) {
-    for (int i = 0; i < t->ask.n; i++) {
+    for (int i = 0; i < mk_ask_choices(&t->ask); i++) {
         if (t->choice[i].speech) {
             mk_speech_cancel(t->choice[i].speech);
         }
@@ -137,7 +137,7 @@ static void write_down(turn *t) {
 
 // Before the last byte goes out: who has the answer finds the model as it asked for.
 static void return_model(turn *t) {
-    for (int i = 0; i < t->ask.n; i++) {
+    for (int i = 0; i < mk_ask_choices(&t->ask); i++) {
         mk_speech_drop(t->choice[i].speech);
     }
     if (t->leased) {

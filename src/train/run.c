@@ -44,6 +44,9 @@ static mk_status save(state *s, mk_err *err) {
     json_t *run = json_object();
     json_object_set_new(run, "method", json_string(s->r->method->name));
     json_object_set(run, "recipe", (json_t *)(uintptr_t)s->r->recipe);
+    if (s->r->notes) {
+        json_object_set(run, "notes", (json_t *)(uintptr_t)s->r->notes);
+    }
     json_object_set_new(run, "position", s->r->method->tell(s->r->method_arg));
     json_object_set_new(run, "n_worse", json_integer(s->n_worse));
     if (!isnan(s->best)) {

@@ -63,6 +63,7 @@ typedef struct {
     int64_t patience;
     // What the run is made of: resuming with another value is an error that names the field.
     const json_t *recipe;
+    const json_t *notes;  // kept in checkpoints, not compared; NULL
     // Called after every step; false: save and stop (Ctrl-C).  May be NULL.
     bool (*progress)(void *arg, const mk_run_progress *p);
     void *progress_arg;

@@ -278,6 +278,33 @@ def test_completions(served, client):
     assert echo.choices[0].text.startswith("2+3")
 
 
+def test_several_prompts(served, client):
+    """Each prompt of a request gets the answers that it gets alone, at index prompt * n + k."""
+    prompts = [PROMPT, "<|user|>7*8<|assistant|>", "<|user|>Make 24 from 1, 2, 3, 4<|assistant|>"]
+    ask = {"model": "thimble", "n": 2, "max_tokens": 24, "temperature": 1, "seed": 5, "logprobs": 1}
+    alone = [client.completions.create(prompt=p, **ask) for p in prompts]
+    want = [(c.text, c.finish_reason, c.logprobs) for r in alone for c in r.choices]
+    ids = [served.post("/tokenize", {"content": p, "add_special": True, "parse_special": True})["tokens"] for p in prompts]
+    for given in (prompts, ids):
+        r = client.completions.create(prompt=given, **ask)
+        assert [c.index for c in r.choices] == list(range(6))
+        assert [(c.text, c.finish_reason, c.logprobs) for c in r.choices] == want
+        assert r.usage.prompt_tokens == sum(a.usage.prompt_tokens for a in alone)
+        assert r.usage.completion_tokens == sum(a.usage.completion_tokens for a in alone)
+    texts = [""] * 6
+    for chunk in client.completions.create(prompt=prompts, stream=True, **ask):
+        for c in chunk.choices:
+            texts[c.index] += c.text
+    assert texts == [w[0] for w in want]
+    echo = client.completions.create(model="thimble", prompt=["2+3", "4*"], echo=True, max_tokens=3)
+    assert echo.choices[0].text.startswith("2+3") and echo.choices[1].text.startswith("4*")
+    with pytest.raises(openai.BadRequestError, match="nothing was cut") as e:
+        client.completions.create(model="thimble", prompt=[PROMPT, "7" * 2000])
+    assert (e.value.param, e.value.code) == ("prompt[1]", "context_length_exceeded")
+    with pytest.raises(openai.BadRequestError, match="1 to 16 prompts, got 17"):
+        client.completions.create(model="thimble", prompt=[PROMPT] * 17)
+
+
 def test_embeddings(client):
     plain = client.embeddings.create(model="thimble", input=["2+3", "Make 24"], encoding_format="float")
     packed = client.embeddings.create(model="thimble", input=["2+3", "Make 24"])  # the client asks for base64
@@ -400,6 +427,9 @@ def test_errors(served, client):
     with pytest.raises(openai.NotFoundError, match="/v1/chat/completions") as e:
         client.images.generate(prompt="a cat", model="thimble")
     assert e.value.code is None  # not a model that is missing
+    with pytest.raises(openai.NotFoundError, match="/v1/responses/compact is not supported") as e:
+        client.responses.compact(model="thimble", input="2+3")
+    assert e.value.code is None and e.value.type == "invalid_request_error"
 
 
 def test_unknown_fields_are_named(client):

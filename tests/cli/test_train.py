@@ -6,6 +6,7 @@ log-probabilities; numbers inside are tested in tests/train.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ import time
 import pytest
 
 from conftest import MINKE, ROOT
+from ggufread import read_gguf
 
 PUZZLES = MINKE.parent / "thimble_puzzles"
 TOKENIZER = ROOT / "models" / "thimble" / "tokenizer"
@@ -222,6 +224,29 @@ def test_words_of_a_gguf_file_come_along(minke, golden, tmp_path):
         assert (folder / "tokenizer.json").read_bytes() == (golden / "models/deepseek_v3/tokenizer.json").read_bytes()
         r = minke("run", "-m", folder, "-n", 4, "--", "Hi")
         assert r.returncode == 0, r.stderr
+
+
+def test_a_template_that_was_given_comes_along(minke, golden, tmp_path):
+    """The result, what is exported from a checkpoint and the GGUF file made of it have the template of --template FILE."""
+    base, data, run, given = tmp_path / "base", tmp_path / "x.jsonl", tmp_path / "run", tmp_path / "given.jinja"
+    shutil.copytree(golden / "models" / "llama", base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "{{ messages }}"}))
+    given.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}\n[assistant]\u00e9")
+    data.write_text('{"prompt": "Hi", "completion": "Hello."}\n')
+    sft = ("train", "sft", "--steps", 1, "--batch-tokens", 128, "--max-len", 64)
+    for args in ((*sft, "-m", base, "--template", given, "-o", run, data), (*sft, "-m", base, "-o", tmp_path / "own", data),
+                 ("train", "export", run, "-m", base, "-o", tmp_path / "out"),
+                 ("convert", run / "model", "-o", tmp_path / "m.gguf")):
+        r = minke(*args)
+        assert r.returncode == 0, r.stderr
+    for folder in (run / "model", tmp_path / "out"):
+        assert (folder / "chat_template.jinja").read_text() == given.read_text()
+        assert json.loads((folder / "tokenizer_config.json").read_text()) == config  # no other one beside it
+    assert read_gguf(tmp_path / "m.gguf")[0]["tokenizer.chat_template"] == given.read_text()
+    own = tmp_path / "own" / "model"
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        assert (own / name).read_bytes() == (base / name).read_bytes()
 
 
 def test_updates_that_share_a_sampling_leave_the_policy(minke, data, tmp_path):

@@ -297,6 +297,14 @@ static void test_openai_whole(void **state) {
                         NULL});
 }
 
+static void test_openai_prompts(void **state) {
+    (void)state;
+    torture(&(scenario){"/v1/completions",
+                        "{\"prompt\": [\"2+3\", [50, 60]], \"max_tokens\": 3, \"n\": 2,"
+                        " \"echo\": true, \"temperature\": 0}",
+                        NULL});
+}
+
 static void test_openai_stream(void **state) {
     (void)state;
     torture(&(scenario){
@@ -388,11 +396,11 @@ static void test_ollama(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_openai_whole),    cmocka_unit_test(test_openai_stream),
-        cmocka_unit_test(test_openai_schema),   cmocka_unit_test(test_openai_tools),
-        cmocka_unit_test(test_anthropic_tools), cmocka_unit_test(test_anthropic_stream),
-        cmocka_unit_test(test_responses),       cmocka_unit_test(test_responses_stream),
-        cmocka_unit_test(test_ollama),
+        cmocka_unit_test(test_openai_whole),     cmocka_unit_test(test_openai_prompts),
+        cmocka_unit_test(test_openai_stream),    cmocka_unit_test(test_openai_schema),
+        cmocka_unit_test(test_openai_tools),     cmocka_unit_test(test_anthropic_tools),
+        cmocka_unit_test(test_anthropic_stream), cmocka_unit_test(test_responses),
+        cmocka_unit_test(test_responses_stream), cmocka_unit_test(test_ollama),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -72,12 +72,27 @@ static inline json_t *wire_sample(const mk_ask *a) {
     return o;
 }
 
-static inline void wire_lists(json_t *o, const mk_ask *a) {
-    json_t *ids = json_array(), *bias = json_array(), *stop = json_array(),
-           *sample = wire_sample(a);
-    for (int64_t i = 0; i < a->n_ids; i++) {
-        json_array_append_new(ids, json_integer(a->ids[i]));
+// One prompt as "prompt" or "ids"; several as "prompts", an array of those.
+static inline void wire_prompts(json_t *o, const mk_ask *a) {
+    json_t *list = json_array();
+    for (int i = 0; i < a->n_prompt; i++) {
+        const mk_ask_prompt *p = &a->prompt[i];
+        json_t *ids = p->ids ? json_array() : NULL;
+        for (int64_t k = 0; k < p->n_ids; k++) {
+            json_array_append_new(ids, json_integer(p->ids[k]));
+        }
+        json_array_append_new(list, p->ids ? ids : json_string(p->text ? p->text : ""));
     }
+    if (a->n_prompt == 1) {
+        json_object_set(o, a->prompt[0].ids ? "ids" : "prompt", json_array_get(list, 0));
+    } else if (a->n_prompt > 1) {
+        json_object_set(o, "prompts", list);
+    }
+    json_decref(list);
+}
+
+static inline void wire_lists(json_t *o, const mk_ask *a) {
+    json_t *bias = json_array(), *stop = json_array(), *sample = wire_sample(a);
     for (int i = 0; i < a->sample.n_bias; i++) {
         json_t *pair = json_array();
         json_array_append_new(pair, json_integer(a->sample.bias[i].id));
@@ -91,8 +106,7 @@ static inline void wire_lists(json_t *o, const mk_ask *a) {
         const char *key;
         json_t *v;
         size_t n;
-    } rows[] = {{"ids", ids, json_array_size(ids)},
-                {"bias", bias, json_array_size(bias)},
+    } rows[] = {{"bias", bias, json_array_size(bias)},
                 {"stop", stop, json_array_size(stop)},
                 {"sample", sample, json_object_size(sample)}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -121,7 +135,7 @@ static inline json_t *wire_ask_json(const mk_ask *a) {
     wire_text(o, "tenant", a->tenant);
     wire_json(o, "messages", a->messages);
     wire_json(o, "tools", a->tools);
-    wire_text(o, "prompt", a->prompt);
+    wire_prompts(o, a);
     wire_text(o, "suffix", a->suffix);
     wire_true(o, "echo", a->echo);
     wire_true(o, "continue_last", a->continue_last);
