@@ -95,7 +95,9 @@ def strictly(kind, value):
 
 def told(case):
     """What the events of a case say: per choice text, reasoning, calls, the end; the error; the usage."""
-    n = case["request"].get("n", 1)
+    prompt = case["request"].get("prompt")
+    several = isinstance(prompt, list) and any(not isinstance(p, int) for p in prompt)
+    n = case["request"].get("n", 1) * (len(prompt) if several else 1)
     choices = [{"text": "", "reasoning": "", "calls": [], "stop": None, "usage": {}} for _ in range(n)]
     for e in case["events"]:
         c = choices[e.get("choice", 0)]
