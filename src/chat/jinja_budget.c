@@ -1,8 +1,8 @@
 // What ends a rendering early: errors, and the budgets of steps, time, depth and memory.
 #include <stdarg.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "base/log.h"
 #include "chat/jinja_int.h"
 
 bool mk_j_raise(jctx *c, const char *fmt, ...) {
@@ -33,12 +33,6 @@ bool mk_j_nomem(jctx *c) {
     return false;
 }
 
-static uint64_t clock_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 // Steps are counted down; the clock is read every 4096 of them.
 bool mk_j_steps(jctx *c, uint64_t n) {
     c->steps += n;
@@ -49,7 +43,7 @@ bool mk_j_steps(jctx *c, uint64_t n) {
     }
     if (c->steps >= c->next_clock) {
         c->next_clock = c->steps + 4096;
-        uint64_t now = clock_ms();
+        uint64_t now = mk_now_ns() / 1000000;
         if (c->deadline_ms == 0) {
             c->deadline_ms = now + c->lim.max_time_ms;
         } else if (now > c->deadline_ms) {

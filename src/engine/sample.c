@@ -42,7 +42,6 @@ struct mk_sampler {
     uint64_t *group, *spare;  // [n_vocab + 1]: a place to write what is not kept
     int64_t n_group;
     float group_from, group_below;
-    // of the logits in [split_from, split_below); the last: all others
     bucket bucket[N_BUCKET + N_OTHER];  // of the logits in [split_from, split_below), and others
     float split_from, split_below;
 };

@@ -15,6 +15,10 @@
 #include "chat/event.h"
 #include "serve/ask.h"
 
+// How errors begin for which dialects have codes of their own.
+#define MK_NO_MODEL "there is no model"
+#define MK_NOT_KEPT "/previous_response_id: no answer"
+
 // Everything pointed to outlives the writer.
 typedef struct {
     const char *id;     // of the answer, without a dialect's prefix: 24 letters and digits

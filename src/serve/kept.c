@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "serve/ask_read.h"
+#include "serve/dialect.h"
 
 #define ROW_MAX ((size_t)1 << 28)
 
@@ -158,8 +159,8 @@ mk_status mk_kept_continue(mk_store *s, const char *owner, mk_ask *ask, mk_err *
     mk_status st = mk_kept_messages(s, owner, ask->previous, &before, err);
     if (st == MK_ENOTFOUND) {
         return MK_FAIL(err, MK_EUSAGE,
-                       "/previous_response_id: no answer is kept under the id '%.80s'; send the "
-                       "whole conversation as \"input\"",
+                       MK_NOT_KEPT " is kept under the id '%.80s'; send the "
+                                   "whole conversation as \"input\"",
                        ask->previous);
     }
     MK_TRY(st);

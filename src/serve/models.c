@@ -29,8 +29,8 @@ served_model *mk_service_find(mk_service *s, const char *name, mk_err *err) {
     for (int i = 0; i < n; i++) {
         mk_buf_printf(&list, "%s%s", i ? ", " : "", s->model[i].name);
     }
-    (void)MK_FAIL(err, MK_ENOTFOUND, "there is no model '%.100s' here; there are: %s",
-                  name ? name : "", list.data ? list.data : "none");
+    (void)MK_FAIL(err, MK_ENOTFOUND, MK_NO_MODEL " '%.100s' here; there are: %s", name ? name : "",
+                  list.data ? list.data : "none");
     mk_buf_free(&list);
     return NULL;
 }

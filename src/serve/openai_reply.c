@@ -151,8 +151,8 @@ static const char *error_type(int http_status) {
 // What is missing has codes by which clients tell what to do about it.
 static const char *missing_code(const mk_err *err) {
     static const char *const rows[][2] = {
-        {"there is no model", "model_not_found"},
-        {"/previous_response_id: no answer", "previous_response_not_found"},
+        {MK_NO_MODEL, "model_not_found"},
+        {MK_NOT_KEPT, "previous_response_not_found"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (strncmp(err->msg, rows[i][0], strlen(rows[i][0])) == 0) {

@@ -190,7 +190,7 @@ HANDLER(model) {
             return;
         }
     }
-    (void)MK_FAIL(&err, MK_ENOTFOUND, "there is no model '%.100s' here; GET /v1/models lists them",
+    (void)MK_FAIL(&err, MK_ENOTFOUND, MK_NO_MODEL " '%.100s' here; GET /v1/models lists them",
                   name ? name + 8 : "");
     fail(s, x, r, &err);
 }

@@ -283,7 +283,7 @@ static void torture(const scenario *s) {
     }
     assert_true(mk_alloc_live() <= live);
     printf("%s: %lld allocations, of which each failed once, or one in %d\n", s->path,
-           (long long)n - 2, step);
+           (long long)(n - step - 1), step);
     assert_true(n > 50 && n < MAX_FAILURES);
 }
 
