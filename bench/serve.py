@@ -7,9 +7,10 @@ Load: 1, 2, 4, 8, 16 clients at once, each with a prompt of its own; tokens of a
 Forms: eight clients at once, greedy, drawn (temperature 0.6, top-p 0.95) and with a JSON schema, in turn.
 Latency: time between the tokens of a few clients, alone and while long prompts arrive from another.
 Prefix: time to the first token of a long prompt that is new, that was just asked, and that was asked before a restart.
+Drafts: one client of minke with drafts from the text itself and without, in turn; the answers must be the same, text by text.
 
 Prompts are token ids made from numbers, different in every measurement; answers are greedy and have a fixed length.  minke
-drafts nothing here (--draft 0): models with random weights repeat themselves, and would make drafts look good.  Each server
+drafts nothing otherwise (--draft 0): models with random weights repeat themselves, and would make drafts look good.  Each server
 runs alone; the servers take turns in every repetition.  Writes OUT/DATE-CPU-THREADSt-serve.md and .json anew after every
 repetition.  Let nothing else run meanwhile.
 """
@@ -42,12 +43,13 @@ SHORT = 16     # tokens of a prompt that costs nothing
 class Server:
     """A running server of either kind; its prefix cache, if it has one on disk, is in `home`."""
 
-    def __init__(self, args, name, home):
+    def __init__(self, args, name, home, drafts=False):
         self.name, self.port = name, free_port()
         most, window = max(args.clients + [args.streams + 1, args.forms_clients]), args.ctx
         if name == "minke":
             cmd = [args.minke, "serve", args.model, "--port", self.port, "--parallel", most, "--ctx", window, "-t", args.threads,
-                   "--draft", 0, "--max-waiting", 1024, "--prefix-dir", home, "--no-packed", "-q", *args.minke_arg]
+                   *([] if drafts else ["--draft", 0]), "--max-waiting", 1024, "--prefix-dir", home, "--no-packed", "-q",
+                   *args.minke_arg]
         else:
             cmd = [args.peer, "-m", args.model, "--host", "127.0.0.1", "--port", self.port, "-np", most, "-c", window * most,
                    "-t", args.threads, *args.peer_arg]
@@ -230,6 +232,37 @@ def first_token(server, prompt):
     return {"seconds": a.came[0] - a.sent, "cached": a.cached, "prompt": len(prompt)}
 
 
+# Random weights repeat themselves; of two candidates the text goes on as before or not; of four ids in random order every three
+# have occurred before, so that something is drafted all the time, and hardly anything of it is right.
+def draft_bodies(prompts):
+    ids = prompts.make(SHORT)
+    four = ids[:4]
+    return {"greedy": {"prompt": ids, "temperature": 0},
+            "drawn of two": {"prompt": ids, "temperature": 1, "top_k": 2, "top_p": 1, "min_p": 0, "seed": 1},
+            "drafts wrong": {"prompt": [prompts.random.choice(four) for _ in range(16 * SHORT)], "temperature": 1, "top_k": 0,
+                             "top_p": 1, "min_p": 0, "seed": 1, "logit_bias": {str(i): 30 for i in four}}}
+
+
+def measure_drafts(args, seed, home):
+    """Tokens per second of one client, without drafts and with them."""
+    out, said = {}, []
+    for drafts in (False, True):
+        server = Server(args, "minke", os.path.join(home, f"drafts-{drafts}"), drafts)  # neither finds the other's prompts
+        try:
+            took, texts = {}, {}
+            for name, body in draft_bodies(Prompts(server, seed)).items():
+                begin = time.monotonic()
+                a = server.post("/v1/completions", body | {"max_tokens": args.draft_tokens, "ignore_eos": True})
+                took[name], texts[name] = a["usage"]["completion_tokens"] / (time.monotonic() - begin), a["choices"][0]["text"]
+            out["with" if drafts else "without"] = took
+            said.append(texts)
+        finally:
+            server.stop()
+    if said[0] != said[1]:
+        raise RuntimeError("drafts changed an answer")
+    return {"drafts": out}
+
+
 def measure(args, name, seed, home):
     """All measurements of one server in one repetition."""
     server = Server(args, name, home)
@@ -250,6 +283,9 @@ def measure(args, name, seed, home):
             prompts.server = server = Server(args, name, home)
             asyncio.run(ask(server.port, prompts.make(SHORT), 8))
             out["first_token"]["restart"] = first_token(server, p)
+        if "drafts" in args.parts and name == "minke":
+            server.stop()
+            out |= measure_drafts(args, seed, home)
         return out
     finally:
         server.stop()
@@ -303,6 +339,14 @@ def prefix_lines(runs):
         yield f"| {n} | {' | '.join(t)} | {', '.join(found)} |"
 
 
+def draft_lines(runs):
+    yield "| answers | without drafts tok/s | with | ratio |"
+    yield "|---|---|---|---|"
+    for name in runs[0]["drafts"]["with"]:
+        a, b = (median(runs, "drafts", k, name) for k in ("without", "with"))
+        yield f"| {name} | {a:.1f} | {b:.1f} | {b / a:.2f} |"
+
+
 def report(args, what, runs):
     s = what["settings"]
     out = [f"# Serving, {what['date']}", "",
@@ -319,6 +363,9 @@ def report(args, what, runs):
                 "the other:", "", *latency_lines(runs)]
     if "prefix" in args.parts:
         out += ["", f"Time to the first token of a prompt of {s['long']} tokens:", "", *prefix_lines(runs)]
+    if "drafts" in args.parts:
+        out += ["", f"One client of minke, {s['draft_tokens']} tokens, with drafts from the text itself; the answers were the same:", "",
+                *draft_lines(runs["minke"])]
     out += ["", "Commands:", ""] + [f"    {r[-1]['command']}" for r in runs.values()]
     return without_paths(args, "\n".join(out) + "\n")
 
@@ -346,7 +393,7 @@ def facts(args):
             "commit": compare.one_line(["git", "rev-parse", "--short=12", "HEAD"]) + (" with changes" if dirty else ""),
             "model": args.model.name, "model_bytes": args.model.stat().st_size, "threads": args.threads,
             "settings": {k: getattr(args, k) for k in ("clients", "tokens", "forms_clients", "forms_rounds", "streams", "latency_tokens",
-                                                       "long", "long_prompts", "ctx", "repeat", "parts")}}
+                                                       "long", "long_prompts", "ctx", "draft_tokens", "repeat", "parts")}}
 
 
 def arguments():
@@ -356,7 +403,7 @@ def arguments():
     a.add_argument("--peer", type=pathlib.Path, help="llama-server of llama.cpp")
     a.add_argument("--minke-arg", action="append", default=[], metavar="ARG", help="one more argument of minke serve")
     a.add_argument("--peer-arg", action="append", default=[], metavar="ARG", help="one more argument of the peer")
-    a.add_argument("--parts", default="load,forms,latency,prefix", type=lambda s: s.split(","), help="what to measure")
+    a.add_argument("--parts", default="load,forms,latency,prefix,drafts", type=lambda s: s.split(","), help="what to measure")
     a.add_argument("--clients", default="1,2,4,8,16", type=lambda s: [int(x) for x in s.split(",")])
     a.add_argument("--tokens", default=128, type=int, help="length of an answer under load")
     a.add_argument("--forms-clients", default=8, type=int, help="clients of the forms")
@@ -366,6 +413,7 @@ def arguments():
     a.add_argument("--settle", default=1.0, type=float, help="seconds before their latency counts")
     a.add_argument("--long", default=4096, type=int, help="tokens of a long prompt")
     a.add_argument("--long-prompts", default=2, type=int, help="how many arrive")
+    a.add_argument("--draft-tokens", default=256, type=int, help="length of the answers with and without drafts")
     a.add_argument("--ctx", default=8192, type=int, help="window of one client")
     a.add_argument("--threads", default=os.cpu_count(), type=int)
     a.add_argument("--repeat", default=3, type=int)
@@ -375,8 +423,8 @@ def arguments():
     for path in (args.model, args.minke, args.peer):
         if path and not path.is_file():
             a.error(f"{path} is not there")
-    if set(args.parts) - {"load", "forms", "latency", "prefix"}:
-        a.error(f"--parts knows load, forms, latency, prefix, not {','.join(args.parts)}")
+    if set(args.parts) - {"load", "forms", "latency", "prefix", "drafts"}:
+        a.error(f"--parts knows load, forms, latency, prefix, drafts, not {','.join(args.parts)}")
     return args
 
 

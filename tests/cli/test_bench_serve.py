@@ -20,8 +20,8 @@ def test_every_part(tmp_path):
     peer.chmod(0o755)
     p = subprocess.run([sys.executable, ROOT / "bench/serve.py", "--model", ROOT / "models/thimble/thimble.gguf", "--minke", MINKE,
                         "--peer", peer, "--clients", "1,3", "--tokens", "12", "--forms-clients", "2", "--forms-rounds", "1", "--streams",
-                        "2", "--latency-tokens", "200", "--long", "150", "--ctx", "288", "--settle", "0.02", "--repeat", "1", "--threads",
-                        "1", "--out", tmp_path / "out"],
+                        "2", "--latency-tokens", "200", "--long", "150", "--ctx", "288", "--draft-tokens", "24", "--settle", "0.02", "--repeat",
+                        "1", "--threads", "1", "--out", tmp_path / "out"],
                        capture_output=True, text=True, timeout=200, check=False, env=os.environ | {"HOME": str(tmp_path)})
     assert p.returncode == 0, p.stderr
     table = next((tmp_path / "out").glob("*.md")).read_text()
@@ -33,6 +33,7 @@ def test_every_part(tmp_path):
         assert min(r["forms"].values()) > 0
         assert r["first_token"]["cold"]["prompt"] == 150 and r["first_token"]["cold"]["cached"] == 0
     found = {n: [r["first_token"][k]["cached"] for k in ("warm", "restart")] for n, (r,) in runs.items()}
+    assert "| drafts wrong |" in table and min(min(v.values()) for v in runs["minke"][0]["drafts"].values()) > 0
     assert found == {"minke": [128, 128], "llama.cpp": [0, 0]}
 
 
