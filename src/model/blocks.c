@@ -1,6 +1,7 @@
 // Shared parts of forward passes.
 #include "model/blocks.h"
 
+#include "base/pool.h"
 #include "base/status.h"
 #include "ops/tape.h"
 
@@ -49,13 +50,14 @@ mk_mat mk_block_attention(const mk_model *m, mk_ops *ops, int layer, mk_mat x, m
     return out;
 }
 
-// Rows at a time: as many as a linear layer takes per pass over its weights, so that cutting a long
-// batch reads nothing twice, and what lies between the layers stays in the caches.
+// Rows of a thread at a time: as many as a linear layer takes per pass over its weights, so that
+// cutting a long batch reads nothing twice, and what lies between the layers stays in the caches.
 #define SLICE 128
 
 mk_mat mk_block_swiglu(mk_ops *ops, mk_normed x, const mk_weight *gate, const mk_weight *up,
                        const mk_weight *down) {
-    int64_t n_tok = x.x.n_row, most = n_tok < SLICE || mk_ops_is_recording(ops) ? n_tok : SLICE;
+    int64_t n_tok = x.x.n_row, slice = SLICE * (int64_t)mk_pool_n_thread(mk_ops_pool(ops));
+    int64_t most = n_tok < slice || mk_ops_is_recording(ops) ? n_tok : slice;
     mk_mat out = mk_op_new(ops, n_tok, down->n_out);
     size_t mark = mk_op_mark(ops);
     mk_mat g = mk_op_new(ops, most, gate->n_out), u = mk_op_new(ops, most, up->n_out);

@@ -1,5 +1,5 @@
 // Linear layers: activations are prepared once per kind, then all weights run in one parallel
-// region over row tiles.
+// region over row tiles; with many tokens over groups of tokens first.
 #include "ops/tape_int.h"
 
 // --- the work ------------------------------------------------------------------------------------
@@ -87,9 +87,46 @@ static void run_prep(mk_ops *ops, prep_work *w) {
                w);
 }
 
-// --- operators -----------------------------------------------------------------------------------
-#define MAX_LINEARS 8
+// --- groups of tokens ----------------------------------------------------------------------------
+// Many tokens are cut into groups, and a thread takes its group through all weights, because it is
+// the thread that prepared these tokens and that will read what comes out: between cores without a
+// common cache a line that was the other's costs as much as the arithmetic of 32 columns.  Weights
+// are then read once per group, which GROUP_TOKENS bounds.
+#define MAX_LINEARS  8
+#define MAX_GROUPS   16
+#define GROUP_TOKENS 64
 
+static int n_groups(const mk_ops *ops, int64_t n_tok) {
+    int64_t n = n_tok / GROUP_TOKENS;
+    n = n < ops->n_thread ? n : ops->n_thread;
+    return n < 1 ? 1 : n < MAX_GROUPS ? (int)n : MAX_GROUPS;
+}
+
+// The tokens of group g: whole blocks, as near to the threads' parts in run_prep as can be.
+static mk_linear_item item_of_group(const mk_linear_item *all, int g, int n_group) {
+    const mk_weight *w = all->job.w;
+    int64_t lo, hi;
+    mk_pool_split(all->job.n_tok, MK_X_BLOCK, g, n_group, &lo, &hi);
+    mk_linear_item it = *all;
+    it.job.x += (size_t)lo * mk_x_row_bytes(mk_weight_form(w), w->n_in);
+    it.job.y += lo * it.job.y_stride;
+    it.job.n_tok = hi - lo;
+    it.cost = (hi - lo + MK_X_BLOCK - 1) / MK_X_BLOCK;
+    return it;
+}
+
+static void run_grouped(mk_ops *ops, bool parallel, const mk_linear_item *item, int n) {
+    mk_linear_item part[MAX_LINEARS * MAX_GROUPS];
+    int n_group = n_groups(ops, item->job.n_tok);
+    for (int g = 0; g < n_group; g++) {
+        for (int i = 0; i < n; i++) {
+            part[g * n + i] = item_of_group(&item[i], g, n_group);
+        }
+    }
+    mk_ops_run_linears(ops, parallel, part, n * n_group);
+}
+
+// --- operators -----------------------------------------------------------------------------------
 // `in` says what is read (x, up, norm); the operators below fill it.
 static void linears(mk_ops *ops, const mk_prep_job *in, float eps, const mk_linear *list, int n) {
     mk_ops_op_begin(ops);
@@ -122,7 +159,7 @@ static void linears(mk_ops *ops, const mk_prep_job *in, float eps, const mk_line
     }
     if (!ops->dry && in->n_tok > 0 && n > 0) {
         run_prep(ops, &pw);
-        mk_ops_run_linears(ops, macs >= MK_OPS_PARALLEL_MACS, item, n);
+        run_grouped(ops, macs >= MK_OPS_PARALLEL_MACS, item, n);
     }
     mk_ops_drop(ops, mark);
     mk_ops_op_end(ops, MK_OP_LINEAR);
