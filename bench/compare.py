@@ -233,6 +233,7 @@ def limit_lines(entries):
             cells = [f"{g[k]['median'] / 1e9:.1f}" for k in ("read_bytes_per_second", "f32_ops_per_second", "bf16_ops_per_second",
                                                             "int8_ops_per_second")]
             cells.append(f"{g['kernel_type']} {g['kernel_ops_per_second']['median'] / 1e9:.1f}" if "kernel_type" in g else "-")
+            cells.append(f"{g['handover_seconds']['median'] * 1e9:.0f}" if "handover_seconds" in g else "-")
             yield f"| {e['model']} | {e['row']} | {g['depth']} | " + " | ".join(cells) + " |"
 
 
@@ -252,8 +253,8 @@ def report(what, entries, missing):
                 "| model | program | wall | peak | over |", "|---|---|---|---|---|"]
         out += [line for e in entries if e["row"] == "load" and "error" not in e for line in load_lines(e)]
     out += ["", "Limits in the same minutes (medians):", "",
-            "| model | measured | depth | read GB/s | f32 Gop/s | bf16 Gop/s | int8 Gop/s | kernel Gop/s |",
-            "|---|---|---|---|---|---|---|---|"]
+            "| model | measured | depth | read GB/s | f32 Gop/s | bf16 Gop/s | int8 Gop/s | kernel Gop/s | handover ns |",
+            "|---|---|---|---|---|---|---|---|---|"]
     out += list(limit_lines(entries))
     failed = [e for e in entries if "error" in e]
     out += ["", "Failed:", ""] * bool(failed) + [f"* {e['model']}, {e['row']}: {e['error']}" for e in failed]

@@ -97,7 +97,7 @@ typedef struct {
 typedef struct {
     int n_thread;
     int64_t depth;
-    bench_samples read, model, ops[MK_ARITH_N], kernel;
+    bench_samples read, model, ops[MK_ARITH_N], kernel, handover;
 } bench_limits;
 
 typedef struct {

@@ -89,10 +89,11 @@ static json_t *point(const bench_plan *plan, const bench_point *p) {
 
 // One group's bursts: one more than repetitions.
 static json_t *limits(const bench_plan *plan, const bench_limits *l) {
-    json_t *o = json_pack("{s:i, s:I, s:o, s:o, s:s, s:o}", "threads", l->n_thread, "depth",
+    json_t *o = json_pack("{s:i, s:I, s:o, s:o, s:s, s:o, s:o}", "threads", l->n_thread, "depth",
                           (json_int_t)l->depth, "read_bytes_per_second", samples(&l->read),
                           "model_bytes_per_second", samples(&l->model), "kernel_type",
-                          bench_main_type(plan), "kernel_ops_per_second", samples(&l->kernel));
+                          bench_main_type(plan), "kernel_ops_per_second", samples(&l->kernel),
+                          "handover_seconds", samples(&l->handover));
     for (int k = 0; k < MK_ARITH_N; k++) {
         char key[32];
         snprintf(key, sizeof key, "%s_ops_per_second", bench_arith_name((mk_arith)k));

@@ -157,6 +157,7 @@ static void burst(group *g) {
         bench_add(&g->limits->ops[k], l.ops_per_second[k]);
     }
     bench_add(&g->limits->kernel, l.kernel_ops_per_second);
+    bench_add(&g->limits->handover, l.handover_seconds);
     g->point->limits.kernel_arith = l.kernel_arith;
 }
 

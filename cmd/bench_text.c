@@ -65,7 +65,8 @@ static void print_peers(const bench_plan *plan, const bench_point *p) {
 // Medians of the bursts, a line for each group.
 static void print_limits(const bench_plan *plan) {
     printf("\nlimits, measured in between\n"
-           "   depth threads     memory  model size        f32       bf16       int8 %9s kernel\n",
+           "   depth threads     memory  model size        f32       bf16       int8 %9s kernel  "
+           "handover\n",
            bench_main_type(plan));
     for (int64_t i = 0; i < plan->n_group; i++) {
         const bench_limits *l = &plan->limits[i];
@@ -76,7 +77,9 @@ static void print_limits(const bench_plan *plan) {
         for (int k = 0; k < MK_ARITH_N; k++) {
             printf(" %5.0f Gop/s", bench_median(&l->ops[k]) / 1e9);
         }
-        printf(" %10.0f Gop/s\n", bench_median(&l->kernel) / 1e9);
+        printf(" %10.0f Gop/s", bench_median(&l->kernel) / 1e9);
+        double handover = bench_median(&l->handover);
+        printf(handover > 0 ? " %6.0f ns\n" : "         -\n", handover * 1e9);
     }
 }
 

@@ -1,5 +1,7 @@
 #include "limits.h"
 
+#include <math.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -19,6 +21,8 @@
 #define LOOPS          400000    // of one compute run: a millisecond or two
 #define TURNS          1000      // of one run of the kernel: a millisecond
 #define COMPUTE_NS     10000000  // a burst of each kind takes so long, and two tries at least
+#define HANDOVER_NS    500000    // a burst of handovers takes so long, and one set at least
+#define HANDOVER_SET   200       // handovers timed together
 #define CHAINS         12        // independent accumulators: more than latency times ports
 
 // A loop returns something that depends on all its work, so that the compiler keeps it.
@@ -248,6 +252,12 @@ struct mk_limits_probe {
     loop_fn loop;
     read_fn read;
     size_t n, n_time;
+    double handover;  // seconds of a round
+    // The line that goes to and fro: even for the first thread to answer, odd for the last.
+    // Nothing that is written meanwhile lies beside it.
+    uint8_t before[128];
+    _Atomic int64_t ball;
+    uint8_t behind[128];
     double sink[MAX_THREADS];  // of each thread: what the loops return
 };
 
@@ -322,6 +332,47 @@ static double measure_read(mk_limits_probe *p, size_t n_bytes) {
     return best;
 }
 
+// The best of some sets of rounds.  The first thread ends it, also when the two share a processor
+// and a round takes as long as the system gives each.
+static void pass_ball(mk_limits_probe *p) {
+    double best = INFINITY;
+    uint64_t start = mk_now_ns(), t = start;
+    for (int64_t i = 0; t - start < HANDOVER_NS; t = mk_now_ns()) {
+        uint64_t begin = mk_now_ns();
+        for (int64_t end = i + HANDOVER_SET; i < end; i++) {
+            atomic_store_explicit(&p->ball, 2 * i + 1, memory_order_release);
+            while (atomic_load_explicit(&p->ball, memory_order_acquire) != 2 * i + 2) {
+            }
+        }
+        double each = (double)(mk_now_ns() - begin) / 1e9 / HANDOVER_SET;
+        best = each < best ? each : best;
+    }
+    atomic_store_explicit(&p->ball, -1, memory_order_release);
+    p->handover = best;
+}
+
+static void handover_part(void *arg, int ith, int n_thread) {
+    mk_limits_probe *p = arg;
+    if (ith == 0) {
+        pass_ball(p);
+    }
+    for (int64_t x = 0; ith == n_thread - 1 && x >= 0;) {
+        x = atomic_load_explicit(&p->ball, memory_order_acquire);
+        if (x % 2 == 1) {
+            atomic_store_explicit(&p->ball, x + 1, memory_order_release);
+        }
+    }
+}
+
+static double measure_handover(mk_limits_probe *p) {
+    if (mk_pool_n_thread(p->pool) == 1) {
+        return 0;
+    }
+    atomic_store(&p->ball, 0);
+    mk_pool_run(p->pool, handover_part, p);
+    return p->handover;
+}
+
 mk_status mk_limits_open(mk_pool *pool, mk_limits_of what, mk_limits_probe **out, mk_err *err) {
     mk_limits_probe *p = mk_zalloc(sizeof *p);
     const char *isa = mk_kernels_name(what.kernels);
@@ -366,6 +417,7 @@ mk_limits mk_limits_burst(mk_limits_probe *p) {
     }
     l.kernel_arith = mk_tile_probe_arith(p->tile);
     l.kernel_ops_per_second = best_rate(p, kernel_part, mk_tile_probe_ops(p->tile) * TURNS);
+    l.handover_seconds = measure_handover(p);
     bool small = p->model_bytes < TOTAL_BYTES;
     l.model_bytes_per_second = small ? measure_read(p, p->model_bytes) : l.read_bytes_per_second;
     return l;

@@ -64,6 +64,12 @@ def test_limits_are_measured_before_between_and_after(minke):
         assert s["median"] == pytest.approx(statistics.median(s["samples"]))
 
 
+def test_handover_needs_two_threads(minke):
+    o = as_json(minke("bench", "--json", "-p", "8", "-n", "0", "-r", "1", "-t", "1,2"))
+    one, two = (g["handover_seconds"]["samples"] for g in o["limits"])
+    assert one == [0, 0] and len(two) == 2 and min(two) > 0
+
+
 def test_text(minke):
     text = ok(minke("bench", *QUICK, "-b", "2", "-d", "3", "--profile"))
     for row in ("prompt 32", "generation 4", "draft 2", "sequences 2", "limits, measured in between"):
