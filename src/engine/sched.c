@@ -42,8 +42,7 @@ static int64_t blocks_of(int64_t n) {
     return (n + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
 }
 
-static mk_status check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
-    MK_ASSERT(o->hooks.done);
+mk_status mk_sched_check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
     if (o->n < 1) {
         return MK_FAIL(err, MK_EUSAGE, "the prompt is empty; the model needs at least one token");
     }
@@ -95,7 +94,8 @@ static mk_status make_job(const mk_sched *s, const mk_job_opts *o, mk_job **out,
 
 mk_status mk_sched_submit(mk_sched *s, const mk_job_opts *o, mk_job **out, mk_err *err) {
     mk_job *j = NULL;
-    MK_TRY(check(s, o, err));
+    MK_ASSERT(o->hooks.done);
+    MK_TRY(mk_sched_check(s, o, err));
     mk_status st = make_job(s, o, &j, err);
     pthread_mutex_lock(&s->lock);
     if (st == MK_OK && s->stop) {

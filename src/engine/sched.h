@@ -95,6 +95,8 @@ typedef struct {
 mk_status mk_sched_start(const mk_sched_opts *o, mk_sched **out, mk_err *err) MK_WARN_UNUSED;
 // Cancels what runs, calls every `done`, ends the thread.
 void mk_sched_stop(mk_sched *s);
+// The errors that mk_sched_submit would give at any time: MK_ECONTEXT, MK_EUSAGE.
+mk_status mk_sched_check(const mk_sched *s, const mk_job_opts *o, mk_err *err) MK_WARN_UNUSED;
 // Errors: MK_ECONTEXT (with both numbers), MK_EUSAGE (ids, sampling), MK_ELIMIT (the queue is
 // full), MK_ENOMEM.  Hooks may run before this returns; `done` may submit.
 mk_status mk_sched_submit(mk_sched *s, const mk_job_opts *o, mk_job **out,

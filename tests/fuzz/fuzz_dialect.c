@@ -52,6 +52,7 @@ static void check_ask(const mk_ask *a) {
     }
     MK_ASSERT(a->n_stop >= 0 && a->n_stop <= MK_ASK_MAX_STOP);
     MK_ASSERT(a->n >= 1 && a->n <= MK_ASK_MAX_N && a->n_predict >= -1);
+    MK_ASSERT(mk_ask_choices(a) <= MK_ASK_MAX_CHOICE);
     MK_ASSERT(a->tool_choice != MK_TOOLS_NAMED || a->tool_name);
     MK_ASSERT(a->format != MK_FORMAT_SCHEMA || json_is_object(a->schema));
 }
