@@ -93,7 +93,13 @@ static mk_status begin_choice(turn *t, int i, mk_err *err) {
 void mk_service_turn_begin(turn *t, int n) {
     int all = mk_ask_choices(&t->ask);
     for (; n > 0 && t->n_begun < all && !t->lost && t->error.code == MK_OK; n--) {
-        if (begin_choice(t, t->n_begun, &t->error) != MK_OK) {
+        mk_err err;
+        mk_status st = begin_choice(t, t->n_begun, &err);
+        if (st == MK_ELIMIT && !t->begun && t->n_begun > 0) {
+            return;  // the queue is full: the others take the places of these
+        }
+        if (st != MK_OK) {
+            t->error = err;
             t->broken = true;
             mk_service_turn_tell_error(t);
             return;
