@@ -21,7 +21,8 @@
 #include "serve/keys.h"
 #include "serve/service.h"
 
-enum { DEFAULT_PORT = 8484, DRAIN_S = 30 };
+// MIN_OUT: rows of logits in a pass at least, for prompts that are scored
+enum { DEFAULT_PORT = 8484, DRAIN_S = 30, MIN_OUT = 32 };
 
 typedef struct {
     cmd_model_args model;
@@ -314,6 +315,7 @@ static mk_status add_model(mk_service *s, serve_args *a, const char *given, bool
                          .later = true,
                          .n_seq = a->n_parallel + 1,  // one for embeddings
                          .n_out = a->n_parallel * (1 + a->n_draft)};
+    how.n_out = how.n_out > MIN_OUT ? how.n_out : MIN_OUT;
     mk_status st = cmd_open(&a->model, &how, &llm, err);
     uint64_t prefix_bytes = 0;
     char *dir = prefix_folder(a, &prefix_bytes);

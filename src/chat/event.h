@@ -5,6 +5,8 @@
 // may be half a character, a tag, or held back).  A tool call is TOOL_BEGIN, TOOL_ARGS (any number,
 // fragments of one JSON object), TOOL_END, nothing else in between but TOKEN; calls have ascending
 // indices from 0.  However the tokens were cut into steps, concatenated texts are the same.
+//
+// A prompt that is scored: before START one PROMPT per token of it, in order.
 #ifndef MK_CHAT_EVENT_H
 #define MK_CHAT_EVENT_H
 
@@ -22,7 +24,8 @@ typedef enum {
     MK_AE_TOOL_BEGIN,  // index, call_id, name: whole
     MK_AE_TOOL_ARGS,   // index, text: a fragment
     MK_AE_TOOL_END,    // index
-    MK_AE_TOKEN,       // one per generated token
+    MK_AE_TOKEN,       // one per generated token; of a scored prompt also the one that ends it
+    MK_AE_PROMPT,      // one per token of a scored prompt; the first has no log-probability
     MK_AE_DONE,        // finish, usage
     MK_AE_ERROR,       // status
     MK_AE_N
@@ -52,7 +55,7 @@ typedef struct {
     int index;
     const char *call_id, *name;
     bool broken;  // TOOL_END: the arguments are not one complete JSON object
-    int32_t id;   // TOKEN
+    int32_t id;   // TOKEN, PROMPT
     float logprob;
     const mk_logprob *top;  // n_top best alternatives
     int n_top;

@@ -144,15 +144,29 @@ static void on_begin(void *arg, const mk_job_start *st) {
     check_memory(s, refused);
 }
 
-static void send_token(mk_speech *s, const mk_job_token *t) {
+static void send_token(mk_speech *s, mk_ae_kind kind, const mk_job_token *t) {
     mk_logprob top[MAX_LOGPROB];
-    mk_answer_event ev = {.kind = MK_AE_TOKEN, .id = t->id, .top = top};
-    if (s->o.n_logprob >= 0) {
+    mk_answer_event ev = {.kind = kind, .id = t->id, .top = top};
+    if (s->o.n_logprob >= 0 && t->logits) {
         int64_t n_vocab = s->p->llm->model->hp.n_vocab;
         ev.logprob = mk_logprob_of(t->logits, n_vocab, t->id);
         ev.n_top = s->o.n_logprob > 0 ? mk_logprob_top(t->logits, n_vocab, s->o.n_logprob, top) : 0;
     }
     send(s, &ev);
+}
+
+static void on_prompt(void *arg, const mk_job_token *t) {
+    mk_speech *s = arg;
+    uint64_t refused = mk_alloc_refused_thread();
+    send_token(s, MK_AE_PROMPT, t);
+    check_memory(s, refused);
+}
+
+static void on_end(void *arg, const mk_job_token *t) {
+    mk_speech *s = arg;
+    uint64_t refused = mk_alloc_refused_thread();
+    send_token(s, MK_AE_TOKEN, t);
+    check_memory(s, refused);
 }
 
 static bool is_space_id(const mk_speech *s, int32_t id) {
@@ -200,7 +214,7 @@ static mk_job_verdict on_token(void *arg, const mk_job_token *t) {
     if (grammar_holds(s)) {
         advance_grammar(s, t->id);
     }
-    send_token(s, t);
+    send_token(s, MK_AE_TOKEN, t);
     if (!s->failed &&
         mk_parse_token(s->parser, s->detok, s->p->llm->tokenizer, t->id, &s->error) != MK_OK) {
         s->failed = true;
@@ -395,6 +409,14 @@ static mk_status make_speech(mk_provider *p, const mk_speech_opts *o, mk_speech 
     return start_parts(s, o, err);
 }
 
+mk_status mk_speech_check(const mk_provider *p, const mk_speech_opts *o, mk_err *err) {
+    mk_job_opts j = {.ids = o->prompt->ids.data,
+                     .n = o->prompt->ids.n,
+                     .sample = o->sample,
+                     .n_predict = o->n_predict};
+    return mk_sched_check(p->sched, &j, err);
+}
+
 mk_status mk_speech_begin(mk_provider *p, const mk_speech_opts *o, mk_speech **out, mk_err *err) {
     mk_speech *s = NULL;
     mk_status st = make_speech(p, o, &s, err);
@@ -407,9 +429,12 @@ mk_status mk_speech_begin(mk_provider *p, const mk_speech_opts *o, mk_speech **o
             .end_ids = p->end_ids.data,
             .n_end = o->ignore_eos ? 0 : (int)p->end_ids.n,
             .tenant = o->tenant,
+            .instead = o->instead,
             .hooks = {.begin = on_begin, .token = on_token, .done = on_done},
             .arg = s,
         };
+        j.hooks.prompt = o->score ? on_prompt : NULL;
+        j.hooks.end = o->score ? on_end : NULL;
         j.hooks.allow = o->think_budget >= 0 || o->grammar ? on_allow : NULL;
         // `done` may run before submit returns: it waits for the lock to forget the job
         pthread_mutex_lock(&s->lock);

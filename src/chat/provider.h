@@ -46,6 +46,8 @@ typedef struct {
     int n_stop;
     bool ignore_eos;
     int n_logprob;         // as in mk_request
+    bool score;            // log-probabilities of the prompt, too: PROMPT events
+    bool instead;          // as in mk_job_opts
     int64_t think_budget;  // tokens of reasoning at most, then it is closed; -1: none
     // Of the answer behind the reasoning, calls included (mk_grammar_from_calls); referenced; NULL.
     mk_grammar *grammar;
@@ -54,6 +56,9 @@ typedef struct {
     void *arg;
 } mk_speech_opts;
 
+// The errors that mk_speech_begin would give at any time: MK_ECONTEXT, MK_EUSAGE.
+mk_status mk_speech_check(const mk_provider *p, const mk_speech_opts *o,
+                          mk_err *err) MK_WARN_UNUSED;
 // Errors: as mk_sched_submit; then no event is delivered.
 mk_status mk_speech_begin(mk_provider *p, const mk_speech_opts *o, mk_speech **out,
                           mk_err *err) MK_WARN_UNUSED;

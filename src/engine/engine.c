@@ -355,6 +355,10 @@ int64_t mk_engine_n_chunk(const mk_engine *e) {
     return e->n_chunk;
 }
 
+int64_t mk_engine_n_out(const mk_engine *e) {
+    return e->n_out;
+}
+
 // --- planning ------------------------------------------------------------------------------------
 
 mk_status mk_engine_plan(const mk_model *m, const mk_engine_opts *opts, mk_memory_plan *out,

@@ -95,6 +95,7 @@ mk_ops *mk_engine_ops(mk_engine *e);  // taps, profile
 mk_kv *mk_engine_kv(mk_engine *e);    // for who shares its blocks (prefix.h)
 int64_t mk_engine_n_ctx(const mk_engine *e);
 int64_t mk_engine_n_chunk(const mk_engine *e);
+int64_t mk_engine_n_out(const mk_engine *e);
 
 // Memory an engine with these options will use when its window is full: weights, cache, scratch.
 typedef struct {

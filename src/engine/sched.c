@@ -42,17 +42,16 @@ static int64_t blocks_of(int64_t n) {
     return (n + MK_KV_BLOCK - 1) / MK_KV_BLOCK;
 }
 
-static mk_status check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
-    MK_ASSERT(o->hooks.done);
+mk_status mk_sched_check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
     if (o->n < 1) {
         return MK_FAIL(err, MK_EUSAGE, "the prompt is empty; the model needs at least one token");
     }
-    if (o->n >= s->n_ctx) {
-        return MK_FAIL(
-            err, MK_ECONTEXT,
-            "the prompt has %lld tokens, the window %lld, and an answer needs at least one; "
-            "nothing was cut",
-            (long long)o->n, (long long)s->n_ctx);
+    int64_t least = o->n + (o->n_predict != 0);
+    if (least > s->n_ctx) {
+        return MK_FAIL(err, MK_ECONTEXT,
+                       "the prompt has %lld tokens, the window %lld%s; nothing was cut",
+                       (long long)o->n, (long long)s->n_ctx,
+                       least > o->n ? ", and an answer needs at least one" : "");
     }
     for (int64_t i = 0; i < o->n; i++) {
         if (o->ids[i] < 0 || o->ids[i] >= s->n_vocab) {
@@ -61,7 +60,7 @@ static mk_status check(const mk_sched *s, const mk_job_opts *o, mk_err *err) {
         }
     }
     int64_t blocks = mk_kv_blocks_total(mk_engine_kv(s->o.engine));
-    if (blocks_of(o->n + 1) > blocks) {
+    if (blocks_of(least) > blocks) {
         return MK_FAIL(err, MK_ECONTEXT, "the prompt has %lld tokens, the cache room for %lld",
                        (long long)o->n, (long long)(blocks * MK_KV_BLOCK));
     }
@@ -95,12 +94,13 @@ static mk_status make_job(const mk_sched *s, const mk_job_opts *o, mk_job **out,
 
 mk_status mk_sched_submit(mk_sched *s, const mk_job_opts *o, mk_job **out, mk_err *err) {
     mk_job *j = NULL;
-    MK_TRY(check(s, o, err));
+    MK_ASSERT(o->hooks.done);
+    MK_TRY(mk_sched_check(s, o, err));
     mk_status st = make_job(s, o, &j, err);
     pthread_mutex_lock(&s->lock);
     if (st == MK_OK && s->stop) {
         st = MK_FAIL(err, MK_EINTR, "the server is shutting down");
-    } else if (st == MK_OK && s->n_waiting >= s->o.max_waiting) {
+    } else if (st == MK_OK && s->n_waiting >= s->o.max_waiting && !o->instead) {
         st = MK_FAIL(err, MK_ELIMIT,
                      "%lld requests are waiting already, expected at most %lld; try again later",
                      (long long)s->n_waiting, (long long)s->o.max_waiting);
@@ -339,6 +339,7 @@ static mk_sched *new_sched(const mk_sched_opts *o) {
     s->n_ctx = mk_engine_n_ctx(o->engine);
     s->n_vocab = mk_engine_model(o->engine)->hp.n_vocab;
     s->n_chunk = mk_engine_n_chunk(o->engine);
+    s->n_out = mk_engine_n_out(o->engine);
     s->waiting_end = &s->waiting;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wake, NULL);

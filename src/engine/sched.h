@@ -6,7 +6,8 @@
 // for all they may need.  What a job generates does not depend on what runs beside it
 // (numerics.md).
 //
-// Prompts begin from the prefix cache (engine/prefix.h) and are put into it as they are read.
+// Prompts begin from the prefix cache (engine/prefix.h) and are put into it as they are read.  A
+// prompt that is scored is computed from its first token on, with a row of logits for each.
 //
 // Threads: submit, cancel and the figures from any thread; hooks run on the scheduler's thread and
 // must not block.
@@ -52,11 +53,15 @@ typedef struct {
     const mk_err *error;  // FAILED
 } mk_job_result;
 
-// Hooks; arg is the job's.  begin, token and choose may be NULL, done may not.
+// Hooks; arg is the job's.  All but done may be NULL.
 typedef struct {
+    // For every token of the prompt, in order, before begin: the prompt is scored.  The logits are
+    // those that the token would have been chosen from, the same bits; NULL for the first.
+    void (*prompt)(void *arg, const mk_job_token *t);
     void (*begin)(void *arg, const mk_job_start *s);
     // After every chosen token but one that ends the answer.
     mk_job_verdict (*token)(void *arg, const mk_job_token *t);
+    void (*end)(void *arg, const mk_job_token *t);  // after the one that ends it
     // Before a token is chosen: may forbid ids.  allowed: bits, n_vocab of them, all set; the hook
     // clears some and returns true, or returns false (nothing is forbidden).  *force >= 0: this
     // token and no other.
@@ -72,6 +77,9 @@ typedef struct {
     const int32_t *end_ids;   // [n_end] that end the answer; copied
     int n_end;
     uint64_t tenant;  // prefixes are shared within one tenant only
+    // It takes the place of a job of the same request that has ended: a full queue takes it too,
+    // for there are no more jobs than before.
+    bool instead;
     mk_job_hooks hooks;
     void *arg;
 } mk_job_opts;
@@ -87,8 +95,10 @@ typedef struct {
 mk_status mk_sched_start(const mk_sched_opts *o, mk_sched **out, mk_err *err) MK_WARN_UNUSED;
 // Cancels what runs, calls every `done`, ends the thread.
 void mk_sched_stop(mk_sched *s);
+// The errors that mk_sched_submit would give at any time: MK_ECONTEXT, MK_EUSAGE.
+mk_status mk_sched_check(const mk_sched *s, const mk_job_opts *o, mk_err *err) MK_WARN_UNUSED;
 // Errors: MK_ECONTEXT (with both numbers), MK_EUSAGE (ids, sampling), MK_ELIMIT (the queue is
-// full), MK_ENOMEM.  Hooks may run before this returns.
+// full), MK_ENOMEM.  Hooks may run before this returns; `done` may submit.
 mk_status mk_sched_submit(mk_sched *s, const mk_job_opts *o, mk_job **out,
                           mk_err *err) MK_WARN_UNUSED;
 // Ends the job within one round; `done` is still called.  Only before `done` has been called.

@@ -63,7 +63,7 @@ typedef struct call {
 
 struct mk_sched {
     mk_sched_opts o;
-    int64_t n_ctx, n_vocab, n_chunk;
+    int64_t n_ctx, n_vocab, n_chunk, n_out;
     pthread_t thread;
     // guarded by `lock`
     pthread_mutex_t lock;

@@ -100,15 +100,38 @@ static mk_job *next_prompt(const mk_sched *s, bool oldest) {
     return best;
 }
 
+// A prompt whose every token is given out with its logits.
+static bool scored(const mk_job *j) {
+    return j->o.hooks.prompt != NULL;
+}
+
 // A prompt begins with what is known of it by now: one that runs beside it may have computed it.
 // What is on disk is read beside the rounds of others.
 static void begin_prompt(mk_sched *s, mk_job *j) {
-    if ((j->n_in == 0 || j->reading) && s->o.prefix) {
+    if ((j->n_in == 0 || j->reading) && s->o.prefix && !scored(j)) {
         int64_t n =
             mk_prefix_attach(s->o.prefix, j->seq, j->o.tenant, j->ids, j->n_ids, &j->reading);
         j->n_in = j->n_cached = j->n_known = n;
     }
     j->t_prompt = j->t_prompt ? j->t_prompt : mk_now_ns();
+}
+
+// Rows of logits for a prompt that is scored: all but one for every other prompt, which may end in
+// this round.
+static int64_t room_for_scores(const mk_sched *s, const feed *f) {
+    int64_t room = s->n_out - f->n_out + 1;
+    for (const mk_job *j = s->running; j; j = j->next) {
+        room -= j->state == JOB_PROMPT && j->n_row == 0;
+    }
+    return room > 1 ? room : 1;
+}
+
+static void prompt_rows(mk_sched *s, feed *f, mk_job *j, int64_t budget) {
+    int64_t left = j->n_ids - j->n_in, most = scored(j) ? room_for_scores(s, f) : left;
+    most = most < budget ? most : budget;
+    j->n_row = left < most ? left : most;
+    mk_logits_mode end = j->n_row == left ? MK_LOGITS_LAST : MK_LOGITS_NONE;
+    add_step(s, f, j, j->ids + j->n_in, scored(j) ? MK_LOGITS_ALL : end);
 }
 
 static int64_t rows_for_prompts(mk_sched *s, int64_t budget, feed *f) {
@@ -119,14 +142,13 @@ static int64_t rows_for_prompts(mk_sched *s, int64_t budget, feed *f) {
             begin_prompt(s, j);
         }
     }
-    for (mk_job *j; rows < budget && (j = next_prompt(s, oldest)) != NULL; oldest = false) {
+    for (mk_job *j; rows < budget && f->n_out < s->n_out && (j = next_prompt(s, oldest)) != NULL;
+         oldest = false) {
         begin_prompt(s, j);
         if (j->reading) {
             continue;
         }
-        int64_t left = j->n_ids - j->n_in;
-        j->n_row = left < budget - rows ? left : budget - rows;
-        add_step(s, f, j, j->ids + j->n_in, j->n_row == left ? MK_LOGITS_LAST : MK_LOGITS_NONE);
+        prompt_rows(s, f, j, budget - rows);
         rows += j->n_row;
     }
     return rows;
@@ -182,12 +204,15 @@ static int32_t choose(mk_sched *s, mk_job *j, const float *logits) {
 // Chooses the next token of a job from a row of logits.  Returns false when the answer has ended.
 static bool take_token(mk_sched *s, mk_job *j, const float *logits, int32_t *id, mk_job_end *end) {
     *id = choose(s, j, logits);
+    mk_job_token t = {*id, j->n_ids, logits};
     if (ends(j, *id)) {
         *end = MK_JOB_ENDED;
+        if (j->o.hooks.end) {
+            j->o.hooks.end(j->o.arg, &t);
+        }
         return false;
     }
     mk_sampler_accept(j->sampler, *id, true);
-    mk_job_token t = {*id, j->n_ids, logits};
     j->ids[j->n_ids++] = *id;
     j->n_generated++;
     *end = MK_JOB_STOPPED;
@@ -230,7 +255,23 @@ static void tell_prefix(mk_sched *s, mk_job *j) {
     }
 }
 
+// The row of a token says what the one behind it would have been chosen from.
+static void tell_scores(mk_sched *s, const mk_job *j) {
+    const mk_job_hooks *h = &j->o.hooks;
+    if (j->n_in == 0) {
+        h->prompt(j->o.arg, &(mk_job_token){j->ids[0], 0, NULL});
+    }
+    for (int64_t i = 0; i < j->n_row && j->n_in + i + 1 < j->n_ids; i++) {
+        int64_t pos = j->n_in + i + 1;
+        const float *logits = mk_engine_logits(s->o.engine, j->first_out + i);
+        h->prompt(j->o.arg, &(mk_job_token){j->ids[pos], pos, logits});
+    }
+}
+
 static bool take_prompt(mk_sched *s, mk_job *j, mk_job_end *end) {
+    if (scored(j)) {
+        tell_scores(s, j);
+    }
     j->n_in += j->n_row;
     tell_prefix(s, j);
     if (j->n_in < j->n_ids) {
@@ -248,8 +289,8 @@ static bool take_prompt(mk_sched *s, mk_job *j, mk_job_end *end) {
     }
     *end = MK_JOB_FULL;
     int32_t id;
-    return j->n_ids < j->n_max &&
-           take_token(s, j, mk_engine_logits(s->o.engine, j->first_out), &id, end);
+    int64_t last = j->first_out + (scored(j) ? j->n_row - 1 : 0);
+    return j->n_ids < j->n_max && take_token(s, j, mk_engine_logits(s->o.engine, last), &id, end);
 }
 
 // --- the round -----------------------------------------------------------------------------------

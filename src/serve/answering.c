@@ -9,6 +9,8 @@
 #include "chat/fim.h"
 #include "serve/turn_int.h"
 
+enum { MAX_SCORES = 1 << 21 };  // of prompts, in one answer: about 100 MB of JSON
+
 // --- what to say ---------------------------------------------------------------------------------
 
 mk_request mk_service_request(const mk_ask *ask, int prompt) {
@@ -46,11 +48,11 @@ static mk_sample_params sampling_of(const mk_llm *llm, const mk_ask *a) {
 
 // --- the beginning -------------------------------------------------------------------------------
 
-typedef struct {
-    mk_prompt prompt[MK_ASK_MAX_N];
+struct beginning {
+    mk_prompt prompt[MK_ASK_MAX_PROMPT];
     mk_grammar *grammar;
     bool nothing;  // is asked: the model is wanted in memory, where it is (Ollama)
-} beginning;
+};
 
 // What is wrong with one prompt among several says which.
 static mk_status of_prompt(const mk_ask *a, int prompt, mk_status st, mk_err *err) {
@@ -59,46 +61,78 @@ static mk_status of_prompt(const mk_ask *a, int prompt, mk_status st, mk_err *er
 }
 
 // Nothing of an answer depends on those beside it: the seed counts answers to the same prompt.
-static mk_status begin_choice(turn *t, int i, const beginning *b, mk_err *err) {
-    struct turn_choice *c = &t->choice[i];
-    int prompt = i / t->ask.n;
-    *c = (struct turn_choice){.t = t, .index = i};
+static mk_speech_opts speech_of(turn *t, const beginning *b, int i) {
     mk_speech_opts o = {
-        .prompt = &b->prompt[prompt],
+        .prompt = &b->prompt[i / t->ask.n],
         .sample = sampling_of(t->model->llm, &t->ask),
         .n_predict = t->ask.n_predict,
         .stop = (const char *const *)t->ask.stop,
         .n_stop = t->ask.n_stop,
         .ignore_eos = t->ask.ignore_eos,
         .n_logprob = t->ask.n_logprob,
+        .score = mk_ask_scores(&t->ask),
+        .instead = t->begun,
         .think_budget = t->ask.think_budget,
         .grammar = b->grammar,
         .tenant = t->books.tenant,
         .event = mk_service_turn_event,
-        .arg = c,
+        .arg = &t->choice[i],
     };
     o.sample.seed += (uint64_t)(i % t->ask.n);
+    return o;
+}
+
+static mk_status begin_choice(turn *t, int i, mk_err *err) {
+    struct turn_choice *c = &t->choice[i];
+    *c = (struct turn_choice){.t = t, .index = i};
+    mk_speech_opts o = speech_of(t, t->with, i);
     mk_status st = mk_speech_begin(t->model->provider, &o, &c->speech, err);
-    return of_prompt(&t->ask, prompt, st, err);
+    return of_prompt(&t->ask, i / t->ask.n, st, err);
+}
+
+void mk_service_turn_begin(turn *t, int n) {
+    int all = mk_ask_choices(&t->ask);
+    for (; n > 0 && t->n_begun < all && !t->lost && t->error.code == MK_OK; n--) {
+        mk_err err;
+        mk_status st = begin_choice(t, t->n_begun, &err);
+        if (st == MK_ELIMIT && !t->begun && t->n_begun > 0) {
+            return;  // the queue is full: the others take the places of these
+        }
+        if (st != MK_OK) {
+            t->error = err;
+            t->broken = true;
+            mk_service_turn_tell_error(t);
+            return;
+        }
+        t->n_begun++;
+        t->n_left++;
+    }
+    if (t->n_begun == all) {
+        mk_service_turn_forget(t);
+    }
+}
+
+void mk_service_turn_forget(turn *t) {
+    beginning *b = t->with;
+    for (int i = 0; b && i < MK_ASK_MAX_PROMPT; i++) {
+        mk_ids_free(&b->prompt[i].ids);
+    }
+    if (b) {
+        mk_grammar_unref(b->grammar);
+    }
+    mk_free(b);
+    t->with = NULL;
 }
 
 // Events of choices that began wait at the lock for the headers.
-static void begin_all(turn *t, const beginning *b) {
+static void begin_first(turn *t) {
     pthread_mutex_lock(&t->lock);
-    int n = 0, all = mk_ask_choices(&t->ask);
-    mk_status st = MK_OK;
-    for (; n < all && st == MK_OK; n++) {
-        st = begin_choice(t, n, b, &t->error);
-    }
-    n -= st != MK_OK;
-    t->n_left += n;
-    if (st != MK_OK) {
-        mk_service_turn_tell_error(t);
-    } else if (t->ask.stream && !t->streaming) {
+    mk_service_turn_begin(t, MK_TURN_AT_ONCE);
+    if (t->error.code == MK_OK && t->ask.stream && !t->streaming) {
         mk_service_turn_stream(t);
     }
     t->begun = true;
-    bool stop = st != MK_OK || t->lost;
+    bool stop = t->broken || t->lost;
     pthread_mutex_unlock(&t->lock);
     if (stop) {
         mk_service_turn_cancel(t);
@@ -188,6 +222,30 @@ static mk_status make_prompts(turn *t, beginning *b, mk_err *err) {
     return st;
 }
 
+// A prompt that cannot be answered is refused before any of the others is.
+static mk_status check_prompts(turn *t, const beginning *b, mk_err *err) {
+    mk_status st = MK_OK;
+    for (int i = 0; i < mk_ask_choices(&t->ask) && st == MK_OK; i += t->ask.n) {
+        mk_speech_opts o = speech_of(t, b, i);
+        st = of_prompt(&t->ask, i / t->ask.n, mk_speech_check(t->model->provider, &o, err), err);
+    }
+    return st;
+}
+
+// What is said of each token is kept until the answer goes out.
+static mk_status check_scores(const mk_ask *a, const beginning *b, mk_err *err) {
+    int64_t n = 0, each = 1 + (a->n_logprob > 0 ? a->n_logprob : 0);
+    for (int i = 0; i < a->n_prompt && mk_ask_scores(a); i++) {
+        n += b->prompt[i].ids.n * a->n;
+    }
+    return n * each <= MAX_SCORES
+               ? MK_OK
+               : MK_FAIL(err, MK_ELIMIT,
+                         "/prompt: %lld log-probabilities for each of %lld tokens are asked for, "
+                         "expected at most %d in all; ask in several requests",
+                         (long long)each, (long long)n, MAX_SCORES);
+}
+
 static bool only_loads(const mk_ask *a) {
     return !a->messages && a->n_prompt == 0;
 }
@@ -200,7 +258,9 @@ static mk_status prepare(turn *t, beginning *b, mk_err *err) {
         return limit_window(t, 0, err);
     }
     MK_TRY(mk_books_recall(t->s, &t->books.c, t->model->llm, &t->ask, &t->books.tenant, err));
-    return make_prompts(t, b, err);
+    MK_TRY(make_prompts(t, b, err));
+    MK_TRY(check_prompts(t, b, err));
+    return check_scores(&t->ask, b, err);
 }
 
 static void token_text(void *arg, int32_t id, mk_buf *out) {
@@ -228,25 +288,21 @@ static mk_status open_writer(turn *t, mk_err *err) {
 // --- with the model ------------------------------------------------------------------------------
 
 static void go_on(turn *t) {
-    beginning b = {0};
     mk_err err = {0};
+    t->with = mk_zalloc(sizeof *t->with);
     pthread_mutex_lock(&t->lock);
     t->waits = false;
     pthread_mutex_unlock(&t->lock);
     t->leased = true;
     uint64_t refused = mk_alloc_refused_thread();
-    mk_status st = in_memory(prepare(t, &b, &err), refused, &err);
+    mk_status st = in_memory(prepare(t, t->with, &err), refused, &err);
     if (st != MK_OK) {
         // a bound that the request itself went over: trying again later does not help
         mk_service_turn_fail(t, &err, st == MK_ELIMIT ? 400 : mk_error_http_status(st));
-    } else if (b.nothing) {
+    } else if (t->with->nothing) {
         answer_nothing(t);
     } else {
-        begin_all(t, &b);
-    }
-    mk_grammar_unref(b.grammar);
-    for (int i = 0; i < MK_ASK_MAX_N; i++) {
-        mk_ids_free(&b.prompt[i].ids);
+        begin_first(t);
     }
 }
 

@@ -316,6 +316,7 @@ void mk_anthropic_event(mk_writer_state *w, int choice, const mk_answer_event *e
         break;
     case MK_AE_START:
     case MK_AE_TOKEN:
+    case MK_AE_PROMPT:
     case MK_AE_N:
         break;
     }

@@ -34,3 +34,7 @@ void mk_ask_free(mk_ask *a) {
 int mk_ask_choices(const mk_ask *a) {
     return a->n * (a->n_prompt > 1 ? a->n_prompt : 1);
 }
+
+bool mk_ask_scores(const mk_ask *a) {
+    return a->echo && a->n_logprob >= 0;
+}

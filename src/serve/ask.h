@@ -12,7 +12,14 @@
 #include "chat/llm.h"
 #include "engine/sample.h"
 
-enum { MK_ASK_MAX_STOP = 16, MK_ASK_MAX_N = 16, MK_ASK_MAX_BIAS = 1024 };
+// A request has MAX_CHOICE answers at most: MAX_PROMPT prompts, MAX_N answers to each.
+enum {
+    MK_ASK_MAX_STOP = 16,
+    MK_ASK_MAX_N = 16,
+    MK_ASK_MAX_PROMPT = 128,
+    MK_ASK_MAX_CHOICE = 128,
+    MK_ASK_MAX_BIAS = 1024
+};
 
 typedef enum { MK_TOOLS_AUTO, MK_TOOLS_NONE, MK_TOOLS_REQUIRED, MK_TOOLS_NAMED } mk_tool_choice;
 
@@ -43,7 +50,7 @@ typedef struct {
     json_t *messages;
     json_t *tools;  // [{type: function, function: {name, description, parameters, strict}}]; NULL
     char *suffix;   // fill in the middle: what comes after each prompt; NULL
-    mk_ask_prompt prompt[MK_ASK_MAX_N];  // text completion, not templated
+    mk_ask_prompt prompt[MK_ASK_MAX_PROMPT];  // text completion, not templated
     int n_prompt;
     bool echo;                // text completion: give the prompt back, too
     bool continue_last;       // the last assistant message is the beginning of the answer
@@ -98,7 +105,9 @@ typedef struct {
 void mk_ask_init(mk_ask *a);
 void mk_ask_free(mk_ask *a);
 
-// Answers in all, at most MK_ASK_MAX_N: choice i is one to prompt i / n.
+// Answers in all, at most MK_ASK_MAX_CHOICE: choice i is one to prompt i / n.
 int mk_ask_choices(const mk_ask *a);
+// Are log-probabilities of the prompts wanted, too?
+bool mk_ask_scores(const mk_ask *a);
 
 #endif

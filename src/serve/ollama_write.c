@@ -233,6 +233,7 @@ void mk_ollama_event(mk_writer_state *w, int choice, const mk_answer_event *ev, 
         w->usage = ev->usage;
         break;
     case MK_AE_START:
+    case MK_AE_PROMPT:
     case MK_AE_N:
         break;
     }

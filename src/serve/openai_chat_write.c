@@ -351,6 +351,7 @@ static void chat_event(mk_writer_state *w, int choice, const mk_answer_event *ev
         mk_openai_fail(&w->frame, ev->error, out);
         break;
     case MK_AE_START:
+    case MK_AE_PROMPT:
     case MK_AE_N:
         break;
     }

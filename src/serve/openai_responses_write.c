@@ -536,6 +536,7 @@ static void responses_event(mk_writer_state *w, int choice, const mk_answer_even
         fail(w, ev->error, out);
         break;
     case MK_AE_START:
+    case MK_AE_PROMPT:
     case MK_AE_N:
         break;
     }

@@ -8,7 +8,7 @@
 
 typedef struct {
     mk_usage sum;
-    bool prompt[MK_ASK_MAX_N];  // has been counted
+    bool prompt[MK_ASK_MAX_CHOICE];  // has been counted
 } mk_tally;
 
 // At the DONE of one of the ask's choices.

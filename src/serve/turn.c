@@ -23,6 +23,7 @@ void mk_service_turn_free(turn *t) {
     if (t->writer) {
         t->dialect->close(t->writer);
     }
+    mk_service_turn_forget(t);
     mk_books_free(&t->books);
     mk_ask_free(&t->ask);
     mk_buf_free(&t->out);
@@ -34,11 +35,13 @@ void mk_service_turn_free(turn *t) {
 // --- the list ------------------------------------------------------------------------------------
 
 void mk_service_turn_cancel(turn *t) {
-    for (int i = 0; i < mk_ask_choices(&t->ask); i++) {
+    pthread_mutex_lock(&t->lock);
+    for (int i = 0; i < t->n_begun; i++) {
         if (t->choice[i].speech) {
             mk_speech_cancel(t->choice[i].speech);
         }
     }
+    pthread_mutex_unlock(&t->lock);
 }
 
 static void on_gone(void *arg) {
@@ -137,9 +140,6 @@ static void write_down(turn *t) {
 
 // Before the last byte goes out: who has the answer finds the model as it asked for.
 static void return_model(turn *t) {
-    for (int i = 0; i < mk_ask_choices(&t->ask); i++) {
-        mk_speech_drop(t->choice[i].speech);
-    }
     if (t->leased) {
         uint64_t keep = mk_service_keep_ns(t->ask.keep_alive_s);
         mk_loader_return(t->s->loader, t->model->slot, t->ask.has_keep_alive ? &keep : NULL);
@@ -213,11 +213,18 @@ void mk_service_turn_event(void *arg, const mk_answer_event *ev) {
     if (t->streaming) {
         mk_service_turn_send(t);
     }
-    bool give_up = (t->lost || t->starved) && !t->given_up && t->begun && !last;
+    mk_speech *over = last ? c->speech : NULL;
+    if (last) {
+        c->speech = NULL;
+        t->n_left--;
+        mk_service_turn_begin(t, 1);
+    }
+    // while this speech is at work nobody else can end the turn
+    bool give_up = (t->lost || t->starved || t->broken) && !t->given_up && t->begun && !last;
     t->given_up |= give_up;
-    t->n_left -= last;
     bool end = t->n_left == 0;
     pthread_mutex_unlock(&t->lock);
+    mk_speech_drop(over);
     if (end) {
         mk_service_turn_end(t);
     } else if (give_up) {

@@ -2,7 +2,9 @@
 //
 //   worker     body -> ask; the model is asked for
 //   worker     it is there, at once or later -> prompt -> speeches begin; a stream's headers go out
-//   provider   events -> the dialect's writer -> bytes; after the last DONE the turn ends
+//   provider   events -> the dialect's writer -> bytes; after the last DONE the turn ends.  Of many
+//              choices so many are at work at once, the next begins when one has ended: whoever
+//              comes meanwhile waits for those at work, not for all
 //   server     the client has gone: the speeches are cancelled, their DONE ends the turn; or the wait
 //              for the model is, which ends it as well
 //   clock      a silent stream gets a heartbeat, and its headers if it waits for its model so long
@@ -18,7 +20,9 @@
 
 #include "serve/books.h"
 
-enum { MK_TURN_ID_CHARS = 24 };
+enum { MK_TURN_ID_CHARS = 24, MK_TURN_AT_ONCE = 16 };
+
+typedef struct beginning beginning;  // answering.c: what choices begin with
 
 struct turn {
     turn *next, **at;  // the service's list, guarded by its lock
@@ -32,14 +36,17 @@ struct turn {
     pthread_mutex_t lock;
     mk_writer_state *writer;
     mk_buf out;
-    int n_left;      // choices that have not ended, and one for who begins them
-    bool streaming;  // headers are out
-    bool lost;       // the client has gone or does not read
-    bool given_up;   // its speeches have been cancelled, because of that or because of `starved`
-    bool starved;    // there was no memory for its bytes: t->error, and nothing more is written
-    bool begun;      // choice[].speech are set and may be cancelled
-    bool waits;      // for its model
-    bool leased;     // the model stays until it is returned
+    beginning *with;  // until the turn is freed
+    int n_begun;      // choices that have begun: the first ones
+    int n_left;       // of those the ones that have not ended, and one for who begins them
+    bool streaming;   // headers are out
+    bool lost;        // the client has gone or does not read
+    bool given_up;    // its speeches have been cancelled, because of that, `starved` or `broken`
+    bool starved;     // there was no memory for its bytes: t->error, and nothing more is written
+    bool broken;      // a choice could not begin: t->error
+    bool begun;       // the first choices have
+    bool waits;       // for its model
+    bool leased;      // the model stays until it is returned
     mk_lease lease;
     mk_err error;  // of the first choice that failed
     int status;    // of HTTP for it; 0: what its code says
@@ -49,10 +56,15 @@ struct turn {
     struct turn_choice {
         turn *t;
         int index;
-        mk_speech *speech;
-    } choice[MK_ASK_MAX_N];
+        mk_speech *speech;  // while it is at work
+    } choice[MK_ASK_MAX_CHOICE];
     mk_books books;
 };
+
+// --- answering.c ---------------------------------------------------------------------------------
+// The lock is held.  Begins the next n choices, unless something is wrong with the turn.
+void mk_service_turn_begin(turn *t, int n);
+void mk_service_turn_forget(turn *t);  // what choices begin with
 
 // --- turn.c --------------------------------------------------------------------------------------
 turn *mk_service_turn_create(mk_service *s, mk_http_exchange *x, const route *r);  // keeps x

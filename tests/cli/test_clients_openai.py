@@ -301,8 +301,11 @@ def test_several_prompts(served, client):
     with pytest.raises(openai.BadRequestError, match="nothing was cut") as e:
         client.completions.create(model="thimble", prompt=[PROMPT, "7" * 2000])
     assert (e.value.param, e.value.code) == ("prompt[1]", "context_length_exceeded")
-    with pytest.raises(openai.BadRequestError, match="1 to 16 prompts, got 17"):
-        client.completions.create(model="thimble", prompt=[PROMPT] * 17)
+    with pytest.raises(openai.BadRequestError, match="1 to 128 prompts, got 129"):
+        client.completions.create(model="thimble", prompt=[PROMPT] * 129)
+    scored = client.completions.create(model="thimble", prompt=["2+3", "4*"], echo=True, logprobs=2, max_tokens=0)
+    assert [c.text for c in scored.choices] == ["2+3", "4*"]
+    assert all(c.logprobs.token_logprobs[0] is None and c.logprobs.token_logprobs[-1] < 0 for c in scored.choices)
 
 
 def test_embeddings(client):

@@ -226,6 +226,16 @@ def test_chat_async(client, case):
 
 # --- text completions ---------------------------------------------------------------------------------------------------
 
+def numbered(raw):
+    """Without the nulls of a prompt's first token, which the type does not know."""
+    for c in raw["choices"]:
+        lists = c.get("logprobs") or {"token_logprobs": []}
+        if None in lists["token_logprobs"]:
+            assert lists["token_logprobs"].index(None) == lists["text_offset"][0] == 0 and lists["top_logprobs"][0] is None
+            lists["token_logprobs"][0], lists["top_logprobs"][0] = 0.0, {}
+    return raw
+
+
 @pytest.mark.parametrize("case", cases("openai-completions"))
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_completions(client, case, size):
@@ -242,7 +252,7 @@ def test_completions(client, case, size):
         # a choice of a stream has no reason before its end, which the type does not know
         raw = a.model_dump(exclude_unset=True)
         raw["choices"] = [{**c, "finish_reason": c["finish_reason"] or "stop"} for c in raw["choices"]]
-        strictly(Completion, raw)
+        strictly(Completion, numbered(raw))
     for i, c in enumerate(choices):
         mine = [x for a in answers for x in a.choices if x.index == i]
         text = "".join(x.text for x in mine)
@@ -250,7 +260,10 @@ def test_completions(client, case, size):
         assert [x.finish_reason for x in mine if x.finish_reason] == [finish_reason(c)]
         for x in mine:
             if x.logprobs:
-                assert "".join(x.logprobs.tokens) == x.text
+                # a token that begins a prompt or ends an answer may have no text in it
+                assert case["request"].get("echo") or "".join(x.logprobs.tokens) == x.text
+                assert all(text[at:].startswith(t.strip()) or t.startswith("<")
+                           for at, t in zip(x.logprobs.text_offset, x.logprobs.tokens))
                 assert len(x.logprobs.tokens) == len(x.logprobs.token_logprobs) == len(x.logprobs.top_logprobs)
 
 

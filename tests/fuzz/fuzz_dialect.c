@@ -52,6 +52,7 @@ static void check_ask(const mk_ask *a) {
     }
     MK_ASSERT(a->n_stop >= 0 && a->n_stop <= MK_ASK_MAX_STOP);
     MK_ASSERT(a->n >= 1 && a->n <= MK_ASK_MAX_N && a->n_predict >= -1);
+    MK_ASSERT(mk_ask_choices(a) <= MK_ASK_MAX_CHOICE);
     MK_ASSERT(a->tool_choice != MK_TOOLS_NAMED || a->tool_name);
     MK_ASSERT(a->format != MK_FORMAT_SCHEMA || json_is_object(a->schema));
 }
@@ -169,6 +170,9 @@ static void run_answer(const mk_dialect *d, const mk_ask *ask, bytes in) {
     answer a = {.d = d, .w = d->open(&info)};
     mk_buf_init(&a.out, 1 << 26);
     bool fails = next(&in) == 0;
+    for (int i = mk_ask_scores(ask) ? next(&in) % 64 : 0; i > 0; i--) {
+        send_kind(&a, MK_AE_PROMPT, (mk_answer_event){.id = i, .logprob = -0.5f});
+    }
     send_kind(&a, MK_AE_START, (mk_answer_event){0});
     while (in.n > 0) {
         send_event(&a, next(&in), &in);

@@ -305,6 +305,17 @@ static void test_openai_prompts(void **state) {
                         NULL});
 }
 
+// More prompts than are at work at once, with their log-probabilities.
+static void test_openai_scores(void **state) {
+    (void)state;
+    torture(&(scenario){
+        "/v1/completions",
+        "{\"prompt\": [\"2+3\", [50, 60], [51], [52], [53], [54], [55], [56], [57], [58],"
+        " [59], [60], [61], [62], [63], [64], [65], \"4\"], \"max_tokens\": 1,"
+        " \"echo\": true, \"logprobs\": 1, \"temperature\": 0}",
+        NULL});
+}
+
 static void test_openai_stream(void **state) {
     (void)state;
     torture(&(scenario){
@@ -396,11 +407,12 @@ static void test_ollama(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_openai_whole),     cmocka_unit_test(test_openai_prompts),
-        cmocka_unit_test(test_openai_stream),    cmocka_unit_test(test_openai_schema),
-        cmocka_unit_test(test_openai_tools),     cmocka_unit_test(test_anthropic_tools),
-        cmocka_unit_test(test_anthropic_stream), cmocka_unit_test(test_responses),
-        cmocka_unit_test(test_responses_stream), cmocka_unit_test(test_ollama),
+        cmocka_unit_test(test_openai_whole),    cmocka_unit_test(test_openai_prompts),
+        cmocka_unit_test(test_openai_scores),   cmocka_unit_test(test_openai_stream),
+        cmocka_unit_test(test_openai_schema),   cmocka_unit_test(test_openai_tools),
+        cmocka_unit_test(test_anthropic_tools), cmocka_unit_test(test_anthropic_stream),
+        cmocka_unit_test(test_responses),       cmocka_unit_test(test_responses_stream),
+        cmocka_unit_test(test_ollama),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

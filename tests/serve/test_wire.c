@@ -42,8 +42,9 @@ static int64_t int_of(const json_t *o, const char *key, int64_t other) {
     return v ? json_integer_value(v) : other;
 }
 
-static const char *const kinds[MK_AE_N] = {
-    "start", "reasoning", "text", "tool_begin", "tool_args", "tool_end", "token", "done", "error"};
+static const char *const kinds[MK_AE_N] = {"start",     "reasoning", "text",  "tool_begin",
+                                           "tool_args", "tool_end",  "token", "prompt",
+                                           "done",      "error"};
 static const char *const stops[] = {"end", "text", "length", "tools", "cancelled"};
 
 static int index_of(const char *const *names, size_t n, const char *name) {
