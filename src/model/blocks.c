@@ -79,10 +79,10 @@ mk_mat mk_block_logits(const mk_model *m, mk_ops *ops, mk_mat x, const float *no
         *b->hidden = x;
     }
     mk_mat last = mk_op_new(ops, b->n_out, m->hp.d_model);
-    for (int64_t i = 0; i < b->n_out; i++) {
-        mk_mat to = {last.p + i * last.stride, 1, last.n_col, last.stride};
-        mk_mat from = {x.p + (int64_t)b->out_rows[i] * x.stride, 1, x.n_col, x.stride};
-        mk_op_copy(ops, to, from);
+    for (int64_t i = 0, n; i < b->n_out; i += n) {  // rows that follow each other at once
+        for (n = 1; i + n < b->n_out && b->out_rows[i + n] == b->out_rows[i] + n; n++) {
+        }
+        mk_op_copy(ops, mk_mat_rows(last, i, n), mk_mat_rows(x, b->out_rows[i], n));
     }
     mk_op_rmsnorm(ops, last, last, norm, (float)m->hp.rms_eps);  // [n_out, d_model]
     mk_op_tap(ops, "final_norm", -1, last);

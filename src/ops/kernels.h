@@ -110,8 +110,9 @@ typedef struct {
     const uint8_t *data;  // one matrix of w
 } mk_back_job;
 
-// A block of the result: tiles [tile_lo, tile_hi) of 16 output rows (of weights) or 16 tokens, at
-// most MK_BACK_TILES, and columns [col_lo, col_hi), of inputs at most MK_BACK_WIDTH.
+// A block of the result: tiles [tile_lo, tile_hi) of 16 output rows (of weights) or 16 columns of
+// dx, at most MK_BACK_TILES, and [col_lo, col_hi) of columns of x, or of rows of dx, of these at
+// most MK_BACK_WIDTH if the sum has more than MK_BACK_DEPTH terms.
 typedef struct {
     int64_t tile_lo, tile_hi, col_lo, col_hi;
     float *scratch;  // mk_back_floats of the block, 64-byte aligned
@@ -119,12 +120,12 @@ typedef struct {
 
 #define MK_BACK_TILES 24
 #define MK_BACK_WIDTH 384
-#define MK_BACK_COLS  96   // of a group whose weights (or x) are copied at once
+#define MK_BACK_COLS  96   // of a group whose x (or dy) is copied at once
 #define MK_BACK_DEPTH 256  // of the sum that is walked at once: a multiple of 16
 
 // Floats of scratch for a block of so many tiles and columns; grows with both.
 static inline size_t mk_back_floats(int64_t n_tile, int64_t n_col) {
-    size_t a = (size_t)n_tile * (16 * MK_BACK_DEPTH + 16), b = MK_BACK_COLS * (MK_BACK_DEPTH + 16);
+    size_t a = (size_t)n_tile * (16 * MK_BACK_DEPTH + 16), b = MK_BACK_DEPTH * (MK_BACK_COLS + 16);
     size_t cols = n_col < MK_BACK_COLS ? MK_BACK_COLS : (size_t)n_col;
     return a + b + 16 * (size_t)n_tile * cols;
 }

@@ -25,18 +25,17 @@ static int64_t least(int64_t a, int64_t b) {
 #define BLOCKS     4
 #define BLOCK_MACS (1 << 25)
 
-// Cycles to copy 16 floats: of dy (transposed for gradients of inputs), of the other matrix.
-#define COPY_DY     5
-#define COPY_DY_T   8
-#define COPY_OTHER  4
+// Cycles to copy 16 floats: of the tiles (for gradients of inputs weights, transposed), of columns.
+#define COPY_TILE   3
+#define COPY_TILE_T 8
+#define COPY_COLUMN 3
 #define COLUMN_UNIT 12  // of the registers
 
 // Cuts the result into at least n_block blocks so that the slowest thread is done soonest: a block
 // takes a cycle for each tile and column, and of every block the tiles' part of dy and the
 // columns' part of the other matrix are copied.  bf16 takes two terms in a cycle.
 static void plan_blocks(back_work *w, int64_t n_block, int64_t n_thread) {
-    bool whole_groups = !w->of_weights && w->job.w->kind != MK_PACK_F32;  // unpacked in one piece
-    int64_t unit = whole_groups ? MK_BACK_COLS : COLUMN_UNIT, units = ceil_div(w->n_col, unit);
+    int64_t unit = COLUMN_UNIT, units = ceil_div(w->n_col, unit);
     int64_t pairs = ceil_div(w->n_tile, 2), first = ceil_div(w->n_tile, MK_BACK_TILES), best = 0;
     for (int64_t n = first; n <= pairs && n < first + 4 * n_block; n++) {
         int64_t tiles = 2 * ceil_div(pairs, n), down = ceil_div(w->n_tile, tiles);
@@ -44,8 +43,8 @@ static void plan_blocks(back_work *w, int64_t n_block, int64_t n_thread) {
              across++) {
             int64_t cols = unit * ceil_div(units, across);
             int64_t each = ceil_div(down * ceil_div(w->n_col, cols), n_thread);
-            int64_t cost = each * ((w->bf16 ? 8 : 16) * tiles * cols + COPY_OTHER * cols +
-                                   16 * (w->of_weights ? COPY_DY : COPY_DY_T) * tiles);
+            int64_t cost = each * ((w->bf16 ? 8 : 16) * tiles * cols + COPY_COLUMN * cols +
+                                   16 * (w->of_weights ? COPY_TILE : COPY_TILE_T) * tiles);
             if (best == 0 || cost < best) {
                 best = cost;
                 w->tiles = tiles;
@@ -62,7 +61,8 @@ static void run_blocks(void *arg, int ith, int64_t lo, int64_t hi) {
     void (*kernel)(const mk_back_job *, const mk_back_block *) =
         w->bf16 ? (w->of_weights ? w->k->back_bf16_w : w->k->back_bf16_x)
                 : (w->of_weights ? w->k->back_linear_w : w->k->back_linear_x);
-    int64_t across = ceil_div(w->n_col, w->cols), most = w->of_weights ? w->n_col : MK_BACK_WIDTH;
+    bool waits = !w->of_weights && w->job.dy.n_col > MK_BACK_DEPTH;
+    int64_t across = ceil_div(w->n_col, w->cols), most = waits ? MK_BACK_WIDTH : w->n_col;
     for (int64_t i = lo, n; i < hi; i += n) {
         int64_t tile = i / across * w->tiles, col = i % across * w->cols;
         n = least(hi - i, across - i % across);
@@ -98,7 +98,7 @@ static void run_list(void *arg, int ith, int64_t lo, int64_t hi) {
 
 static int64_t macs_of(const back_work *w) {
     const mk_back_job *j = &w->job;
-    return j->dy.n_row * j->dy.n_col * w->n_col;
+    return j->dy.n_row * j->dy.n_col * (w->of_weights ? j->x.n_col : j->dx.n_col);
 }
 
 static void run_works(mk_ops *ops, back_work *w, int64_t n) {
@@ -138,9 +138,9 @@ static back_work work_of_x(const mk_ops *ops, mk_mat dx, mk_mat dy, const mk_wei
     MK_ASSERT(mat >= 0 && mat < w->n_mat && dx.n_row == dy.n_row && dx.n_col == w->n_in &&
               dy.n_col == w->n_out);
     back_work work = {
-        .job = {.dy = dy, .dx = dx, .w = w}, .n_col = w->n_in, .bf16 = w->kind == MK_PACK_BF16};
+        .job = {.dy = dy, .dx = dx, .w = w}, .n_col = dy.n_row, .bf16 = w->kind == MK_PACK_BF16};
     work.job.data = ops->dry ? NULL : w->data + (size_t)mat * w->mat_bytes;
-    work.n_tile = ceil_div(dy.n_row, 16);
+    work.n_tile = ceil_div(w->n_in, 16);
     return work;
 }
 

@@ -56,28 +56,31 @@ static void run_rmsnorm(void *arg, int ith, int64_t lo, int64_t hi) {
     const rows_work *w = arg;
     (void)ith;
     for (int64_t t = lo; t < hi; t++) {
+        if (w->b.p != NULL) {
+            memcpy(w->b.p + t * w->b.stride, w->a.p + t * w->a.stride,
+                   (size_t)w->a.n_col * sizeof(float));
+        }
         w->k->rmsnorm(w->y.p + t * w->y.stride, w->a.p + t * w->a.stride, w->w, w->y.n_col, w->eps);
     }
 }
 
-static void copy_rows(mk_ops *ops, mk_mat y, mk_mat x);
-
 // The input is kept: it is nearly always the residual, which layers add to in place.
-static void record_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
+static mk_mat record_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
     mk_mat kept = mk_op_new(ops, x.n_row, x.n_col);
-    copy_rows(ops, kept, x);
     mk_rec r = {.kind = MK_REC_RMSNORM, .u.rmsnorm = {y, x, kept, w, eps}};
     mk_tape_add(ops, &r);
+    return kept;
 }
 
 void mk_op_rmsnorm(mk_ops *ops, mk_mat y, mk_mat x, const float *w, float eps) {
     mk_ops_op_begin(ops);
     MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
+    mk_mat kept = {0};
     if (ops->recording) {
-        record_rmsnorm(ops, y, x, w, eps);
+        kept = record_rmsnorm(ops, y, x, w, eps);
     }
     if (!ops->dry) {
-        rows_work work = {.k = ops->k, .y = y, .a = x, .w = w, .eps = eps};
+        rows_work work = {.k = ops->k, .y = y, .a = x, .b = kept, .w = w, .eps = eps};
         mk_ops_run(ops, worth(y), y.n_row, 1, run_rmsnorm, &work);
     }
     mk_ops_count_rows(ops, MK_OP_RMSNORM, x, 4, 1);
@@ -155,16 +158,22 @@ void mk_op_add(mk_ops *ops, mk_mat x, mk_mat y) {
     mk_ops_op_end(ops, MK_OP_ADD);
 }
 
-static void copy_rows(mk_ops *ops, mk_mat y, mk_mat x) {
-    for (int64_t t = 0; !ops->dry && t < y.n_row; t++) {
-        memcpy(y.p + t * y.stride, x.p + t * x.stride, (size_t)x.n_col * sizeof(float));
+static void run_copy(void *arg, int ith, int64_t lo, int64_t hi) {
+    const rows_work *w = arg;
+    (void)ith;
+    for (int64_t t = lo; t < hi; t++) {
+        memcpy(w->y.p + t * w->y.stride, w->a.p + t * w->a.stride,
+               (size_t)w->a.n_col * sizeof(float));
     }
 }
 
 void mk_op_copy(mk_ops *ops, mk_mat y, mk_mat x) {
     mk_ops_op_begin(ops);
     MK_ASSERT(y.n_row == x.n_row && y.n_col == x.n_col);
-    copy_rows(ops, y, x);
+    if (!ops->dry) {
+        rows_work work = {.y = y, .a = x};
+        mk_ops_run(ops, worth(y), y.n_row, 4, run_copy, &work);
+    }
     if (ops->recording) {
         mk_rec r = {.kind = MK_REC_COPY, .u.copy = {.x = x, .y = y}};
         mk_tape_add(ops, &r);
@@ -189,6 +198,12 @@ static void run_angles(void *arg, int ith, int64_t lo, int64_t hi) {
     (void)ith;
     for (int64_t t = lo; t < hi; t++) {
         float *cs = w->cs.p + t * w->cs.stride;
+        // sequences of a batch count from the same positions on
+        int64_t same = lo + w->pos[t] - w->pos[lo];
+        if (same >= lo && same < t && w->pos[same] == w->pos[t]) {
+            memcpy(cs, w->cs.p + same * w->cs.stride, (size_t)w->n_pair * 2 * sizeof *cs);
+            continue;
+        }
         for (int64_t i = 0; i < w->n_pair; i++) {
             double s, c;
             float angle = (float)w->pos[t] * w->inv_freq[i];

@@ -11,6 +11,7 @@
 // sets put the two terms of a pair, rounded, in the order in which they are added, and multiply
 // floats.
 #include "ops/cpu/back_block.h"
+#include "ops/cpu/simd_bf16.h"
 
 typedef enum { AS_FLOATS, AS_WORDS } pair_form;
 
@@ -20,14 +21,12 @@ MK_INLINE int64_t words_of(const pair_form form, int64_t terms) {
     return form == AS_WORDS ? pairs : 2 * pairs;
 }
 
-// One pair in 16 lanes; `next`: from word to word.
-MK_INLINE void put_pair(const pair_form form, float *dst, int64_t next, v16f even, v16f odd) {
-    if (form == AS_WORDS) {
-        vf_store_bf16_pairs((uint16_t *)dst, even, odd);
-    } else {
-        vf_store(dst, vf_round_bf16(odd));
-        vf_store(dst + next, vf_round_bf16(even));
-    }
+// One pair in 16 lanes, rounded; `next`: from word to word.
+typedef void (*put_pair_fn)(float *dst, int64_t next, v16f even, v16f odd);
+
+MK_INLINE void put_two_floats(float *dst, int64_t next, v16f even, v16f odd) {
+    vf_store(dst, vf_round_bf16(odd));
+    vf_store(dst + next, vf_round_bf16(even));
 }
 
 // --- of weights ----------------------------------------------------------------------------------
@@ -45,32 +44,32 @@ MK_INLINE row_pair load_rows(mk_mat m, int64_t t, bool both, int64_t col) {
     return (row_pair){vf_load_n(p, left), both ? vf_load_n(p + m.stride, left) : vf_zero()};
 }
 
-MK_INLINE void panels_of(const pair_form form, const group *g, mk_mat m, const place *p,
-                         int64_t tile_lo) {
+MK_INLINE void panels_of(const pair_form form, put_pair_fn put, const group *g, mk_mat m,
+                         const place *p, int64_t tile_lo) {
     for (int64_t t = 0; t < p->depth; t += 2) {
         for (int64_t tile = 0, r; tile < g->n_tile; tile += r) {
             r = panel_tiles(g, tile);
             float *dst = panel(g, tile) + 16 * r * words_of(form, t);
             for (int64_t i = 0; i < r; i++) {
                 row_pair v = load_rows(m, p->at + t, t + 1 < p->depth, 16 * (tile_lo + tile + i));
-                put_pair(form, dst + 16 * i, 16 * r, v.even, v.odd);
+                put(dst + 16 * i, 16 * r, v.even, v.odd);
             }
         }
     }
 }
 
-// Whole vectors are written: what a row writes too much the next one sets right.
-MK_INLINE void slivers_of(const pair_form form, const group *g, mk_mat m, const place *p) {
+MK_INLINE void slivers_of(const pair_form form, put_pair_fn put, const group *g, mk_mat m,
+                          const place *p) {
     for (int64_t t = 0; t < p->depth; t += 2) {
-        for (int64_t at = 0; at < g->n_col; at += N_MAX) {
+        for (int64_t at = 0; at < g->n_col; at += 16) {
             row_pair v = load_rows(m, p->at + t, t + 1 < p->depth, p->col + at);
-            put_pair(form, sliver(g, at / N_MAX) + N_MAX * words_of(form, t), N_MAX, v.even, v.odd);
+            put(g->b + SLIVER_ROW * words_of(form, t) + at, SLIVER_ROW, v.even, v.odd);
         }
     }
 }
 
-MK_INLINE void walk_w(const pair_form form, const back_steps *steps, const mk_back_job *job,
-                      const mk_back_block *blk) {
+MK_INLINE void walk_w(const pair_form form, put_pair_fn put, const back_steps *steps,
+                      const mk_back_job *job, const mk_back_block *blk) {
     int64_t n_in = job->x.n_col;
     walk w = {job, blk, job->x.n_row, form == AS_WORDS ? 2 * MK_BACK_DEPTH : MK_BACK_DEPTH};
     group g = group_of(blk, steps);
@@ -80,56 +79,64 @@ MK_INLINE void walk_w(const pair_form form, const back_steps *steps, const mk_ba
         g.n_col = p.n_col;
         g.c = job->g + 16 * (blk->tile_lo * n_in + p.col);
         if (p.col == blk->col_lo) {
-            panels_of(form, &g, job->dy, &p, blk->tile_lo);
+            panels_of(form, put, &g, job->dy, &p, blk->tile_lo);
         }
-        slivers_of(form, &g, job->x, &p);
+        slivers_of(form, put, &g, job->x, &p);
         fetch_for_w(&g.fetch, &w, &p);
         run_group(&g, BY_ROW);
     }
 }
 
 // --- of inputs -----------------------------------------------------------------------------------
-// Columns of dy, transposed; lanes are tokens from 16 tile_lo on.
-MK_INLINE void panels_transposed(const pair_form form, const group *g, mk_mat dy, const place *p,
-                                 int64_t tile_lo) {
-    for (int64_t tile = 0; tile < g->n_tile; tile++) {
-        int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
-        first = r == 1 ? tile : first;
-        float *dst = panel(g, first) + 16 * (tile - first);
-        for (int64_t o = 0; o < p->depth; o += 16) {
-            v16f v[16];
-            load_16x16(dy, 16 * (tile_lo + tile), p->at + o, v);
-            vf_transpose(v);
-            for (int64_t i = 0; i < 16 && o + i < p->depth; i += 2) {
-                put_pair(form, dst + 16 * r * words_of(form, o + i), 16 * r, v[i], v[i + 1]);
-            }
-        }
-    }
-}
+typedef void (*operand_fn)(const group *g, const mk_back_job *job, const place *p,
+                           const mk_back_block *blk);
 
-// Rows of the matrix as floats, the lanes of every pair of rows exchanged.
-static void slivers_of_floats(const group *g, const mk_back_job *job, const place *p) {
-    _Alignas(64) float run[GROUP * 16];
+// Panels of the weights, transposed: lanes are columns; of every pair of rows the odd one first.
+static void panels_of_floats(const group *g, const mk_back_job *job, const place *p,
+                             const mk_back_block *blk) {
+    _Alignas(64) float run[32 * 16];
     const size_t tile_bytes = mk_weight_tile_bytes(job->w);
-    for (int64_t o = 0; o < p->depth; o += 16) {
-        MK_FN(unpack)
-        (job->w, job->data + (size_t)((p->at + o) / 16) * tile_bytes, p->col, p->n_col, run);
-        const float *src = run;
-        for (int64_t at = 0; at < p->n_col; at += N_MAX) {
-            float *dst = sliver(g, at / N_MAX) + o * N_MAX;
-            for (int64_t i = 0; i < N_MAX && at + i < p->n_col; i++, src += 16, dst += 16) {
-                for (int64_t r = 0; r < 16; r++) {
-                    dst[r] = src[r ^ 1];
-                }
+    int64_t n_in = job->w->n_in;
+    for (int64_t o = 0; o < g->depth; o += 16) {
+        const uint8_t *src = job->data + (size_t)((p->at + o) / 16) * tile_bytes;
+        for (int64_t tile = 0; tile < g->n_tile; tile++) {
+            int64_t col = 16 * (blk->tile_lo + tile), from = col / 32 * 32, left = n_in - from;
+            MK_FN(unpack)(job->w, src, from, left < 32 ? left : 32, run);
+            v16f v[16];
+            for (int64_t i = 0; i < 16; i++) {
+                v[i] = col + i < n_in ? vf_load(run + 16 * (col + i - from)) : vf_zero();
+            }
+            vf_transpose(v);
+            int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
+            first = r == 1 ? tile : first;
+            float *dst = panel(g, first) + 16 * (tile - first) + 16 * r * o;
+            for (int64_t i = 0; i < 16 && o + i < g->depth; i++, dst += 16 * r) {
+                vf_store(dst, v[i ^ 1]);
             }
         }
     }
 }
 
-typedef void (*slivers_fn)(const group *g, const mk_back_job *job, const place *p);
+// Slivers of the rows of dy, in the same order.
+static void slivers_of_floats(const group *g, const mk_back_job *job, const place *p,
+                              const mk_back_block *blk) {
+    (void)blk;
+    for (int64_t t = 0; t < g->n_col; t++) {
+        const float *src = job->dy.p + (p->col + t) * job->dy.stride + p->at;
+        float *dst = sliver(g, t / N_MAX) + 16 * (t % N_MAX);
+        for (int64_t o = 0; o < p->depth; o += 16, dst += 16 * N_MAX) {
+            int64_t left = p->depth - o;
+            float tmp[16];
+            vf_store(tmp, vf_round_bf16(left >= 16 ? vf_load(src + o) : vf_load_n(src + o, left)));
+            for (int64_t i = 0; i < 16; i++) {
+                dst[i] = tmp[i ^ 1];
+            }
+        }
+    }
+}
 
-MK_INLINE void walk_x(const pair_form form, const back_steps *steps, slivers_fn slivers,
-                      const mk_back_job *job, const mk_back_block *blk) {
+MK_INLINE void walk_x(const pair_form form, const back_steps *steps, operand_fn panels,
+                      operand_fn slivers, const mk_back_job *job, const mk_back_block *blk) {
     walk w = {job, blk, job->w->n_out, form == AS_WORDS ? 2 * MK_BACK_DEPTH : MK_BACK_DEPTH};
     group g = group_of(blk, steps);
     float *c = waiting_sums(&w, &g);
@@ -139,23 +146,23 @@ MK_INLINE void walk_x(const pair_form form, const back_steps *steps, slivers_fn 
         g.c = sums_at(c, &w, &p);
         g.from_zero = p.at == 0;
         if (p.col == blk->col_lo) {
-            panels_transposed(form, &g, job->dy, &p, blk->tile_lo);
+            panels(&g, job, &p, blk);
         }
-        slivers(&g, job, &p);
+        slivers(&g, job, &p, blk);
         fetch_for_x(&g.fetch, &w, &p);
         run_group(&g, BY_TILE);
         if (p.at + p.depth == w.n_term) {
-            add_transposed(&g, job->dx, blk->tile_lo, p.col);
+            add_sums(&g, job->dx, blk->tile_lo, p.col);
         }
     }
 }
 
 void MK_FN(back_bf16_w)(const mk_back_job *job, const mk_back_block *blk) {
-    walk_w(AS_FLOATS, &MK_FN(back_steps), job, blk);
+    walk_w(AS_FLOATS, put_two_floats, &MK_FN(back_steps), job, blk);
 }
 
 void MK_FN(back_bf16_x)(const mk_back_job *job, const mk_back_block *blk) {
-    walk_x(AS_FLOATS, &MK_FN(back_steps), slivers_of_floats, job, blk);
+    walk_x(AS_FLOATS, &MK_FN(back_steps), panels_of_floats, slivers_of_floats, job, blk);
 }
 
 #if defined(MK_ISA_AVX512)
@@ -167,9 +174,12 @@ void MK_FN(back_bf16_x)(const mk_back_job *job, const mk_back_block *blk) {
 #pragma GCC target("avx512bf16")
 #endif
 
-MK_INLINE void dots(const int R, const int N, const sliver_layout layout, int64_t depth,
-                    const float *a, const float *b, v16f acc[R_MAX][N_MAX]) {
-    for (int64_t k = 0; k < depth; k++, a += 16 * R, b += layout == BY_ROW ? N_MAX : 1) {
+MK_INLINE void dots(const int R, const int N, const sliver_layout layout, const step_job *s,
+                    int64_t k, v16f acc[R_MAX][N_MAX]) {
+    const int64_t a_next = s->a_next, b_next = layout == BY_ROW ? s->b_next : 1;
+    const float *a = s->a + k * a_next, *b = s->b + k * (layout == BY_ROW ? b_next : N_MAX);
+    int64_t end = k + 16 < s->depth ? k + 16 : s->depth;
+    for (; k < end; k++, a += a_next, b += b_next) {
         __m512bh row[R_MAX];
         MK_UNROLL for (int r = 0; r < R; r++) {
             row[r] = (__m512bh)_mm512_loadu_si512(a + 16 * r);
@@ -185,36 +195,81 @@ MK_INLINE void dots(const int R, const int N, const sliver_layout layout, int64_
 
 MK_BACK_STEPS(static const back_steps dot_steps, dots)
 
-// A packed word holds two columns of one row, a word of a sliver two rows of one column.
-static void slivers_of_words(const group *g, const mk_back_job *job, const place *p) {
+// Lanes are words: even elements of a, odd of b.
+MK_INLINE void put_words(float *dst, int64_t next, v16f even, v16f odd) {
+    (void)next;
+    _mm512_storeu_si512(dst, bf16_interleaved(even, odd));
+}
+
+// 16 columns of 32 rows of packed weights, where a word holds two columns of a row: to words of two
+// rows of a column.  v[c] and v[8 + c] are columns 2c and 2c + 1 of the upper and lower 16 rows.
+static void words_of_rows(__m512i v[16]) {
     uint16_t order[32];
+    int32_t near[16], far[16];
     for (int i = 0; i < 16; i++) {
         order[i] = (uint16_t)(2 * i);
         order[16 + i] = (uint16_t)(2 * i + 1);
+        near[i] = i / 2 + i % 2 * 16;
+        far[i] = near[i] + 8;
     }
-    const __m512i columns = _mm512_loadu_si512(order);
+    v16f t[16];
+    for (int i = 0; i < 16; i++) {
+        t[i] = _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512(order), v[i]));
+    }
+    vf_transpose(t);  // t[p]: pair p of even columns, t[8 + p] of odd ones; upper rows first
+    for (int i = 0; i < 8; i++) {
+        __m512i even = _mm512_castps_si512(t[i]), odd = _mm512_castps_si512(t[8 + i]);
+        v[i] = _mm512_permutex2var_epi32(even, _mm512_loadu_si512(near), odd);
+        v[8 + i] = _mm512_permutex2var_epi32(even, _mm512_loadu_si512(far), odd);
+    }
+}
+
+static void panels_of_words(const group *g, const mk_back_job *job, const place *p,
+                            const mk_back_block *blk) {
     const size_t tile_bytes = mk_weight_tile_bytes(job->w);
-    MK_ASSERT(p->col % 2 == 0);
-    for (int64_t o = 0; o < p->depth; o += 16) {
-        const uint8_t *src =
-            job->data + (size_t)((p->at + o) / 16) * tile_bytes + 32 * (size_t)p->col;
-        for (int64_t at = 0; at < p->n_col; at += N_MAX) {
-            float *dst = sliver(g, at / N_MAX) + o / 32 * 16 * N_MAX + o / 2 % 16;
-            for (int64_t i = 0; i < N_MAX && at + i < p->n_col; i += 2, src += 64, dst += 32) {
-                __m512i v = _mm512_permutexvar_epi16(columns, _mm512_loadu_si512(src));
-                _mm256_storeu_si256((__m256i *)dst, _mm512_castsi512_si256(v));
-                _mm256_storeu_si256((__m256i *)(dst + 16), _mm512_extracti64x4_epi64(v, 1));
+    int64_t n_in = job->w->n_in;
+    for (int64_t o = 0; o < p->depth; o += 32) {
+        const uint8_t *src = job->data + (size_t)((p->at + o) / 16) * tile_bytes;
+        for (int64_t tile = 0; tile < g->n_tile; tile++) {
+            int64_t col = 16 * (blk->tile_lo + tile);
+            __m512i v[16];
+            for (int64_t c = 0; c < 16; c++) {
+                int64_t at = col + c % 8 * 2;
+                bool is = at < n_in && o + c / 8 * 16 < p->depth;
+                v[c] = is ? _mm512_loadu_si512(src + (size_t)(c / 8) * tile_bytes + 32 * at)
+                          : _mm512_setzero_si512();
+            }
+            words_of_rows(v);
+            int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
+            first = r == 1 ? tile : first;
+            float *dst = panel(g, first) + 16 * (tile - first) + 16 * r * (o / 2);
+            for (int64_t i = 0; i < 16 && o / 2 + i < g->depth; i++, dst += 16 * r) {
+                _mm512_storeu_si512(dst, v[i]);
             }
         }
     }
 }
 
+static void slivers_of_words(const group *g, const mk_back_job *job, const place *p,
+                             const mk_back_block *blk) {
+    (void)blk;
+    for (int64_t t = 0; t < g->n_col; t++) {
+        const float *src = job->dy.p + (p->col + t) * job->dy.stride + p->at;
+        float *dst = sliver(g, t / N_MAX) + 16 * (t % N_MAX);
+        for (int64_t o = 0; o < p->depth; o += 32, dst += 16 * N_MAX) {
+            v16f x[2];
+            vf_load32(src + o, p->depth - o, x);
+            _mm512_storeu_si512(dst, bf16_words(x[0], x[1]));
+        }
+    }
+}
+
 void mk_k_back_bf16_w_avx512bf16(const mk_back_job *job, const mk_back_block *blk) {
-    walk_w(AS_WORDS, &dot_steps, job, blk);
+    walk_w(AS_WORDS, put_words, &dot_steps, job, blk);
 }
 
 void mk_k_back_bf16_x_avx512bf16(const mk_back_job *job, const mk_back_block *blk) {
-    walk_x(AS_WORDS, &dot_steps, slivers_of_words, job, blk);
+    walk_x(AS_WORDS, &dot_steps, panels_of_words, slivers_of_words, job, blk);
 }
 #if defined(__clang__)
 #pragma clang attribute pop

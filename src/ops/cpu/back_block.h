@@ -12,7 +12,7 @@
 #define N_MAX MK_BACK_N
 #define GROUP MK_BACK_COLS
 
-// How a sliver lies: [k][N], or [k/16][N][16] as packed weights do.
+// How a sliver lies: [k][N] with rows as far apart as the job says, or [k/16][N][16].
 typedef enum { BY_ROW, BY_TILE } sliver_layout;
 
 // What to ask memory for: rows of row_bytes, stride apart.
@@ -33,6 +33,7 @@ typedef struct {
 // One step: R tiles by N columns, n_col of which exist.
 typedef struct {
     const float *a, *b;
+    int64_t a_next, b_next;  // from one term to the next; b_next BY_ROW only
     int64_t depth;
     float *c;        // first tile, first column
     int64_t c_tile;  // floats from one tile to the next
@@ -61,9 +62,9 @@ static inline void fetch_some(fetch_list *f) {
     }
 }
 
-// The next 16 words, or the last `depth`, for R tiles and N columns.
-typedef void (*multiply_fn)(const int R, const int N, const sliver_layout layout, int64_t depth,
-                            const float *a, const float *b, v16f acc[R_MAX][N_MAX]);
+// The next words [k, k + 16), or the last, for R tiles and N columns.
+typedef void (*multiply_fn)(const int R, const int N, const sliver_layout layout, const step_job *s,
+                            int64_t k, v16f acc[R_MAX][N_MAX]);
 
 MK_INLINE void step(const int R, const int N, const sliver_layout layout, multiply_fn multiply,
                     step_job *s) {
@@ -74,16 +75,15 @@ MK_INLINE void step(const int R, const int N, const sliver_layout layout, multip
             acc[r][j] = read ? vf_load(s->c + r * s->c_tile + 16 * j) : vf_zero();
         }
     }
-    const float *a = s->a, *b = s->b;
     int64_t j = 0;
-    for (int64_t k = 0; k < s->depth; k += 16, a += 16 * 16 * R, b += 16 * N_MAX) {
+    for (int64_t k = 0; k < s->depth; k += 16) {
         for (int64_t end = j + 2; j < end && j < N; j++) {
             for (int r = 0; r < R; r++) {
                 __builtin_prefetch(s->next_c + r * s->c_tile + 16 * j, 1);
             }
         }
         fetch_some(&s->fetch);
-        multiply(R, N, layout, s->depth - k < 16 ? s->depth - k : 16, a, b, acc);
+        multiply(R, N, layout, s, k, acc);
     }
     MK_UNROLL for (int r = 0; r < R; r++) {
         MK_UNROLL for (int i = 0; i < N; i++) {
@@ -126,18 +126,23 @@ _Static_assert(MK_BACK_R == 1, "one tile, one width");
     table = {{{by_row_1xN_MAX}}, {{by_tile_1xN_MAX}}};
 #endif
 _Static_assert(GROUP % N_MAX == 0 && MK_BACK_DEPTH % 16 == 0, "whole slivers");
+_Static_assert(GROUP / N_MAX * 16 <= MK_BACK_DEPTH * 16, "slivers by tile have room too");
 
 typedef step_fn back_steps[2][R_MAX][WIDTHS];
 extern const back_steps MK_FN(back_steps);  // of floats
 
 // --- a group of columns --------------------------------------------------------------------------
-// The tiles of a block, some columns, a run of the sum.  Panels and slivers are SLACK apart, so
-// that they do not all begin in the same set of the first cache.
-#define SLACK 16
+// The tiles of a block, some columns, a run of the sum.  Panels, and slivers by tile, are SLACK
+// apart, so that they do not all begin in the same set of the first cache; slivers by row lie side
+// by side in rows of an odd number of cache lines.  What can be read where it lies is not copied.
+#define SLACK      16
+#define SLIVER_ROW (GROUP + 16)
 typedef struct {
     int64_t n_tile, n_col, depth;
     float *a;  // panels [tiles / R][depth][16 R]; of a last single tile [depth][16]
-    float *b;  // slivers [columns / N][depth, rounded up to 16][N]
+    float *b;  // slivers [columns / N][depth, rounded up to 16][N], or [depth][SLIVER_ROW]
+    mk_mat a_rows, b_rows;  // the first tiles and slivers lie here: rows are terms
+    int64_t n_a_rows, n_b_rows;
     float *c;
     int64_t c_tile;
     bool from_zero;
@@ -156,6 +161,24 @@ static inline int panel_tiles(const group *g, int64_t tile) {
     return tile + R_MAX <= g->n_tile ? R_MAX : 1;
 }
 
+static inline int64_t width_of(const group *g, int64_t i) {
+    int64_t left = g->n_col - i * N_MAX;
+    return left < N_MAX ? left : N_MAX;
+}
+
+static inline void set_panel(step_job *s, const group *g, int64_t tile, int r) {
+    bool lies = tile + r <= g->n_a_rows;
+    s->a = lies ? g->a_rows.p + 16 * tile : panel(g, tile);
+    s->a_next = lies ? g->a_rows.stride : 16 * r;
+}
+
+static inline void set_sliver(step_job *s, const group *g, sliver_layout layout, int64_t i) {
+    bool lies = i < g->n_b_rows;
+    s->b = lies ? g->b_rows.p + N_MAX * i : layout == BY_ROW ? g->b + N_MAX * i : sliver(g, i);
+    s->b_next = lies ? g->b_rows.stride : SLIVER_ROW;
+    s->n_col = width_of(g, i);
+}
+
 static inline void run_group(const group *g, sliver_layout layout) {
     int64_t n_sliver = (g->n_col + N_MAX - 1) / N_MAX, n_panel = (g->n_tile + R_MAX - 1) / R_MAX;
     int64_t turns = n_sliver * n_panel * ((g->depth + 15) / 16);
@@ -167,12 +190,11 @@ static inline void run_group(const group *g, sliver_layout layout) {
     s.fetch = g->fetch;
     s.fetch.n_line = (lines + turns - 1) / turns;
     for (int64_t i = 0; i < n_sliver; i++) {
-        s.b = sliver(g, i);
-        s.n_col = g->n_col - i * N_MAX < N_MAX ? g->n_col - i * N_MAX : N_MAX;
+        set_sliver(&s, g, layout, i);
         int64_t width = (s.n_col * WIDTHS + N_MAX - 1) / N_MAX;
         for (int64_t tile = 0; tile < g->n_tile;) {
             int r = panel_tiles(g, tile);
-            s.a = panel(g, tile);
+            set_panel(&s, g, tile, r);
             s.c = g->c + tile * g->c_tile + 16 * N_MAX * i;
             tile += r;
             s.next_c = tile < g->n_tile ? s.c + r * g->c_tile : g->c + 16 * N_MAX * (i + 1);
@@ -233,6 +255,11 @@ static inline void fetch_for_w(fetch_list *f, const walk *w, const place *p) {
     fetch_add(f, rows_of(job->x, next.at, next.depth, next.col, next.n_col));
 }
 
+// Rows that are a multiple of 2 KB apart would meet in a few sets of the caches.
+static inline bool lies_well(mk_mat m) {
+    return m.stride % 512 != 0;
+}
+
 static inline group group_of(const mk_back_block *blk, const back_steps *steps) {
     group g = {.n_tile = blk->tile_hi - blk->tile_lo, .a = blk->scratch, .steps = steps};
     g.b = g.a + g.n_tile * (16 * MK_BACK_DEPTH + SLACK);
@@ -242,62 +269,47 @@ static inline group group_of(const mk_back_block *blk, const back_steps *steps) 
 // Gradients of inputs: C is in scratch, of one group if it has not to wait for the next run.
 static inline float *waiting_sums(const walk *w, group *g) {
     g->c_tile = 16 * (w->n_term <= w->run ? GROUP : w->blk->col_hi - w->blk->col_lo);
-    return g->b + GROUP / N_MAX * (MK_BACK_DEPTH * N_MAX + SLACK);
+    return g->b + MK_BACK_DEPTH * SLIVER_ROW;
 }
 static inline float *sums_at(float *c, const walk *w, const place *p) {
     return c + (w->n_term <= w->run ? 0 : 16 * (p->col - w->blk->col_lo));
 }
 
-// --- tokens across lanes -------------------------------------------------------------------------
-// 16 rows of m from t on, 16 columns from col on; beyond the ends zero.
-static inline void load_16x16(mk_mat m, int64_t t, int64_t col, v16f r[16]) {
-    int64_t left = m.n_col - col;
-    const float *p = m.p + t * m.stride + col;
-    for (int64_t i = 0; i < 16; i++, p += m.stride) {
-        r[i] = t + i >= m.n_row ? vf_zero() : left >= 16 ? vf_load(p) : vf_load_n(p, left);
-    }
-}
-
-// The columns of dx from `col` on += C transposed.
-static inline void add_transposed(const group *g, mk_mat dx, int64_t tile_lo, int64_t col) {
-    for (int64_t tile = 0; tile < g->n_tile; tile++) {
-        for (int64_t at = 0; at < g->n_col; at += 16) {
-            int64_t n = g->n_col - at, t = 16 * (tile_lo + tile);
-            n = n < 16 ? n : 16;
-            v16f v[16];
-            for (int64_t i = 0; i < 16; i++) {
-                v[i] = i < n ? vf_load(g->c + tile * g->c_tile + 16 * (at + i)) : vf_zero();
-            }
-            vf_transpose(v);
-            float *p = dx.p + t * dx.stride + col + at;
-            for (int64_t i = 0; i < 16 && t + i < dx.n_row; i++, p += dx.stride) {
-                v16f old = n == 16 ? vf_load(p) : vf_load_n(p, n);
-                vf_store_n(p, vf_add(old, v[i]), n);
+// --- gradients of inputs -------------------------------------------------------------------------
+// Of rows `col` on of dx the tiles' columns += C.
+static inline void add_sums(const group *g, mk_mat dx, int64_t tile_lo, int64_t col) {
+    for (int64_t j = 0; j < g->n_col; j++) {
+        float *p = dx.p + (col + j) * dx.stride + 16 * tile_lo;
+        int64_t left = dx.n_col - 16 * tile_lo;
+        for (int64_t tile = 0; tile < g->n_tile; tile++, p += 16, left -= 16) {
+            v16f sum = vf_load(g->c + tile * g->c_tile + 16 * j);
+            if (left >= 16) {
+                vf_store(p, vf_add(vf_load(p), sum));
+            } else {
+                vf_store_n(p, vf_add(vf_load_n(p, left), sum), left);
             }
         }
     }
 }
 
-// dx if this is the end of the sum, then the next weights and the next run of dy.
+// dx if this is the end of the sum, the next rows of dy, and of the next run's weights a share.
 static inline void fetch_for_x(fetch_list *f, const walk *w, const place *p) {
     const mk_back_job *job = w->job;
     const mk_back_block *blk = w->blk;
     size_t tile_bytes = mk_weight_tile_bytes(job->w), n_in = (size_t)job->w->n_in;
     place next = next_place(w, p);
-    int64_t row = 16 * blk->tile_lo, n_row = 16 * (blk->tile_hi - blk->tile_lo), lo, hi;
-    int64_t then = p->at + p->depth;
-    share_of(blk, p, n_row, &lo, &hi);
+    int64_t first = 16 * blk->tile_lo, n = 16 * (blk->tile_hi - blk->tile_lo), lo, hi;
+    int64_t then = p->at + p->depth, left = w->n_term - then;
+    share_of(blk, p, ((left < w->run ? left : w->run) + 15) / 16, &lo, &hi);
     *f = (fetch_list){0};
     if (then == w->n_term) {
-        fetch_add(f, rows_of(job->dx, row, n_row, p->col, p->n_col));
-    } else {
-        fetch_add(f, rows_of(job->dy, row + lo, hi - lo, then, w->run));
+        fetch_add(f, rows_of(job->dx, p->col, p->n_col, first, n));
     }
+    fetch_add(f, rows_of(job->dy, next.col, next.depth > 0 ? next.n_col : 0, next.at, next.depth));
     // about where they are: of the kinds with scales a stretch lies a little elsewhere
-    fetch_add(f, (fetch_rows){job->data + (size_t)(next.at / 16) * tile_bytes +
-                                  tile_bytes * (size_t)next.col / n_in,
-                              tile_bytes * (size_t)next.n_col / n_in, tile_bytes,
-                              (next.depth + 15) / 16});
+    fetch_add(f, (fetch_rows){job->data + (size_t)(then / 16 + lo) * tile_bytes +
+                                  tile_bytes * (size_t)first / n_in,
+                              tile_bytes * (size_t)n / n_in, tile_bytes, hi - lo});
 }
 
 #endif

@@ -29,9 +29,12 @@ static void put_key(mk_kv_type type, uint8_t *dst, const float *x, int64_t n) {
     float tmp[16];
     for (int64_t i = 0; i < n; i += 16) {
         int64_t m = n - i < 16 ? n - i : 16;
-        size_t elem = to_cache(type, x + i, m, tmp);
-        for (int64_t j = 0; j < m; j++) {
-            memcpy(dst + (size_t)(i + j) * 16 * elem, (uint8_t *)tmp + (size_t)j * elem, elem);
+        to_cache(type, x + i, m, tmp);
+        for (int64_t j = 0; j < m && type == MK_KV_F16; j++) {
+            memcpy(dst + (size_t)(i + j) * 32, (uint8_t *)tmp + 2 * (size_t)j, 2);
+        }
+        for (int64_t j = 0; j < m && type != MK_KV_F16; j++) {
+            memcpy(dst + (size_t)(i + j) * 64, tmp + j, 4);
         }
     }
 }

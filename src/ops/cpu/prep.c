@@ -6,6 +6,7 @@
 //     d = amax / 127;  inv = 127 / amax;  q = clamp(round_to_nearest_even(x * inv), -127, 127), 0 for NaN
 // An infinity makes d infinite, so the output becomes NaN instead of something plausible.
 #include "ops/cpu/cpu.h"
+#include "ops/cpu/simd_bf16.h"
 
 // The block that a unit lies in: its tokens and where its records begin.
 typedef struct {
@@ -116,14 +117,13 @@ void MK_FN(prep_bf16)(const mk_prep_job *job, int64_t lo, int64_t hi) {
 }
 
 #if defined(MK_ISA_AVX512)
-// 32 columns as pairs: the upper halves of the rounded floats, even element low.
-MK_INLINE v16f bf16_pairs(const v16f x[2]) {
-    __m512i lo = _mm512_srli_epi32(_mm512_castps_si512(vf_round_bf16(x[0])), 16);
-    __m512i hi = _mm512_srli_epi32(_mm512_castps_si512(vf_round_bf16(x[1])), 16);
-    __m512i all = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(lo)),
-                                     _mm512_cvtepi32_epi16(hi), 1);
-    return _mm512_castsi512_ps(all);
-}
+// Only these functions may use the instruction; select.c hands them out where the processor has it.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512bf16")
+#endif
 
 // A whole block: transposed, x[c] is the record of pair c and, behind it, nothing.
 static void put_pairs(uint32_t *dst, v16f x[16]) {
@@ -146,7 +146,7 @@ void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
             if (t < b.n_tok) {
                 v16f x[2];
                 load_chunk(job, b.first + t, chunk, x);
-                pairs[t] = bf16_pairs(x);
+                pairs[t] = _mm512_castsi512_ps(bf16_words(x[0], x[1]));
             }
         }
         if (b.tb == MK_X_BLOCK) {
@@ -162,6 +162,11 @@ void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
         }
     }
 }
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #endif
 
 static void put_record(const v16i code[2], float d, const int32_t half_sum[2], mk_x_i8 *r) {
