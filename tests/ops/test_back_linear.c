@@ -74,10 +74,11 @@ typedef struct {
 } weights_case;
 
 // `padding` rows of the last tile stay as they are: zero.
-static weights_case weights_open(uint64_t *rng, int64_t n_out, int64_t n_in, int64_t n_tok) {
+static weights_case weights_open(uint64_t *rng, int64_t n_out, int64_t n_in, int64_t n_tok,
+                                 int64_t stride) {
     weights_case c = {.n_float = (n_out + 15) / 16 * 16 * n_in};
-    c.dy = random_mat(rng, n_tok, n_out, n_out + 5);
-    c.x = random_mat(rng, n_tok, n_in, n_in + 3);
+    c.dy = random_mat(rng, n_tok, n_out, stride > 0 ? stride : n_out + 5);
+    c.x = random_mat(rng, n_tok, n_in, stride > 0 ? stride : n_in + 3);
     c.before = random_floats(rng, c.n_float);
     for (int64_t o = n_out; o % 16 != 0; o++) {
         for (int64_t i = 0; i < n_in; i++) {
@@ -154,10 +155,14 @@ static void test_weights(void **state) {
                                         {1, 257, 129}, {257, 1, 129}, {40, 20, 401}, {64, 96, 5}};
     uint64_t rng = 1;
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        weights_case c = weights_open(&rng, shapes[i][0], shapes[i][1], shapes[i][2]);
+        weights_case c = weights_open(&rng, shapes[i][0], shapes[i][1], shapes[i][2], 0);
         each_set(check_weights, &c);
         weights_close(&c);
     }
+    // rows that are copied because of their distance
+    weights_case c = weights_open(&rng, 40, 101, 290, 512);
+    each_set(check_weights, &c);
+    weights_close(&c);
 }
 
 // --- inputs --------------------------------------------------------------------------------------
@@ -219,8 +224,9 @@ static void run_inputs(uint64_t *rng, const mk_weight *w, int64_t mat, const flo
 
 static void test_inputs(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 1},     {17, 33, 3},   {257, 33, 64}, {17, 257, 129},
-                                        {1, 257, 129}, {257, 1, 129}, {801, 20, 40}, {64, 96, 5}};
+    static const int64_t shapes[][3] = {
+        {1, 1, 1},     {17, 33, 3},   {257, 33, 64}, {17, 257, 129}, {1, 257, 129},
+        {257, 1, 129}, {801, 20, 40}, {64, 96, 5},   {300, 20, 801}, {20, 401, 40}};
     uint64_t rng = 2;
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         int64_t n_out = shapes[i][0], n_in = shapes[i][1];
@@ -453,9 +459,9 @@ static void run_bf16(uint64_t *rng, int64_t n_out, int64_t n_in, int64_t n_tok) 
 
 static void test_bf16(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 1},      {17, 33, 3},   {257, 33, 64},
-                                        {17, 257, 129}, {1, 257, 129}, {1043, 1, 129},
-                                        {40, 20, 1043}, {64, 96, 5}};
+    static const int64_t shapes[][3] = {
+        {1, 1, 1},      {17, 33, 3},    {257, 33, 64}, {17, 257, 129}, {1, 257, 129},
+        {1043, 1, 129}, {40, 20, 1043}, {64, 96, 5},   {600, 20, 401}, {20, 401, 40}};
     uint64_t rng = 5;
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         run_bf16(&rng, shapes[i][0], shapes[i][1], shapes[i][2]);

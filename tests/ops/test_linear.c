@@ -504,6 +504,7 @@ static void long_inputs_go_in_blocks(void **state) {
         // 19 row tiles in one piece: a second thread would cut them into less than a group
         check_long(types[i], 43, 300, 1, &rng);
     }
+    check_long(MK_DTYPE_F32, 523, 16, 2, &rng);  // tokens alone are divided
 }
 
 // Inputs that are normed or gated on the way in against the operators one after the other.
@@ -527,16 +528,17 @@ static void step_fused(mk_ops *ops, void *arg) {
 static void fused_inputs_give_the_same_bits(void **state) {
     (void)state;
     static const mk_dtype types[] = {MK_DTYPE_Q8_0, MK_DTYPE_BF16, MK_DTYPE_F32};
-    static const int64_t n_toks[] = {1, 3, 9, 70};
-    enum { N_IN = 96, N_OUT = 33 };
+    static const int64_t n_toks[] = {1, 3, 9, 70, 523};
+    enum { N_IN = 96, N_OUT = 33, MOST = 523 };
     uint64_t rng = 13;
-    float *g = random_floats(&rng, 70 * N_IN), *u = random_floats(&rng, 70 * N_IN);
-    float *norm = random_floats(&rng, N_IN), *buf = mk_alloc(70 * (N_IN + 4 * N_OUT) * sizeof *buf);
-    for (int c = 0; c < 3 * 4 * 2; c++) {
-        int64_t n = n_toks[c % 4];
-        tensor t = random_tensor(types[c / 4 % 3], N_OUT, N_IN, &rng);
+    float *g = random_floats(&rng, MOST * N_IN), *u = random_floats(&rng, MOST * N_IN);
+    float *norm = random_floats(&rng, N_IN);
+    float *buf = mk_alloc(MOST * (N_IN + 4 * N_OUT) * sizeof *buf);
+    for (int c = 0; c < 3 * 5 * 2; c++) {
+        int64_t n = n_toks[c % 5];
+        tensor t = random_tensor(types[c / 5 % 3], N_OUT, N_IN, &rng);
         for (int k = 0; mk_kernels_at(k) != NULL; k++) {
-            bench b = bench_open(mk_kernels_at(k), 1 + c / 12);
+            bench b = bench_open(mk_kernels_at(k), 1 + c / 15);
             mk_weight w;
             mk_weight_src src = source_of(&t);
             assert_int_equal(mk_weight_pack(&src, b.pool, &w, NULL), MK_OK);
