@@ -34,7 +34,7 @@ MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(bf16, MK_X_BF16, 4, false, bf16_pass)
+FLOAT_TYPE(bf16, MK_X_BF16, 4, bf16_pass)
 
 void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&bf16_ops, job, lo, hi, MK_FLT_T);
@@ -57,8 +57,9 @@ MK_INLINE v16f dot_pair(v16f acc, __m512i w, const uint32_t *x) {
 
 // The sums of n pairs for R row tiles and T tokens.
 MK_INLINE void dot_pairs(const int R, const int T, const tile_pass *p, int64_t i, int64_t end,
-                         const uint32_t *x, v16f acc[4][8]) {
+                         const uint32_t *x, v16f acc[4][8], tile_fetch *fetch) {
     for (; i < end; i++, x += p->tb) {
+        fetch_lines(fetch, T >= FETCH_FROM ? 1 : 0);
         MK_UNROLL for (int r = 0; r < R; r++) {
             __m512i w = _mm512_loadu_si512(p->w + (size_t)r * p->tile_bytes + 64 * (size_t)i);
             MK_UNROLL for (int j = 0; j < T; j++) {
@@ -69,7 +70,7 @@ MK_INLINE void dot_pairs(const int R, const int T, const tile_pass *p, int64_t i
 }
 
 MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
-    const uint8_t *fetch = p->fetch;
+    tile_fetch fetch = fetch_from(p);
     int64_t n_pair = (p->n_in + 1) / 2;
     for (int64_t t = 0; t < p->n_tok; t += T) {
         v16f acc[4][8];
@@ -78,10 +79,9 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
         }
         const uint32_t *x = (const uint32_t *)x_at(p, t, sizeof *x);
         for (int64_t i = 0; i < n_pair; i += 32) {
-            if (T >= FETCH_FROM) {
-                fetch = fetch_some(p, fetch);
-            }
-            dot_pairs(R, T, p, i, i + 32 < n_pair ? i + 32 : n_pair, x + i * p->tb, acc);
+            fetch_begin(p, &fetch, p->w + 64 * (size_t)i);
+            dot_pairs(R, T, p, i, i + 32 < n_pair ? i + 32 : n_pair, x + i * p->tb, acc, &fetch);
+            fetch_end(&fetch);
         }
         MK_UNROLL for (int r = 0; r < R; r++) {
             store_acc(p, r, t, acc[r], T);
@@ -89,7 +89,7 @@ MK_INLINE void bf16_dot_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(dot, MK_X_BF16, 2, true, bf16_dot_pass)
+FLOAT_TYPE(dot, MK_X_BF16, 2, bf16_dot_pass)
 
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);

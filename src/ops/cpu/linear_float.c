@@ -89,9 +89,9 @@ MK_INLINE void f8_pass(const int R, const int T, const tile_pass *p) {
     }
 }
 
-FLOAT_TYPE(f32, MK_X_F32, 4, false, flt_pass, FLT_F32)
-FLOAT_TYPE(f16, MK_X_F32, 4, false, flt_pass, FLT_F16)
-FLOAT_TYPE(f8, MK_X_F32, 4, false, f8_pass)
+FLOAT_TYPE(f32, MK_X_F32, 4, flt_pass, FLT_F32)
+FLOAT_TYPE(f16, MK_X_F32, 4, flt_pass, FLT_F16)
+FLOAT_TYPE(f8, MK_X_F32, 4, f8_pass)
 
 void MK_FN(linear_f32)(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&f32_ops, job, lo, hi, MK_FLT_T);

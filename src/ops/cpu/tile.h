@@ -24,9 +24,9 @@ typedef struct {
     int64_t y_stride, n_tok, n_out;  // what is stored; n_out may be less than 16 R
     const float *bias;               // or NULL
     const int8_t *table;
-    // what to ask memory for meanwhile: so many lines per 64 columns
-    const uint8_t *fetch, *fetch_end;
-    int64_t fetch_lines;
+    // what to ask memory for meanwhile, and how much of it per 64 columns
+    const uint8_t *fetch;
+    size_t fetch_bytes;
 } tile_pass;
 
 typedef void (*tile_fn)(const tile_pass *p);
@@ -37,14 +37,13 @@ typedef struct {
     int r[4];
     mk_x_form form;
     size_t column_bytes;  // of one token, per column of a record
-    bool fetches;         // the passes for FETCH_FROM and more tokens look at fetch
 } tile_ops;
 
 #define FEW_TOKENS   32    // at most: the walk in whole tiles
 #define CHUNK_TOKENS 128   // walked per pass over the weights
 #define BLOCK_COLS   1024  // whole multiples of 256: every layout repeats after them
 #define FETCH_FROM   4     // tokens: with fewer the hardware's own prefetching is better
-#define AHEAD_BYTES  4096  // what is asked for in passes that see the weights once
+#define AHEAD_BYTES  8192  // what is asked for in passes that see the weights once
 #define GROUP_TILES  8     // whose sums wait in a buffer of 64 KB
 
 MK_INLINE int t_index(int64_t t) {
@@ -57,12 +56,39 @@ MK_INLINE const uint8_t *x_at(const tile_pass *p, int64_t t, const size_t token_
            (size_t)(t % MK_X_BLOCK) * token_bytes;
 }
 
-// The lines of 64 columns; returns where to go on.
-MK_INLINE const uint8_t *fetch_some(const tile_pass *p, const uint8_t *fetch) {
-    for (int64_t i = 0; i < p->fetch_lines && fetch < p->fetch_end; i++, fetch += 64) {
-        __builtin_prefetch(fetch);
+// Asking for weights behind the arithmetic, into the second-level cache: the first level has too
+// few places for lines on their way, and what it lacks then the arithmetic waits for.  For the same
+// reason the lines are spread evenly: one asked for wherever one is used.
+typedef struct {
+    const uint8_t *at, *until;  // asked for up to here, and where that should be
+    const uint8_t *line;        // the next
+    bool due;
+} tile_fetch;
+
+MK_INLINE void ask_line(const uint8_t *line) {
+    __builtin_prefetch(line, 0, 2);
+}
+
+MK_INLINE tile_fetch fetch_from(const tile_pass *p) {
+    return (tile_fetch){p->fetch, p->fetch, NULL, false};
+}
+
+// 64 columns begin, whose weights are at w.  If nothing is due, those are asked for once more,
+// which costs next to nothing and needs no branch in between.
+MK_INLINE void fetch_begin(const tile_pass *p, tile_fetch *f, const uint8_t *w) {
+    f->until += p->fetch_bytes;
+    f->due = f->at < f->until;
+    f->line = f->due ? f->at : w;
+}
+
+MK_INLINE void fetch_lines(tile_fetch *f, const int n) {
+    MK_UNROLL for (int i = 0; i < n; i++, f->line += 64) {
+        ask_line(f->line);
     }
-    return fetch;
+}
+
+MK_INLINE void fetch_end(tile_fetch *f) {
+    f->at = f->due ? f->line : f->at;
 }
 
 // The accumulators of a row tile, for the T tokens from t.
@@ -125,14 +151,9 @@ static inline void tile_tokens(tile_walk *w, int64_t tile, bool many, const uint
         p->x = job->x + (size_t)(t / MK_X_BLOCK) * p->block_bytes +
                (size_t)(w->k0 * p->tb) * w->ops->column_bytes;
         p->y = job->y + t * job->y_stride + 16 * tile;
-        p->fetch_lines = 0;
-        if (p->tb >= FETCH_FROM && w->ops->fetches) {
-            int64_t lines = (int64_t)w->w_bytes / 64,
-                    slots = (p->n_tok + w->max_t - 1) / w->max_t * p->n_in / 64 + 1;
-            p->fetch = next;
-            p->fetch_end = next + 64 * lines;
-            p->fetch_lines = (lines + slots - 1) / slots;
-        }
+        int64_t steps = (p->n_tok + w->max_t - 1) / w->max_t * ((p->n_in + 63) / 64);
+        p->fetch = next;
+        p->fetch_bytes = t == w->t0 ? (w->w_bytes + (size_t)steps - 1) / (size_t)steps : 0;
         int ti = t_index(p->tb < w->max_t ? p->tb : w->max_t);
         (many ? w->ops->many : w->ops->single)[ti](p);
         p->sums += p->sums != NULL ? 16 * p->n_tok : 0;
@@ -150,7 +171,7 @@ static inline void walk_few(tile_walk *w, int64_t lo, int64_t hi) {
         int64_t n = tile + group <= hi ? group : 1;
         // weights that are seen again lie near by then: time to ask for the next tile's
         const uint8_t *data = job->data + (size_t)tile * w->p.tile_bytes;
-        bool once = job->n_tok <= MK_X_BLOCK;
+        bool once = tb <= w->max_t && job->n_tok <= MK_X_BLOCK;
         tile_tokens(w, tile, n > 1, data + (once ? AHEAD_BYTES : (size_t)n * w->p.tile_bytes));
         tile += n;
     }
@@ -211,11 +232,10 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
         pass(r, t, p, ##__VA_ARGS__);                                                              \
     }
 
-// A float type: its passes as far as the registers go; does_fetch as in tile_ops.  One token takes
-// several row tiles at once, because a single chain of dependent FMAs cannot keep up with memory.
-// bytes: of an activation.
+// A float type: its passes as far as the registers go.  One token takes several row tiles at once,
+// because a single chain of dependent FMAs cannot keep up with memory.  bytes: of an activation.
 #if MK_FLT_T == 8
-#define FLOAT_TYPE(name, x_form, bytes, does_fetch, pass, ...)                                     \
+#define FLOAT_TYPE(name, x_form, bytes, pass, ...)                                                 \
     TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                       \
@@ -227,10 +247,9 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
         .single = {name##_1x1, name##_1x2, name##_1x4, name##_1x8},                                \
         .r = {4, 4, 1, 1},                                                                         \
         .form = (x_form),                                                                          \
-        .column_bytes = (bytes),                                                                   \
-        .fetches = (does_fetch)};
+        .column_bytes = (bytes)};
 #elif MK_FLT_T == 4
-#define FLOAT_TYPE(name, x_form, bytes, does_fetch, pass, ...)                                     \
+#define FLOAT_TYPE(name, x_form, bytes, pass, ...)                                                 \
     TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 2, pass, ##__VA_ARGS__)                                                       \
     TILE_FN(name, 1, 4, pass, ##__VA_ARGS__)                                                       \
@@ -240,17 +259,15 @@ static inline void walk_tiles(const tile_ops *ops, const mk_linear_job *job, int
                                         .single = {name##_1x1, name##_1x2, name##_1x4},            \
                                         .r = {4, 2, 1, 1},                                         \
                                         .form = (x_form),                                          \
-                                        .column_bytes = (bytes),                                   \
-                                        .fetches = (does_fetch)};
+                                        .column_bytes = (bytes)};
 #else
-#define FLOAT_TYPE(name, x_form, bytes, does_fetch, pass, ...)                                     \
+#define FLOAT_TYPE(name, x_form, bytes, pass, ...)                                                 \
     TILE_FN(name, 1, 1, pass, ##__VA_ARGS__)                                                       \
     static const tile_ops name##_ops = {.many = {name##_1x1},                                      \
                                         .single = {name##_1x1},                                    \
                                         .r = {1, 1, 1, 1},                                         \
                                         .form = (x_form),                                          \
-                                        .column_bytes = (bytes),                                   \
-                                        .fetches = (does_fetch)};
+                                        .column_bytes = (bytes)};
 #endif
 
 #endif
