@@ -5,7 +5,8 @@
 // Kernel: all threads run the real kernel of one type of weights, out of the nearest cache.  It
 // needs more than the chains do (docs/performance.md), also of what a neighbour on the core takes.
 // Handover: a cache line goes from one thread to another and back; it tells whether their cores
-// share a cache (tens of nanoseconds) or not (hundreds), which a virtual machine may change at will.
+// share a cache (tens of nanoseconds) or not (hundreds), which a virtual machine may change at
+// will.
 //
 // A machine's speed drifts (other programs, heat, neighbours), so a limit belongs to its moment: a
 // probe is opened once and asked for a short burst again and again between the measurements that

@@ -130,7 +130,7 @@ static inline size_t mk_back_floats(int64_t n_tile, int64_t n_col) {
     return a + b + 16 * (size_t)n_tile * cols;
 }
 
-#define MK_ATTN_QUERIES 64  // most queries of a job: (row_hi - row_lo) * (head_hi - head_lo)
+#define MK_ATTN_QUERIES 128  // most queries of a job: (row_hi - row_lo) * (head_hi - head_lo)
 
 // gw[i] += sum_t dy[t,i] x[t,i] r[t]
 typedef struct {

@@ -1,7 +1,7 @@
 // Attention: how the rows and heads of a batch become jobs for the kernel.
 //
 // A job is a run of rows of one sequence, one kv head, and a range of the heads that share it: up
-// to 64 queries walk the cache together.  How rows are grouped changes speed only.  Keys are never
+// to 128 queries walk the cache together.  How rows are grouped changes speed only.  Keys are never
 // divided: the order of a sum over them is part of the result.
 #include "base/alloc.h"
 #include "ops/kv_q8.h"
@@ -78,17 +78,27 @@ void mk_op_kv_store(mk_ops *ops, const mk_attn *a, mk_kv_layer kv, const mk_rows
 }
 
 // --- attending -----------------------------------------------------------------------------------
-// With fewer jobs than threads the heads of a kv head are divided further.
+static int64_t n_jobs(const mk_attn *a, job_shape s, int64_t n_tok) {
+    return (n_tok + s.rows - 1) / s.rows * a->n_kv_head * s.n_range;
+}
+
+// Jobs of at most n queries.
+static job_shape jobs_of(const mk_attn *a, int64_t n) {
+    int64_t group = a->n_head / a->n_kv_head;
+    return group > n ? (job_shape){1, n, (group + n - 1) / n} : (job_shape){n / group, group, 1};
+}
+
+#define JOBS_ENOUGH 8  // a thread: with fewer, large jobs leave a thread waiting at the end
+
+// The more queries walk a block together, the less its conversion counts.  With fewer jobs than
+// threads the heads of a kv head are divided further.
 static job_shape shape_of(const mk_attn *a, int64_t n_tok, int n_thread) {
     int64_t group = a->n_head / a->n_kv_head;
-    job_shape s = {1, group, 1};
-    if (group > MK_ATTN_QUERIES) {
-        s.heads = MK_ATTN_QUERIES;
-        s.n_range = (group + s.heads - 1) / s.heads;
-    } else {
-        s.rows = MK_ATTN_QUERIES / group;
+    job_shape s = jobs_of(a, MK_ATTN_QUERIES);
+    if (n_jobs(a, s, n_tok) < JOBS_ENOUGH * n_thread) {
+        s = jobs_of(a, MK_ATTN_QUERIES / 2);
     }
-    int64_t n_job = (n_tok + s.rows - 1) / s.rows * a->n_kv_head * s.n_range;
+    int64_t n_job = n_jobs(a, s, n_tok);
     if (n_job > 0 && n_job < n_thread) {
         s.n_range *= (n_thread + n_job - 1) / n_job;
         s.n_range = s.n_range < group ? s.n_range : group;

@@ -62,6 +62,34 @@ size_t MK_FN(attention_scratch)(const mk_attn *a) {
     return layout(&s, a, origin);
 }
 
+// The queries of a walk as [d_k][16], zero where there are none, asking for those of the next walk.
+static void take_queries(const attn_state *s, int64_t first) {
+    int64_t d_k = s->job->a->d_k, n = s->n_query - first;
+    const float *src[WALK], *later[WALK];
+    for (int64_t i = 0; i < WALK; i++) {
+        int64_t next = first + WALK + i;
+        src[i] = query_at(&s->queries, i < n ? first + i : first);
+        later[i] = next < s->n_query ? query_at(&s->queries, next) : src[i];
+    }
+    float *dst = s->q + first * d_k;
+    for (int64_t d = 0; d < d_k; d += 16) {
+        v16f r[16];
+        int64_t n_col = d_k - d < 16 ? d_k - d : 16;
+        MK_UNROLL for (int i = 0; i < 16; i++) {
+            r[i] = i >= n        ? vf_zero()
+                   : n_col == 16 ? vf_load(src[i] + d)
+                                 : vf_load_n(src[i] + d, n_col);
+            __builtin_prefetch(later[i] + d);
+        }
+        vf_transpose(r);
+        MK_UNROLL for (int i = 0; i < 16; i++) {
+            if (i < n_col) {
+                vf_store(dst + (d + i) * WALK, r[i]);
+            }
+        }
+    }
+}
+
 static void state_init(attn_state *s, const mk_attn_job *job) {
     const mk_attn *a = job->a;
     *s = (attn_state){.job = job};
@@ -71,18 +99,13 @@ static void state_init(attn_state *s, const mk_attn_job *job) {
     s->staged = a->type == MK_KV_F16 && s->n_query >= STAGE_FROM;
     s->spread = a->latent && s->n_query <= WALK;
     int64_t n_pad = (s->n_query + WALK - 1) / WALK * WALK;
-    memset(s->q, 0, (size_t)(n_pad * a->d_k) * sizeof *s->q);
     memset(s->acc, 0, (size_t)(s->n_query * s->dv_pad) * sizeof *s->acc);
     memset(s->sum, 0, (size_t)s->n_query * 16 * sizeof *s->sum);
     for (int64_t i = 0; i < n_pad; i++) {
         s->max[i] = i < s->n_query ? -INFINITY : 0.0f;
     }
-    for (int64_t i = 0; i < s->n_query; i++) {
-        const float *src = next_query(&s->queries, i);
-        float *dst = s->q + i / WALK * WALK * a->d_k + i % WALK;
-        for (int64_t d = 0; d < a->d_k; d++) {
-            dst[d * WALK] = src[d];
-        }
+    for (int64_t i = 0; i < s->n_query; i += WALK) {
+        take_queries(s, i);
     }
 }
 

@@ -158,7 +158,8 @@ MK_INLINE void int_pass(const int R, const int T, const tile_pass *p, const int_
                                         .single = {__VA_ARGS__},                                   \
                                         .r = {1, 1, 1, 1},                                         \
                                         .form = MK_X_I8,                                           \
-                                        .column_bytes = sizeof(mk_x_i8) / 32};
+                                        .column_bytes = sizeof(mk_x_i8) / 32,                      \
+                                        .splits = MK_INT_T >= 4};
 #if MK_INT_T == 8
 #define INT_PASSES(name, ...)                                                                      \
     TILE_FN(name, 1, 1, int_pass, __VA_ARGS__)                                                     \

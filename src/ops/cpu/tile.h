@@ -37,6 +37,7 @@ typedef struct {
     int r[4];
     mk_x_form form;
     size_t column_bytes;  // of one token, per column of a record
+    bool splits;          // a block of 5 or 6 tokens: 4, then the rest, instead of 8 with padding
 } tile_ops;
 
 #define FEW_TOKENS   32    // at most: the walk in whole tiles
@@ -145,16 +146,19 @@ static inline void tile_tokens(tile_walk *w, int64_t tile, bool many, const uint
     p->n_out = job->w->n_out - 16 * tile;
     p->bias = job->bias != NULL ? job->bias + 16 * tile : NULL;
     for (int64_t t = w->t0; t < w->t1; t += p->n_tok) {
-        int64_t left = w->t1 - t;
-        p->tb = mk_x_tb(left);
-        p->n_tok = left < MK_X_BLOCK ? left : left / MK_X_BLOCK * MK_X_BLOCK;
+        int64_t left = w->t1 - t, behind = t % MK_X_BLOCK;  // of a split block: its first tokens
+        p->tb = mk_x_tb(left + behind);
+        p->n_tok = left >= MK_X_BLOCK                       ? left / MK_X_BLOCK * MK_X_BLOCK
+                   : w->ops->splits && left > 4 && left < 7 ? 4
+                                                            : left;
         p->x = job->x + (size_t)(t / MK_X_BLOCK) * p->block_bytes +
-               (size_t)(w->k0 * p->tb) * w->ops->column_bytes;
+               (size_t)(w->k0 * p->tb + behind * MK_X_CHUNK) * w->ops->column_bytes;
         p->y = job->y + t * job->y_stride + 16 * tile;
         int64_t steps = (p->n_tok + w->max_t - 1) / w->max_t * ((p->n_in + 63) / 64);
         p->fetch = next;
         p->fetch_bytes = t == w->t0 ? (w->w_bytes + (size_t)steps - 1) / (size_t)steps : 0;
-        int ti = t_index(p->tb < w->max_t ? p->tb : w->max_t);
+        int64_t most = w->ops->splits ? mk_x_tb(p->n_tok) : p->tb;
+        int ti = t_index(most < w->max_t ? most : w->max_t);
         (many ? w->ops->many : w->ops->single)[ti](p);
         p->sums += p->sums != NULL ? 16 * p->n_tok : 0;
     }
