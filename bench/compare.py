@@ -53,7 +53,7 @@ ROWS = {
 def peer_command(args, name, model, row):
     """Command line for --compare: the peer's best general options."""
     if name == "ik":
-        flags = ["-fa", "1"] + (["-mla", "3", "-fmoe", "1"] if model.startswith(MLA) else [])
+        flags = ["-fa", "1"] + (["-mla", "3", "-fmoe", "1", "-rtr", "1"] if model.startswith(MLA) else [])
         what = ["-p", "0", "-n", "0", "-gp", "{d},{n}"] if row == "depth" else ["-p", "{p}", "-n", "{n}"]
         return [args.ik, "-m", "{model}", *what, "-t", "{t}", *flags, "-r", "1", "-o", "json"]
     return [args.llama_cpp, "-m", "{model}", "-p", "{p}", "-n", "{n}", "-d", "{d}", "-t", "{t}", "-r", "1", "-o", "json"]
