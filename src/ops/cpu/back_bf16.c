@@ -107,10 +107,9 @@ static void panels_of_floats(const group *g, const mk_back_job *job, const place
                 v[i] = col + i < n_in ? vf_load(run + 16 * (col + i - from)) : vf_zero();
             }
             vf_transpose(v);
-            int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
-            first = r == 1 ? tile : first;
-            float *dst = panel(g, first) + 16 * (tile - first) + 16 * r * o;
-            for (int64_t i = 0; i < 16 && o + i < g->depth; i++, dst += 16 * r) {
+            int64_t next;
+            float *dst = lanes_of(g, tile, &next) + next * o;
+            for (int64_t i = 0; i < 16 && o + i < g->depth; i++, dst += next) {
                 vf_store(dst, v[i ^ 1]);
             }
         }
@@ -166,13 +165,7 @@ void MK_FN(back_bf16_x)(const mk_back_job *job, const mk_back_block *blk) {
 }
 
 #if defined(MK_ISA_AVX512)
-// Only these functions may use the instruction; select.c hands them out where the processor has it.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512bf16")
-#endif
+MK_BF16_BEGIN
 
 MK_INLINE void dots(const int R, const int N, const sliver_layout layout, const step_job *s,
                     int64_t k, v16f acc[R_MAX][N_MAX]) {
@@ -240,10 +233,9 @@ static void panels_of_words(const group *g, const mk_back_job *job, const place 
                           : _mm512_setzero_si512();
             }
             words_of_rows(v);
-            int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
-            first = r == 1 ? tile : first;
-            float *dst = panel(g, first) + 16 * (tile - first) + 16 * r * (o / 2);
-            for (int64_t i = 0; i < 16 && o / 2 + i < g->depth; i++, dst += 16 * r) {
+            int64_t next;
+            float *dst = lanes_of(g, tile, &next) + next * (o / 2);
+            for (int64_t i = 0; i < 16 && o / 2 + i < g->depth; i++, dst += next) {
                 _mm512_storeu_si512(dst, v[i]);
             }
         }
@@ -271,9 +263,5 @@ void mk_k_back_bf16_w_avx512bf16(const mk_back_job *job, const mk_back_block *bl
 void mk_k_back_bf16_x_avx512bf16(const mk_back_job *job, const mk_back_block *blk) {
     walk_x(AS_WORDS, &dot_steps, panels_of_words, slivers_of_words, job, blk);
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+MK_BF16_END
 #endif

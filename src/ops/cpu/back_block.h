@@ -161,6 +161,14 @@ static inline int panel_tiles(const group *g, int64_t tile) {
     return tile + R_MAX <= g->n_tile ? R_MAX : 1;
 }
 
+// Where the lanes of a tile lie in its panel, rows *next floats apart.
+static inline float *lanes_of(const group *g, int64_t tile, int64_t *next) {
+    int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
+    first = r == 1 ? tile : first;
+    *next = 16 * r;
+    return panel(g, first) + 16 * (tile - first);
+}
+
 static inline int64_t width_of(const group *g, int64_t i) {
     int64_t left = g->n_col - i * N_MAX;
     return left < N_MAX ? left : N_MAX;

@@ -123,10 +123,9 @@ static void panels_of_weights(const group *g, const mk_back_job *job, int64_t o0
                 v[i] = col + i < n_in ? vf_load(rows + 16 * (col + i - from)) : vf_zero();
             }
             vf_transpose(v);
-            int64_t first = tile / R_MAX * R_MAX, r = panel_tiles(g, first);
-            first = r == 1 ? tile : first;
-            float *dst = panel(g, first) + 16 * (tile - first) + 16 * r * o;
-            for (int64_t i = 0; i < 16 && o + i < g->depth; i++, dst += 16 * r) {
+            int64_t next;
+            float *dst = lanes_of(g, tile, &next) + next * o;
+            for (int64_t i = 0; i < 16 && o + i < g->depth; i++, dst += next) {
                 vf_store(dst, v[i]);
             }
         }

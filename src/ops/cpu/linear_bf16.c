@@ -7,6 +7,7 @@
 // Odd element first: that is what vdpbf16ps computes when denormals are flushed
 // (tests/ops/test_bf16.c compares millions of random sums), so the avx512bf16 set uses the
 // instruction and gives the same bits.  A tile of 16 rows is [n_in/2][16][2].
+#include "ops/cpu/simd_bf16.h"
 #include "ops/cpu/tile.h"
 
 MK_INLINE void bf16_pass(const int R, const int T, const tile_pass *p) {
@@ -41,13 +42,7 @@ void MK_FN(linear_bf16)(const mk_linear_job *job, int64_t lo, int64_t hi) {
 }
 
 #if defined(MK_ISA_AVX512)
-// Only these functions may use the instruction; select.c hands them out where the processor has it.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512bf16")
-#endif
+MK_BF16_BEGIN
 
 // As text for the same reason as dot_step (simd_avx512.h).
 MK_INLINE v16f dot_pair(v16f acc, __m512i w, const uint32_t *x) {
@@ -94,9 +89,5 @@ FLOAT_TYPE(dot, MK_X_BF16, 2, bf16_dot_pass)
 void mk_k_linear_bf16_avx512bf16(const mk_linear_job *job, int64_t lo, int64_t hi) {
     walk_tiles(&dot_ops, job, lo, hi, MK_FLT_T);
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+MK_BF16_END
 #endif

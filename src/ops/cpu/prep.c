@@ -117,13 +117,7 @@ void MK_FN(prep_bf16)(const mk_prep_job *job, int64_t lo, int64_t hi) {
 }
 
 #if defined(MK_ISA_AVX512)
-// Only these functions may use the instruction; select.c hands them out where the processor has it.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512bf16")
-#endif
+MK_BF16_BEGIN
 
 // A whole block: transposed, x[c] is the record of pair c and, behind it, nothing.
 static void put_pairs(uint32_t *dst, v16f x[16]) {
@@ -162,11 +156,7 @@ void mk_k_prep_bf16_avx512bf16(const mk_prep_job *job, int64_t lo, int64_t hi) {
         }
     }
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+MK_BF16_END
 #endif
 
 static void put_record(const v16i code[2], float d, const int32_t half_sum[2], mk_x_i8 *r) {

@@ -8,12 +8,18 @@
 #include "ops/cpu/cpu.h"
 
 #if defined(MK_ISA_AVX512)
+// Around the functions that use the instructions of the set, and no others; select.c hands them out
+// where the processor has it.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
+#define MK_BF16_BEGIN                                                                              \
+    _Pragma("clang attribute push(__attribute__((target(\"avx512bf16\"))), apply_to = function)")
+#define MK_BF16_END _Pragma("clang attribute pop")
 #else
-#pragma GCC push_options
-#pragma GCC target("avx512bf16")
+#define MK_BF16_BEGIN _Pragma("GCC push_options") _Pragma("GCC target(\"avx512bf16\")")
+#define MK_BF16_END   _Pragma("GCC pop_options")
 #endif
+
+MK_BF16_BEGIN
 
 #define FP_CLASS_SUBNORMAL 0x20
 
@@ -42,11 +48,7 @@ MK_INLINE __m512i bf16_interleaved(v16f even, v16f odd) {
     return _mm512_permutexvar_epi16(order, bf16_words(even, odd));
 }
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+MK_BF16_END
 #endif
 
 #endif
