@@ -155,18 +155,18 @@ static void send_token(mk_speech *s, mk_ae_kind kind, const mk_job_token *t) {
     send(s, &ev);
 }
 
-static void on_prompt(void *arg, const mk_job_token *t) {
-    mk_speech *s = arg;
+static void tell_token(mk_speech *s, mk_ae_kind kind, const mk_job_token *t) {
     uint64_t refused = mk_alloc_refused_thread();
-    send_token(s, MK_AE_PROMPT, t);
+    send_token(s, kind, t);
     check_memory(s, refused);
 }
 
+static void on_prompt(void *arg, const mk_job_token *t) {
+    tell_token(arg, MK_AE_PROMPT, t);
+}
+
 static void on_end(void *arg, const mk_job_token *t) {
-    mk_speech *s = arg;
-    uint64_t refused = mk_alloc_refused_thread();
-    send_token(s, MK_AE_TOKEN, t);
-    check_memory(s, refused);
+    tell_token(arg, MK_AE_TOKEN, t);
 }
 
 static bool is_space_id(const mk_speech *s, int32_t id) {

@@ -97,23 +97,27 @@ void mk_openai_completions_close(mk_writer_state *w) {
     mk_free(w);
 }
 
+static int64_t count_chars(const char *p, size_t n) {
+    int64_t n_char = 0;
+    for (size_t i = 0; i < n; i++) {
+        n_char += ((unsigned char)p[i] & 0xC0) != 0x80;
+    }
+    return n_char;
+}
+
 // A token as a string; one that is half a character as OpenAI writes it: "bytes:\xe2\x80".
 static int64_t add_token(mk_buf *b, const mk_reply_info *info, int32_t id) {
     mk_buf text;
     mk_buf_init(&text, 1 << 16);
     mk_openai_token_text(info, id, &text);
     const char *p = text.data ? text.data : "";
-    int64_t n_char = 0;
+    int64_t n_char = count_chars(p, text.len);
     bool valid = mk_utf8_valid(p, text.len);
     if (!valid) {
         mk_buf_puts(b, "\"bytes:");
     }
-    for (size_t i = 0; i < text.len; i++) {
-        unsigned char c = (unsigned char)p[i];
-        n_char += (c & 0xC0) != 0x80;
-        if (!valid) {
-            mk_buf_printf(b, "\\\\x%02x", c);
-        }
+    for (size_t i = 0; i < text.len && !valid; i++) {
+        mk_buf_printf(b, "\\\\x%02x", (unsigned char)p[i]);
     }
     if (valid) {
         mk_wire_string(b, p, text.len);
@@ -280,14 +284,6 @@ static void give_prompt(const mk_writer_state *w, int index, const char *text, s
     give_text(w, index, text + c->given, to - c->given, out);
     c->given = to;
     c->n_prompt = 0;
-}
-
-static int64_t count_chars(const char *p, size_t n) {
-    int64_t n_char = 0;
-    for (size_t i = 0; i < n; i++) {
-        n_char += ((unsigned char)p[i] & 0xC0) != 0x80;
-    }
-    return n_char;
 }
 
 // Bytes of text[0..n) that a token stands for.  The text of one that the tokenizer put in front of
