@@ -91,8 +91,8 @@ static void run_prep(mk_ops *ops, prep_work *w) {
 // --- groups of tokens ----------------------------------------------------------------------------
 // Many tokens are cut into groups, and a thread takes its group through all weights, because it is
 // the thread that prepared these tokens and that will read what comes out: between cores without a
-// common cache a line that was the other's costs as much as the arithmetic of 32 columns.  Weights
-// are then read once per group, which GROUP_TOKENS bounds.
+// common cache it takes as long to write a line that the other has read as to round 64 columns.
+// Weights are then read once per group, which GROUP_TOKENS bounds.
 #define MAX_LINEARS  8
 #define MAX_GROUPS   16
 #define GROUP_TOKENS 64
@@ -139,7 +139,7 @@ static bool divide_tokens(const mk_ops *ops, const mk_linear_item *item, int64_t
     for (int64_t i = 0; i < n; i++) {
         weights += item[i].job.w->mat_bytes;
     }
-    size_t tokens = mk_x_row_bytes(MK_X_F32, n > 0 ? item[0].job.w->n_in : 0) * (size_t)n_tok;
+    size_t tokens = mk_x_row_bytes(MK_X_F32, item->job.w->n_in) * (size_t)n_tok;
     return n_tok >= 2 * TOKEN_RUN * ops->n_thread && tokens >= weights;
 }
 
