@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cmocka_all.h"
+#include "engine/finish.h"
 #include "engine/golden_model.h"
 #include "engine/sched.h"
 #include "engine/session.h"
@@ -16,14 +17,13 @@ enum { N_CTX = 256, N_JOB = 16, N_NEW = 40 };
 typedef struct {
     mk_sched *s;
     mk_job *job;
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
+    finish end;
     int32_t ids[N_CTX];
     int64_t n, n_begin, stop_after;
     mk_job_start start;
     mk_job_result result;
     mk_status why;  // it failed
-    bool finished, odd_only;
+    bool odd_only;
 } client;
 
 static void on_begin(void *arg, const mk_job_start *s) {
@@ -50,26 +50,14 @@ static bool on_allow(void *arg, uint64_t *allowed, int32_t *force) {
 
 static void on_done(void *arg, const mk_job_result *r) {
     client *c = arg;
-    pthread_mutex_lock(&c->lock);
     c->result = *r;
     c->why = r->error ? r->error->code : MK_OK;
-    c->finished = true;
-    pthread_cond_signal(&c->cond);
-    pthread_mutex_unlock(&c->lock);
+    finish_set(&c->end);
 }
 
 static void client_init(client *c, mk_sched *s) {
     *c = (client){.s = s};
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->cond, NULL);
-}
-
-static void client_wait(client *c) {
-    pthread_mutex_lock(&c->lock);
-    while (!c->finished) {
-        pthread_cond_wait(&c->cond, &c->lock);
-    }
-    pthread_mutex_unlock(&c->lock);
+    finish_init(&c->end);
 }
 
 // Prompt k: some tokens, of another length each.
@@ -151,7 +139,7 @@ static void together(int n_seq, int n_draft, int n_chunk, int32_t want[N_JOB][N_
         assert_int_equal(mk_sched_submit(s, &o, &c[k].job, &err), MK_OK);
     }
     for (int k = 0; k < N_JOB; k++) {
-        client_wait(&c[k]);
+        finish_wait(&c[k].end);
         assert_int_equal(c[k].result.end, MK_JOB_FULL);
         assert_int_equal(c[k].n_begin, 1);
         assert_int_equal(c[k].n, N_NEW);
@@ -206,7 +194,7 @@ static void test_mask(void **state) {
     mk_job_opts o = job_of(2, ids, &c);
     o.hooks.allow = on_allow;
     assert_int_equal(mk_sched_submit(s, &o, &c.job, &err), MK_OK);
-    client_wait(&c);
+    finish_wait(&c.end);
     for (int64_t i = 0; i < c.n; i++) {
         assert_true(c.ids[i] % 2 == 1 || c.ids[i] >= 256);
     }
@@ -227,7 +215,7 @@ static void test_ends(void **state) {
     c.stop_after = 5;
     mk_job_opts o = job_of(3, ids, &c);
     assert_int_equal(mk_sched_submit(s, &o, &c.job, &err), MK_OK);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.result.end, MK_JOB_STOPPED);
     assert_int_equal(c.n, 5);
     // a token that ends: it is not given out
@@ -236,7 +224,7 @@ static void test_ends(void **state) {
     o.end_ids = &want[7];
     o.n_end = 1;
     assert_int_equal(mk_sched_submit(s, &o, &c.job, &err), MK_OK);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.result.end, MK_JOB_ENDED);
     assert_true(c.n <= 7);
     // the window
@@ -244,7 +232,7 @@ static void test_ends(void **state) {
     o = job_of(3, ids, &c);
     o.n_predict = -1;
     assert_int_equal(mk_sched_submit(s, &o, &c.job, &err), MK_OK);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.result.end, MK_JOB_FULL);
     assert_int_equal(c.n + o.n, N_CTX);
     // nothing asked for
@@ -252,7 +240,7 @@ static void test_ends(void **state) {
     o = job_of(3, ids, &c);
     o.n_predict = 0;
     assert_int_equal(mk_sched_submit(s, &o, &c.job, &err), MK_OK);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.n, 0);
     assert_int_equal(c.n_begin, 1);
     mk_sched_stop(s);
@@ -287,12 +275,12 @@ static void test_refusals(void **state) {
         mk_status st = mk_sched_submit(s, &q, &c[k].job, &err);
         refused += st == MK_ELIMIT;
         taken += st == MK_OK;
-        c[k].finished = st != MK_OK;
+        c[k].end.set = st != MK_OK;
     }
     assert_true(refused >= 4 && taken >= 2);
     mk_sched_stop(s);  // ends what runs and what waits
     for (int k = 0; k < 8; k++) {
-        assert_true(c[k].finished);
+        assert_true(c[k].end.set);
     }
     rig_close(&r);
 }
@@ -312,18 +300,18 @@ static void test_cancel(void **state) {
     }
     for (int k = 3; k > 0; k--) {  // those that wait, last first
         mk_sched_cancel(s, c[k].job);
-        client_wait(&c[k]);
+        finish_wait(&c[k].end);
         assert_int_equal(c[k].result.end, MK_JOB_CANCELLED);
         assert_int_equal(c[k].n, 0);
     }
     mk_sched_cancel(s, c[0].job);  // in its prompt or its answer
-    client_wait(&c[0]);
+    finish_wait(&c[0].end);
     assert_int_equal(c[0].result.end, MK_JOB_CANCELLED);
     // the sequence is free again
     client_init(&c[0], s);
     mk_job_opts o = job_of(1, ids, &c[0]);
     assert_int_equal(mk_sched_submit(s, &o, &c[0].job, &err), MK_OK);
-    client_wait(&c[0]);
+    finish_wait(&c[0].end);
     assert_int_equal(c[0].result.end, MK_JOB_FULL);
     mk_sched_stop(s);
     rig_close(&r);
@@ -410,11 +398,11 @@ static mk_status two_jobs(void *arg, mk_err *err) {
         o.end_ids = &(int32_t){319};
         o.n_end = 1;
         mk_status one = mk_sched_submit(s, &o, &c[k].job, err);
-        c[k].finished = one != MK_OK;
+        c[k].end.set = one != MK_OK;
         st = st == MK_OK ? one : st;
     }
     for (int k = 0; k < 2; k++) {
-        client_wait(&c[k]);
+        finish_wait(&c[k].end);
         assert_true(c[k].job == NULL || c[k].result.end == MK_JOB_FAILED || c[k].n == 3);
         st = st == MK_OK && c[k].job ? c[k].why : st;
     }

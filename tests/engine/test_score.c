@@ -1,10 +1,9 @@
 // Log-probabilities of prompts: what the official implementation says, and bit for bit what was
 // said when the same tokens were generated, however the prompt is cut, whoever runs beside it, and
 // whatever the prefix cache knows.
-#include <pthread.h>
-
 #include "base/mathx.h"
 #include "cmocka_all.h"
+#include "engine/finish.h"
 #include "engine/golden_model.h"
 #include "engine/sched.h"
 
@@ -14,13 +13,11 @@ enum { N_CTX = 512, N_PROMPT = 41, N_NEW = 40, MAX_JOB = 8, N_TOP = 3 };
 
 typedef struct {
     int64_t n_vocab;
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
+    finish end;
     int32_t ids[N_CTX];  // prompt, if it is scored, and answer
     float logp[N_CTX];
     mk_logprob top[N_CTX][N_TOP];
     int64_t n, n_generated, n_end, n_begin;
-    bool finished;
     mk_job_start start;
     mk_job_result result;
     // another job that is submitted when this one is done
@@ -72,25 +69,13 @@ static void on_done(void *arg, const mk_job_result *r) {
     if (c->next) {
         c->next_status = mk_sched_submit(c->s, c->next, NULL, &err);
     }
-    pthread_mutex_lock(&c->lock);
     c->result = *r;
-    c->finished = true;
-    pthread_cond_signal(&c->cond);
-    pthread_mutex_unlock(&c->lock);
+    finish_set(&c->end);
 }
 
 static void client_init(client *c, const rig *r) {
     *c = (client){.n_vocab = r->model->hp.n_vocab};
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->cond, NULL);
-}
-
-static void client_wait(client *c) {
-    pthread_mutex_lock(&c->lock);
-    while (!c->finished) {
-        pthread_cond_wait(&c->cond, &c->lock);
-    }
-    pthread_mutex_unlock(&c->lock);
+    finish_init(&c->end);
 }
 
 static mk_sched *start(const rig *r, mk_prefix *prefix, int64_t n_seq, int n_draft,
@@ -153,7 +138,7 @@ static void check_golden(const char *folder) {
     client_init(&c, &r);
     mk_job_opts o = scoring(g.ids, g.n_ids, &c);
     submit(s, &o);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.result.end, MK_JOB_FULL);
     assert_int_equal(c.n, g.n_ids);
     assert_memory_equal(c.ids, g.ids, (size_t)g.n_ids * sizeof *g.ids);
@@ -202,7 +187,7 @@ static void generate(const rig *r, client *out) {
         o.sample.temperature = 0.9f;
         o.sample.seed = (uint64_t)k;
         submit(s, &o);
-        client_wait(&out[k]);
+        finish_wait(&out[k].end);
         assert_int_equal(out[k].n, N_NEW);
     }
     mk_sched_stop(s);
@@ -248,8 +233,8 @@ static void score_all(setting x, const client *made) {
             submit(s, &o);
         }
         for (int k = 0; k < MAX_JOB; k++) {
-            client_wait(&c[k]);
-            client_wait(&beside[k]);
+            finish_wait(&c[k].end);
+            finish_wait(&beside[k].end);
             check_same(&made[k], &c[k]);
             assert_int_equal(beside[k].n, x.others ? 5 : 0);
         }
@@ -294,7 +279,7 @@ static void test_ends(void **state) {
     client_init(&c, &r);
     mk_job_opts o = scoring(ids, 64, &c);
     submit(s, &o);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.result.end, MK_JOB_FULL);
     assert_int_equal(c.n, 64);
     o.n = 65;
@@ -309,7 +294,7 @@ static void test_ends(void **state) {
     o = scoring(ids, 1, &c);
     o.n_predict = 1;
     submit(s, &o);
-    client_wait(&c);
+    finish_wait(&c.end);
     assert_int_equal(c.n, 2);
     assert_int_equal(c.n_generated, 1);
     client_init(&again, &r);
@@ -317,7 +302,7 @@ static void test_ends(void **state) {
     o.n_end = 1;
     o.arg = &again;
     submit(s, &o);
-    client_wait(&again);
+    finish_wait(&again.end);
     assert_int_equal(again.result.end, MK_JOB_ENDED);
     assert_int_equal(again.n_generated, 0);
     assert_int_equal(again.n_end, 1);
@@ -349,12 +334,12 @@ static void test_instead(void **state) {
     c[1].next = &o[2];  // but not one that comes by itself
     assert_int_equal(mk_sched_submit(s, &o[2], NULL, &err), MK_ELIMIT);
     submit(s, &o[0]);
-    client_wait(&c[0]);
-    client_wait(&c[1]);
+    finish_wait(&c[0].end);
+    finish_wait(&c[1].end);
     assert_int_equal(c[0].next_status, MK_OK);
     assert_int_equal(c[1].next_status, MK_ELIMIT);
     assert_int_equal(c[1].n, n);
-    assert_false(c[2].finished);
+    assert_false(c[2].end.set);
     mk_sched_stop(s);
     rig_close(&r);
 }
